@@ -1,0 +1,29 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make .venv and install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DATA ?= faces
+OUT ?= runs/demo-$(DATA)
+
+.PHONY: demo test lint clean
+
+demo: $(STAMP)
+	$(BIN)/shapkit-diffusion demo --data $(DATA) --out $(OUT) --overwrite
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check shapkit adapters tests benchmarks
+	$(BIN)/ruff check shapkit adapters tests benchmarks
+	$(BIN)/mypy
+
+# The constraints file pins the development set; torch among it, because an unpinned torch brings several GB of CUDA.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) runs

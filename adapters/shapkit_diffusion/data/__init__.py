@@ -1,0 +1,27 @@
+"""Data sets: images with a label map each, in memory or on disk, all read through ``rows(indices)``."""
+
+from shapkit_diffusion.data.celebamask import (
+    CELEBAMASK_LABELS,
+    CONCEPT_OF_PART,
+    CelebAMask,
+    open_celebamask,
+)
+from shapkit_diffusion.data.faces import FACE_LABELS, render_faces
+from shapkit_diffusion.data.folders import ImageFolder, open_folder, write_folder
+from shapkit_diffusion.data.labelled import LabelledImages
+from shapkit_diffusion.data.photographs import PHOTOGRAPH_LABELS, lfw_photographs
+
+__all__ = [
+    "CELEBAMASK_LABELS",
+    "CONCEPT_OF_PART",
+    "FACE_LABELS",
+    "PHOTOGRAPH_LABELS",
+    "CelebAMask",
+    "ImageFolder",
+    "LabelledImages",
+    "lfw_photographs",
+    "open_celebamask",
+    "open_folder",
+    "render_faces",
+    "write_folder",
+]

@@ -1,0 +1,314 @@
+"""The whole idea in one run: influence of a pretrained model, fine-tuning with the penalty, and what it bought.
+
+Two copies of one model train for the same number of steps on the same batches, one with the penalty and one without (the
+control). Each, and the model they started from, is then measured in the same way.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shapkit import Attribution
+from shapkit.differentiable import allowed_influence, star
+from shapkit_diffusion import report
+from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
+from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
+from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate, realism_floor
+from shapkit_diffusion.influence import influence_at, influence_end_to_end, outside_mass
+from shapkit_diffusion.progress import Bars
+from shapkit_diffusion.runs import RunFolder, write_json
+from shapkit_diffusion.sampling import draw_noise, generate
+from shapkit_diffusion.training import PenaltyConfig, TrainConfig, train
+
+PLAIN, CONTROL, PENALISED = "plain", "control", "with penalty"
+TIMESTEPS = (100, 500, 900)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """One demonstration. ``base`` trains the model first where none is shipped."""
+
+    data: str
+    finetune: TrainConfig
+    evaluation: EvaluateConfig = field(default_factory=EvaluateConfig)
+    base: TrainConfig | None = None
+    influence_images: int = 16
+
+
+def demo_config(data: str) -> DemoConfig:
+    """The configuration of ``make demo`` for ``faces`` (a shipped model) or ``photographs`` (trains one first).
+
+    Raises:
+        ValueError: for other data.
+    """
+    if data == "faces":
+        return DemoConfig(data, finetune=replace(FINETUNE, flip=True))
+    if data == "photographs":
+        base = TrainConfig(
+            steps=4000, learning_rate=1e-3, warmup=200, decay=True, ema=0.999, flip=True, precision="bf16", seed=0
+        )
+        return DemoConfig(data, finetune=replace(FINETUNE, flip=True, steps=1000), base=base)
+    raise ValueError(f"the demonstration runs on faces or photographs, got {data!r}")
+
+
+FINETUNE = TrainConfig(
+    steps=800,
+    learning_rate=4e-4,
+    warmup=20,
+    decay=True,
+    ema=0.99,
+    seed=1,
+    precision="bf16",
+    log_every=10,
+    save_every=200,
+    penalty=PenaltyConfig(),
+)
+
+
+def shipped_model() -> Denoiser:
+    """The small DDPM of rendered faces, 32 x 32, that comes with the package.
+
+    >>> shipped_model().image_shape
+    (3, 32, 32)
+    """
+    with as_file(files("shapkit_diffusion") / "models" / "faces32") as folder:
+        return load_denoiser(folder)
+
+
+def run_demo(config: DemoConfig, out: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+    """Run the demonstration into the folder ``out`` and return its summary, which is also in ``summary.json``.
+
+    The folder receives ``report.html``, ``summary.json``, ``table.txt``, ``pictures/``, and a run folder with model for
+    ``control`` and ``penalty``.
+
+    Raises:
+        ValueError: if the folder exists and ``overwrite`` is not set.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    if overwrite and (out / "config.json").is_file():
+        shutil.rmtree(out)
+    run = RunFolder.open(out, asdict(config))
+    with Bars() as bars, _pool() as pool:
+        plain_folder = _start_model(config, run.path, pool, bars)
+        measured = _train_and_measure(config, plain_folder, run.path, pool, bars)
+    domain = open_domain(config.data)
+    models = {
+        PLAIN: load_denoiser(plain_folder),
+        CONTROL: load_denoiser(run.path / "control" / "model"),
+        PENALISED: load_denoiser(run.path / "penalty" / "model"),
+    }
+    influences = {name: _influences(model, domain, config) for name, model in models.items()}
+    summary = _summary(config, measured, influences, realism_floor(domain, CONCEPTS, config.evaluation.images))
+    summary["seconds"] = round(time.perf_counter() - started, 1)
+    table = comparison_table(summary)
+    pictures = _pictures(run.path, measured, influences)
+    _write_results(run.path, summary, table, pictures, domain)
+    print(table)
+    print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
+    return summary
+
+
+def _pool() -> ProcessPoolExecutor:
+    """Two processes with half of the cores each: the two copies train side by side."""
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, (os.cpu_count() or 2) // 2)
+    return ProcessPoolExecutor(2, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,))
+
+
+def _start_model(config: DemoConfig, out: Path, pool: ProcessPoolExecutor, bars: Bars) -> Path:
+    """Folder of the model to start from: the shipped one's copy, or one trained now."""
+    if config.base is None:
+        shipped_model().save(out / "plain" / "model")
+    else:
+        task = pool.submit(_train_task, config.base, config.data, None, out / "plain", bars.channel("train a model"))
+        bars.wait([task])
+    return out / "plain" / "model"
+
+
+def _train_and_measure(
+    config: DemoConfig, plain: Path, out: Path, pool: ProcessPoolExecutor, bars: Bars
+) -> dict[str, Evaluation]:
+    penalised, control = config.finetune, replace(config.finetune, penalty=None)
+    arms = {PENALISED: (penalised, out / "penalty"), CONTROL: (control, out / "control")}
+    tasks: dict[str, Future[Any]] = {}
+    for name, (training, folder) in arms.items():
+        trained = bars.channel(f"fine-tune, {name}")
+        measured = bars.channel(f"measure, {name}")
+        tasks[name] = pool.submit(_arm_task, training, config, plain, folder, trained, measured)
+    tasks[PLAIN] = pool.submit(_evaluate_task, config, plain, bars.channel(f"measure, {PLAIN}"))
+    bars.wait(list(tasks.values()))
+    return {name: tasks[name].result() for name in (PLAIN, CONTROL, PENALISED)}
+
+
+def _train_task(training: TrainConfig, data: str, start: Path | None, folder: Path, channel: Any) -> None:
+    domain = open_domain(data)
+    channels, size, _ = domain.training.rows([0])[0].shape[1:]
+    model = load_denoiser(start) if start else small_denoiser(size, channels, seed=training.seed)
+    train(model, domain.training, training, folder, progress=channel)
+
+
+def _arm_task(
+    training: TrainConfig, config: DemoConfig, start: Path, folder: Path, trained: Any, measured: Any
+) -> Evaluation:
+    _train_task(training, config.data, start, folder, trained)
+    return _evaluate_task(config, folder / "model", measured)
+
+
+def _evaluate_task(config: DemoConfig, model: Path, channel: Any) -> Evaluation:
+    return evaluate(load_denoiser(model), open_domain(config.data, count=2), config.evaluation, channel)
+
+
+def _influences(model: Denoiser, domain: Domain, config: DemoConfig) -> dict[str, Attribution]:
+    """Influence within single runs at some timesteps and from x_T to x_0, on images that the model generated itself."""
+    noise = draw_noise(model, config.influence_images, config.evaluation.seed + 3)
+    images = generate(model, noise, config.evaluation.steps)
+    regions = domain.regions(images, CONCEPTS, config.evaluation.dilation)
+    maps = {f"t = {t}": influence_at(model, images, regions, t) for t in TIMESTEPS}
+    return maps | {"x_T to x_0": influence_end_to_end(model, noise, regions, config.evaluation.steps)}
+
+
+def _summary(
+    config: DemoConfig,
+    measured: Mapping[str, Evaluation],
+    influences: Mapping[str, Mapping[str, Attribution]],
+    floor: Mapping[str, float],
+) -> dict[str, Any]:
+    names = (*CONCEPTS, "rest")
+    allowed = allowed_influence(star(), names)
+    models = {
+        name: evaluation.figures()
+        | {
+            "influence_outside_graph": {key: outside_mass(m, allowed) for key, m in influences[name].items()},
+            "influence": {key: m.values.T.tolist() for key, m in influences[name].items()},
+        }
+        for name, evaluation in measured.items()
+    }
+    return {
+        "config": asdict(config),
+        "threads": torch.get_num_threads(),
+        "models": models,
+        "frechet_of_real_images": dict(floor),
+        "compared_with_control": compare(models[CONTROL], models[PENALISED]),
+    }
+
+
+def compare(control: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """How a model's figures relate to the control's: locality gain, MSE-in ratio, distance ratios.
+
+    A gain above 1 means more local; the other ratios are the model's figure over the control's.
+    """
+    gain, inside = {}, {}
+    for concept, figures in control["locality"].items():
+        gain[concept] = figures["ratio"] / model["locality"][concept]["ratio"]
+        inside[concept] = model["locality"][concept]["mse_in"] / figures["mse_in"]
+    distance = {crop: model["frechet"][crop] / value for crop, value in control["frechet"].items()}
+    return {"locality_gain": gain, "mse_in_ratio": inside, "frechet_ratio": distance}
+
+
+def comparison_table(summary: Mapping[str, Any]) -> str:
+    """The figures of all models in one table, as printed and as shown in the report."""
+    models = summary["models"]
+    crops = ("whole", *CONCEPTS)
+    head = " " * 16 + "".join(f"{f'edit of the {c}':^27}" for c in CONCEPTS) + f"{'Fréchet distance':^32}" + "influence"
+    columns = "".join(f"{'MSE in':>9}{'MSE out':>9}{'ratio':>8} " for _ in CONCEPTS)
+    lines = [head, f"{'model':<16}{columns}" + "".join(f"{c:>8}" for c in crops) + f"{'outside':>11}"]
+    for name, figures in models.items():
+        cells = "".join(
+            f"{entry['mse_in']:>9.4f}{entry['mse_out']:>9.5f}{entry['ratio']:>8.4f} "
+            for entry in (figures["locality"][c] for c in CONCEPTS)
+        )
+        distances = "".join(f"{figures['frechet'][c]:>8.3f}" for c in crops)
+        lines.append(f"{name:<16}{cells}{distances}{figures['influence_outside_graph']['x_T to x_0']:>10.1%}")
+    floor = "".join(f"{summary['frechet_of_real_images'][c]:>8.3f}" for c in crops)
+    lines.append(f"{'real images':<16}{' ' * 81}{floor}")
+    against = summary["compared_with_control"]
+    cells = "".join(
+        f"{'x ' + format(against['mse_in_ratio'][c], '.2f'):>9}{'':>9}{'÷ ' + format(against['locality_gain'][c], '.1f'):>8} "
+        for c in CONCEPTS
+    )
+    distances = "".join(f"{'x ' + format(against['frechet_ratio'][c], '.2f'):>8}" for c in crops)
+    lines.append(f"{'to the control':<16}{cells}{distances}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _pictures(
+    out: Path, measured: Mapping[str, Evaluation], influences: Mapping[str, Mapping[str, Attribution]]
+) -> dict[str, bytes]:
+    """Every picture of the report as PNG, by caption."""
+    before = influences[PLAIN]
+    ends = {name: maps["x_T to x_0"] for name, maps in influences.items()}
+    pictures = {
+        "Which region of the noise drives which region of the image: the plain model, within one run of the network at "
+        "three timesteps and from noise to image": report.picture_of_influence(before, "Influence in the plain model"),
+        "The same from noise to image, for all three models": report.picture_of_influence(
+            ends, "Influence from noise to image"
+        ),
+    }
+    for concept in CONCEPTS:
+        swaps = {name: measured[name].swaps for name in (CONTROL, PENALISED)}
+        pictures[f"Exchanging the noise of the {concept}. Blue outline: the region whose noise was exchanged"] = (
+            report.picture_of_swaps(swaps, concept)
+        )
+    samples = {name: evaluation.samples for name, evaluation in measured.items()}
+    pictures["Generated images"] = report.picture_of_samples(samples)
+    curves = {name: RunFolder(out / folder).metrics() for name, folder in ((CONTROL, "control"), (PENALISED, "penalty"))}
+    pictures["Training"] = report.picture_of_training(curves)
+    return {caption: report.png(figure) for caption, figure in pictures.items()}
+
+
+PICTURE_FILES = ("influence_plain", "influence", *(f"swap_{c}" for c in CONCEPTS), "samples", "training")
+
+
+def _write_results(
+    out: Path, summary: dict[str, Any], table: str, pictures: Mapping[str, bytes], domain: Domain
+) -> None:
+    (out / "pictures").mkdir(exist_ok=True)
+    for name, data in zip(PICTURE_FILES, pictures.values(), strict=True):
+        (out / "pictures" / f"{name}.png").write_bytes(data)
+    write_json(out / "summary.json", summary)
+    (out / "table.txt").write_text(table + "\n", encoding="utf-8")
+    page = html_page(summary, table, pictures, domain)
+    (out / "report.html").write_text(page, encoding="utf-8")
+
+
+def html_page(summary: Mapping[str, Any], table: str, pictures: Mapping[str, bytes], domain: Domain) -> str:
+    """The report of a demonstration."""
+    steps = summary["config"]["finetune"]["steps"]
+    introduction = (
+        "A diffusion model turns noise into an image. Here every region of the noise is a player, and every region of the "
+        "image a game: by how much does each player drive it? A model whose mouth's noise repaints the hair cannot be edited "
+        "locally. The dummy-player penalty makes the noise of a concept a dummy player for every other region.\n\n"
+        f"Two copies of one model were trained for {steps} steps on the same batches, one with the penalty, one without "
+        "(the control). MSE in and MSE out are the mean square changes of the image (in [-1, 1]) inside and outside a "
+        "concept's region when its noise is exchanged, each by its own area; their ratio is the locality, lower is better. "
+        f"The Fréchet distance compares {domain.extractor_name} with those of real images, for the whole image and for each "
+        "concept's crop. 'Influence outside' is the share of a region's change that regions outside the allowed graph drive, "
+        "from noise to image."
+    )
+    return report.html_report(f"Local noise: {summary['config']['data']}", introduction, table, pictures, _verdict(summary))
+
+
+def _verdict(summary: Mapping[str, Any]) -> str:
+    against = summary["compared_with_control"]
+    gains = ", ".join(f"{c} {against['locality_gain'][c]:.1f}×" for c in CONCEPTS)
+    worst = max(against["frechet_ratio"].items(), key=lambda item: item[1])
+    inside = ", ".join(f"{c} {against['mse_in_ratio'][c]:.2f}×" for c in CONCEPTS)
+    pairs = next(iter(summary["models"][PENALISED]["locality"].values()))["n_pairs"]
+    return (
+        f"Locality against the control: {gains}. MSE inside the edited concept: {inside} the control's. Largest Fréchet "
+        f"ratio: {worst[1]:.2f}× ({worst[0]}). Measured on {pairs} pairs and "
+        f"{summary['config']['evaluation']['images']} generated images, in {summary['seconds']:.0f} seconds."
+    )
+

@@ -1,0 +1,120 @@
+"""One model measured: locality of every concept, realism of whole images and of every concept's crop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shapkit_diffusion.data.labelled import concept_labels
+from shapkit_diffusion.denoisers import Denoiser
+from shapkit_diffusion.domains import CONCEPTS, Domain
+from shapkit_diffusion.evaluation.locality import Locality, Normalisation, SwapResults, swap_and_measure
+from shapkit_diffusion.evaluation.realism import WHOLE, concept_box, frechet_distance, statistics_of
+from shapkit_diffusion.sampling import draw_noise, generate
+from shapkit_diffusion.training import to_unit_range
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How a model is measured; equal configurations give equal figures.
+
+    Args:
+        concepts: the concepts that are edited.
+        pairs: noise pairs for the locality.
+        images: generated images for the realism distances.
+        steps: DDIM steps per image.
+        dilation: pixels by which concepts grow, as in training.
+        normalisation: see ``locality_of``.
+        seed: names the noise.
+        precision: ``"no"`` or ``"bf16"``, of the network runs.
+    """
+
+    concepts: tuple[str, ...] = CONCEPTS
+    pairs: int = 100
+    images: int = 1000
+    steps: int = 25
+    dilation: int = 1
+    normalisation: Normalisation = "own_area"
+    seed: int = 1000
+    precision: str = "no"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of one model, and the pictures they were measured on."""
+
+    locality: list[Locality]
+    realism: dict[str, float]
+    swaps: SwapResults
+    samples: Tensor
+
+    def figures(self) -> dict[str, Any]:
+        """Everything measured, as plain numbers for JSON."""
+        locality = {entry.concept: {**asdict(entry), "ratio": entry.ratio} for entry in self.locality}
+        return {"locality": locality, "frechet": self.realism}
+
+
+def evaluate(
+    denoiser: Denoiser,
+    domain: Domain,
+    config: EvaluateConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Locality and realism of ``denoiser`` on ``domain``.
+
+    Args:
+        progress: called as ``progress(done, total)`` in generated images.
+
+    Raises:
+        ValueError: if a concept is no label of the domain, or no generated image shows all concepts.
+    """
+    concepts = concept_labels(domain.label_names, config.concepts)
+    total = config.images + config.pairs * (1 + len(concepts))
+    done = 0
+
+    def make(noise: Tensor) -> Tensor:
+        nonlocal done
+        parts = []
+        for part in noise.split(50):
+            with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                parts.append(generate(denoiser, part, config.steps).clamp(-1, 1))
+            done += len(part)
+            if progress is not None:
+                progress(min(done, total), total)
+        return torch.cat(parts)
+
+    noise = draw_noise(denoiser, config.pairs, config.seed)
+    other = draw_noise(denoiser, config.pairs, config.seed + 1)
+    locality, swaps = swap_and_measure(
+        make, domain.parse, noise, other, concepts, dilation=config.dilation, normalisation=config.normalisation
+    )
+    samples = make(draw_noise(denoiser, config.images, config.seed + 2))
+    if progress is not None:
+        progress(total, total)
+    return Evaluation(locality, realism(samples, domain, concepts), swaps, samples)
+
+
+def realism(samples: Tensor, domain: Domain, concepts: dict[str, list[int]]) -> dict[str, float]:
+    """Fréchet distances to the domain's reference images: ``whole``, and each concept's crop."""
+    real = to_unit_range(torch.as_tensor(domain.reference.images))
+    labels = torch.as_tensor(domain.reference.labels).long()
+    boxes = {"whole": WHOLE} | {name: concept_box(labels, values) for name, values in concepts.items()}
+    return {
+        name: frechet_distance(
+            statistics_of(samples, domain.extractor, box, domain.cells),
+            statistics_of(real, domain.extractor, box, domain.cells),
+        )
+        for name, box in boxes.items()
+    }
+
+
+def realism_floor(domain: Domain, concepts: Sequence[str], images: int) -> dict[str, float]:
+    """The distances that real images themselves have: half of the reference against the other, ``images`` at most."""
+    values = concept_labels(domain.label_names, concepts)
+    half = min(images, len(domain.reference) // 2)
+    real = to_unit_range(torch.as_tensor(domain.reference.images[:half]))
+    return realism(real, replace(domain, reference=domain.reference[half:]), values)

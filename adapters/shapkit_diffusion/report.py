@@ -1,0 +1,181 @@
+"""Pictures and the HTML report of a comparison of models: one file, readable without the network.
+
+Everything is drawn from what ``evaluate`` and ``influence`` return; nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from shapkit import Attribution
+from shapkit._optional import require
+from shapkit_diffusion.evaluation.locality import SwapResults
+from shapkit_diffusion.training import to_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NEGLIGIBLE, STRONG = 0.5, 30.0
+"""Ends of the common scale of the change maps, in CIELAB units; about 2 is just noticeable."""
+
+
+def change_map(before: Tensor, after: Tensor) -> np.ndarray:
+    """The change of every pixel as a distance in CIELAB, (n, height, width); images (n, channels, h, w) in [-1, 1]."""
+    color = require("skimage.color", extra="diffusion", purpose="change maps in CIELAB")
+
+    def lab(images: Tensor) -> np.ndarray:
+        pixels = np.moveaxis(to_bytes(images), 1, -1)
+        return np.asarray(color.rgb2lab(pixels if pixels.shape[-1] == 3 else pixels.repeat(3, axis=-1)))
+
+    return np.asarray(np.linalg.norm(lab(after) - lab(before), axis=-1))
+
+
+def picture_of_samples(
+    samples: Mapping[str, Tensor], count: int = 12, title: str = "The same noise through each model"
+) -> Figure:
+    """A named row of images per entry, (n, channels, height, width) each."""
+    figure, axes = _grid(len(samples), count, title)
+    for row, (name, images) in zip(axes, samples.items(), strict=True):
+        for axis, image in zip(row, images[:count], strict=False):
+            _show(axis, image)
+        _label_row(row[0], name)
+    return figure
+
+
+def picture_of_swaps(swaps: Mapping[str, SwapResults], concept: str, count: int = 8) -> Figure:
+    """For each model: originals, the same with one concept's noise exchanged, and where the picture changed."""
+    title = f"Only the noise of the {concept} was exchanged: what changed, and where"
+    figure, axes = _grid(3 * len(swaps), count, title=title)
+    for number, (name, result) in enumerate(swaps.items()):
+        original, edited, heat = axes[3 * number : 3 * number + 3]
+        changes = change_map(result.originals[:count], result.edited[concept][:count])
+        for column in range(min(count, len(result.originals))):
+            _show(original[column], result.originals[column])
+            _show(edited[column], result.edited[concept][column])
+            drawn = heat[column].imshow(changes[column], cmap="inferno", vmin=NEGLIGIBLE, vmax=STRONG)
+            mask = result.masks[concept][column % len(result.masks[concept]), 0].cpu().numpy()
+            heat[column].contour(mask, levels=[0.5], colors="#56b4e9", linewidths=0.8)
+        _label_row(original[0], f"{name}\noriginal")
+        _label_row(edited[0], "edited")
+        _label_row(heat[0], "change")
+    bar = figure.colorbar(drawn, ax=axes.ravel().tolist(), shrink=0.5, pad=0.01)
+    bar.set_label("change of the pixel (CIELAB distance)")
+    return figure
+
+
+def picture_of_influence(maps: Mapping[str, Attribution], title: str) -> Figure:
+    """A heat map per attribution: share of each output region's change that each input region drives, in per cent."""
+    pyplot = require("matplotlib.pyplot", extra="plots", purpose="pictures of influence")
+    figure, axes = pyplot.subplots(1, len(maps), figsize=(3.1 * len(maps) + 0.8, 3.4), squeeze=False, layout="constrained")
+    for axis, (name, attribution) in zip(axes[0], maps.items(), strict=True):
+        shares = 100 * attribution.values.T
+        drawn = axis.imshow(shares, cmap="cividis", vmin=0, vmax=100)
+        ticks = range(len(attribution.names))
+        axis.set_xticks(ticks, attribution.names, rotation=45, ha="right")
+        axis.set_yticks(ticks, attribution.names)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("input region")
+        for output in ticks:
+            for source in ticks:
+                share = shares[output, source]
+                colour = "black" if share > 55 else "white"
+                axis.text(source, output, f"{share:.1f}", ha="center", va="center", fontsize=8, color=colour)
+    axes[0, 0].set_ylabel("output region")
+    figure.colorbar(drawn, ax=axes.ravel().tolist(), shrink=0.8).set_label("share of the change (%)")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def picture_of_training(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Denoising loss and penalty over the steps, from the lines of ``metrics.jsonl`` of each run."""
+    pyplot = require("matplotlib.pyplot", extra="plots", purpose="training curves")
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    colours = ("#0072b2", "#d55e00", "#009e73")
+    for (name, lines), colour in zip(curves.items(), colours, strict=False):
+        steps = [line["step"] for line in lines]
+        for axis, key in zip(axes, ("denoising", "penalty"), strict=True):
+            values = np.array([line[key] for line in lines])
+            if values.any():
+                axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+                axis.plot(steps, _smoothed(values), color=colour, label=name)
+    for axis, label in zip(axes, ("denoising loss", "dummy-player penalty"), strict=True):
+        axis.set(xlabel="step", ylabel=f"{label} (mean square)", yscale="log")
+        if axis.lines:
+            axis.legend(fontsize=8)
+    return figure
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as PNG; the figure is closed."""
+    pyplot = require("matplotlib.pyplot", extra="plots", purpose="pictures")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    pyplot.close(figure)
+    return buffer.getvalue()
+
+
+def html_report(title: str, introduction: str, table: str, pictures: Mapping[str, bytes], notes: str = "") -> str:
+    """One self-contained page: text, the table as printed, and the pictures under their captions.
+
+    Args:
+        title, introduction, notes: plain text; blank lines separate paragraphs.
+        table: preformatted text.
+        pictures: PNG bytes by caption.
+    """
+    figures = "\n".join(
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for caption, data in pictures.items()
+    )
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+ body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+ pre {{ background: #f5f5f2; padding: 1rem; overflow-x: auto; font-size: 13px; line-height: 1.35; }}
+ figure {{ margin: 2rem 0; }} img {{ max-width: 100%; }} figcaption {{ color: #555; font-size: 14px; }}
+</style></head><body>
+<h1>{html.escape(title)}</h1>
+{_paragraphs(introduction)}
+<pre>{html.escape(table)}</pre>
+{figures}
+{_paragraphs(notes)}
+</body></html>
+"""
+
+
+def _paragraphs(text: str) -> str:
+    return "\n".join(f"<p>{html.escape(part.strip())}</p>" for part in text.split("\n\n") if part.strip())
+
+
+def _grid(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray]:
+    pyplot = require("matplotlib.pyplot", extra="plots", purpose="pictures")
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(columns + 1.6, rows + 0.4), squeeze=False, layout="constrained"
+    )
+    figure.suptitle(title, fontsize=11)
+    for axis in axes.ravel():
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    return figure, axes
+
+
+def _label_row(axis: Any, text: str) -> None:
+    axis.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=9)
+
+
+def _show(axis: Any, image: Tensor) -> None:
+    pixels = np.moveaxis(to_bytes(image), 0, -1)
+    axis.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=255)
+
+
+def _smoothed(values: np.ndarray, window: int = 9) -> np.ndarray:
+    window = min(window, len(values))
+    padded = np.pad(values, (window // 2, window - 1 - window // 2), mode="edge")
+    return np.convolve(padded, np.ones(window) / window, mode="valid")

@@ -1,0 +1,123 @@
+"""Coalitions as bitmasks and as rows of boolean matrices, and their enumeration.
+
+A coalition is a row of a boolean matrix (n_coalitions, n_players) where users meet it, and a uint64 mask,
+with bit i set when player i is in the coalition, where coalitions are counted or looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from shapkit import kernels
+
+Coalitions: TypeAlias = NDArray[np.bool_]
+"""(n_coalitions, n_players): True where the player is in the coalition."""
+
+Masks: TypeAlias = NDArray[np.uint64]
+"""(n_coalitions,): bit i is set when player i is in the coalition."""
+
+MAX_MASK_PLAYERS = 64
+
+
+def members_of_masks(masks: ArrayLike, n_players: int) -> Coalitions:
+    """Return the coalitions of `masks`.
+
+    Args:
+        masks: non-negative integers (n_coalitions,), each below 2**n_players.
+        n_players: between 0 and 64.
+
+    Returns:
+        bool array (n_coalitions, n_players).
+
+    Raises:
+        ValueError: a mask or `n_players` is out of range.
+
+    >>> members_of_masks([0, 1, 6], 3).astype(int)
+    array([[0, 0, 0],
+           [1, 0, 0],
+           [0, 1, 1]])
+    """
+    _check_mask_players(n_players)
+    array = np.asarray(masks)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(f"masks must be a list of integers, got shape {array.shape} and dtype {array.dtype}")
+    if array.size and (array.min() < 0 or int(array.max()) >> n_players):
+        raise ValueError(
+            f"masks must lie in [0, 2**{n_players}) for n_players={n_players}, "
+            f"got values from {array.min()} to {array.max()}"
+        )
+    members = np.empty((array.size, n_players), dtype=np.bool_)
+    kernels.unpack_masks(array.astype(np.uint64), members)
+    return members
+
+
+def masks_of_members(coalitions: Coalitions) -> Masks:
+    """Return the masks of `coalitions`.
+
+    Args:
+        coalitions: bool array (n_coalitions, n_players), with at most 64 players.
+
+    Returns:
+        uint64 array (n_coalitions,).
+
+    Raises:
+        ValueError: `coalitions` is not such an array.
+
+    >>> masks_of_members(np.array([[False, False, False], [False, True, True]]))
+    array([0, 6], dtype=uint64)
+    """
+    array = np.asarray(coalitions)
+    if array.ndim != 2 or array.dtype != np.bool_:
+        raise ValueError(
+            "coalitions must be a boolean matrix (n_coalitions, n_players), "
+            f"got shape {array.shape} and dtype {array.dtype}"
+        )
+    _check_mask_players(array.shape[1])
+    masks = np.empty(array.shape[0], dtype=np.uint64)
+    kernels.pack_members(array, masks)
+    return masks
+
+
+def enumerate_coalitions(
+    n_players: int, n_rows: int, start: int = 0, stop: int | None = None
+) -> Iterator[tuple[int, Coalitions]]:
+    """Yield all coalitions in the order of their masks, `n_rows` at a time.
+
+    Args:
+        n_players: between 0 and 63.
+        n_rows: coalitions per block; the last block may be shorter.
+        start: first mask.
+        stop: one past the last mask; by default 2**n_players.
+
+    Yields:
+        the mask of the block's first coalition, and a new bool array (<= n_rows, n_players).
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    >>> [(first, block.shape) for first, block in enumerate_coalitions(3, 5)]
+    [(0, (5, 3)), (5, (3, 3))]
+    """
+    _check_mask_players(n_players)
+    stop = 2**n_players if stop is None else stop
+    if not 0 <= start <= stop <= 2**n_players or n_players == MAX_MASK_PLAYERS:
+        raise ValueError(f"cannot enumerate masks [{start}, {stop}) of {n_players} players")
+    if n_rows < 1:
+        raise ValueError(f"n_rows must be at least 1, got {n_rows}")
+    return _blocks(n_players, n_rows, start, stop)
+
+
+def _blocks(n_players: int, n_rows: int, start: int, stop: int) -> Iterator[tuple[int, Coalitions]]:
+    for first in range(start, stop, n_rows):
+        members = np.empty((min(n_rows, stop - first), n_players), dtype=np.bool_)
+        kernels.unpack_range(first, members)
+        yield first, members
+
+
+def _check_mask_players(n_players: int) -> None:
+    if not 0 <= n_players <= MAX_MASK_PLAYERS:
+        raise ValueError(f"n_players must be between 0 and {MAX_MASK_PLAYERS} for bitmasks, got {n_players}")

@@ -1,0 +1,70 @@
+"""The demonstration end to end, with real processes and a small model: its table, report and summary agree."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from shapkit_diffusion.demo import DemoConfig, compare, demo_config, run_demo, shipped_model
+from shapkit_diffusion.evaluation.evaluate import EvaluateConfig
+from shapkit_diffusion.training import PenaltyConfig, TrainConfig
+
+
+def test_demonstration_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = TrainConfig(steps=3, batch_size=4, warmup=1, log_every=1, save_every=2, penalty=PenaltyConfig())
+    config = DemoConfig(
+        data="photographs",
+        finetune=quick,
+        base=replace(quick, penalty=None),
+        evaluation=EvaluateConfig(pairs=3, images=8, steps=2),
+        influence_images=2,
+    )
+    summary = run_demo(config, tmp_path / "demo")
+    assert json.loads((tmp_path / "demo" / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    assert list(summary["models"]) == ["plain", "control", "with penalty"]
+    table = (tmp_path / "demo" / "table.txt").read_text()
+    assert table in capsys.readouterr().out
+    for model in summary["models"].values():
+        for concept in ("eyes", "nose", "mouth"):
+            entry = model["locality"][concept]
+            assert f"{entry['mse_in']:.4f}" in table and f"{entry['ratio']:.4f}" in table
+        assert f"{model['frechet']['whole']:.3f}" in table
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 7 and "http" not in page.replace("<!doctype html>", "")
+    assert len(list((tmp_path / "demo" / "pictures").glob("*.png"))) == 7
+    with pytest.raises(ValueError, match="exists: choose another"):
+        run_demo(config, tmp_path / "demo")
+    assert run_demo(config, tmp_path / "demo", overwrite=True)["models"] == summary["models"]
+
+
+def test_comparison_reads_gains_the_right_way_round() -> None:
+    control = {"locality": {"eyes": {"ratio": 0.3, "mse_in": 0.1}}, "frechet": {"whole": 2.0}}
+    model = {"locality": {"eyes": {"ratio": 0.03, "mse_in": 0.08}}, "frechet": {"whole": 1.5}}
+    against = compare(control, model)
+    assert against["locality_gain"]["eyes"] == pytest.approx(10)
+    assert against["mse_in_ratio"]["eyes"] == pytest.approx(0.8)
+    assert against["frechet_ratio"]["whole"] == pytest.approx(0.75)
+
+
+def test_configurations_compare_equal_steps_and_unknown_data_is_refused() -> None:
+    for data in ("faces", "photographs"):
+        config = demo_config(data)
+        assert config.finetune.penalty is not None and config.finetune.penalty.graph == "star"
+    assert demo_config("photographs").base is not None
+    with pytest.raises(ValueError, match="faces or photographs"):
+        demo_config("dogs")
+
+
+def test_the_shipped_model_is_small_and_documented() -> None:
+    from importlib.resources import files
+
+    folder = Path(str(files("shapkit_diffusion"))) / "models" / "faces32"
+    assert shipped_model().image_shape == (3, 32, 32)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    assert weights.stat().st_size <= 4_000_000
+    card = (folder / "README.md").read_text()
+    for word in ("seed", "shapkit-diffusion train", "minutes", "training_curve.png"):
+        assert word in card

@@ -1,0 +1,54 @@
+"""The report's pictures and page: what they show is what was given, and the page needs nothing from outside."""
+
+from __future__ import annotations
+
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+from shapkit import Attribution
+from shapkit_diffusion import report
+from shapkit_diffusion.evaluation.locality import SwapResults
+
+matplotlib.use("Agg")
+
+
+def test_change_maps_are_lab_distances() -> None:
+    black, white = torch.full((1, 3, 4, 4), -1.0), torch.full((1, 3, 4, 4), 1.0)
+    assert report.change_map(black, white) == pytest.approx(np.full((1, 4, 4), 100), abs=1e-3)
+    assert report.change_map(black[:, :1], white[:, :1]) == pytest.approx(np.full((1, 4, 4), 100), abs=1e-3)
+    assert not report.change_map(white, white).any()
+
+
+def test_influence_picture_writes_every_share() -> None:
+    values = np.array([[0.9, 0.2], [0.1, 0.8]])
+    phi = Attribution(values, None, np.zeros(2), np.ones(2), 4, ("eyes", "rest"), "shapley", "exact")
+    figure = report.picture_of_influence({"plain": phi}, "Influence")
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["90.0", "10.0", "20.0", "80.0"]  # row by row: output eyes, output rest
+    assert report.png(figure).startswith(b"\x89PNG")
+
+
+def test_swap_and_sample_pictures_draw_what_they_are_given() -> None:
+    images = torch.rand(3, 3, 8, 8) * 2 - 1
+    mask = torch.zeros(3, 1, 8, 8)
+    mask[..., 2:5, 2:5] = 1
+    swaps = SwapResults(images, {"mouth": images.flip(0)}, {"mouth": mask})
+    figure = report.picture_of_swaps({"control": swaps, "with penalty": swaps}, "mouth", count=3)
+    assert sum(len(axis.images) for axis in figure.axes) >= 18
+    assert report.png(figure).startswith(b"\x89PNG")
+    assert report.png(report.picture_of_samples({"plain": images[:, :1]}, count=3)).startswith(b"\x89PNG")
+    curve = [{"step": step, "denoising": 0.1 / step, "penalty": 0.0} for step in range(1, 4)]
+    figure = report.picture_of_training({"control": curve})
+    assert len(figure.axes[0].lines) == 2 and len(figure.axes[1].lines) == 0
+    report.png(figure)
+
+
+def test_page_is_self_contained_and_escapes_text() -> None:
+    page = report.html_report("A <title>", "One.\n\nTwo & three.", "a < b", {"caption <1>": b"\x89PNG"}, "Note.")
+    assert "A &lt;title&gt;" in page and "<p>Two &amp; three.</p>" in page and "a &lt; b" in page
+    assert "data:image/png;base64,iVBORw==" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)

@@ -1,0 +1,184 @@
+"""Training: the same numbers after an interruption and over processes, and a penalty that makes a network local."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shapkit_diffusion.data import LabelledImages
+from shapkit_diffusion.data.labelled import concept_labels
+from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
+from shapkit_diffusion.influence import influence_at, outside_mass
+from shapkit_diffusion.training import (
+    PenaltyConfig,
+    TrainConfig,
+    draw_batch,
+    losses,
+    to_bytes,
+    to_unit_range,
+    train,
+)
+from shapkit.differentiable import Regions, allowed_influence, star
+
+QUICK = TrainConfig(steps=6, batch_size=4, log_every=1, save_every=2, warmup=1, seed=5)
+
+
+@pytest.fixture(scope="module")
+def small_faces() -> LabelledImages:
+    from shapkit_diffusion.data import render_faces
+
+    return render_faces(40, 32, seed=9)
+
+
+def _tiny() -> Denoiser:
+    return small_denoiser(size=32, channels=(8, 8, 16), seed=2)
+
+
+def test_a_run_writes_what_it_promises(small_faces: LabelledImages, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    config = replace(QUICK, penalty=PenaltyConfig())
+    model = train(_tiny(), small_faces, config, tmp_path / "run", progress=lambda *done: seen.append(done))
+    assert seen == [(step, 6) for step in range(1, 7)]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    assert all(line["penalty"] > 0 and line["weight"] == 50 for line in lines)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["steps"] == 6
+    stored = load_denoiser(tmp_path / "run" / "model")
+    for mine, theirs in zip(model.parameters(), stored.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_resuming_after_a_kill_gives_the_numbers_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """The command itself, in a process that is really killed."""
+    base = [sys.executable, "-m", "shapkit_diffusion.cli", "finetune", "--threads", "1", "--count", "32"]
+    base += ["--steps", "60", "--batch-size", "4", "--save-every", "3", "--log-every", "1", "--precision", "no", "--seed", "3"]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([*base, "--out", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics = killed / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while (not metrics.is_file() or metrics.read_text().count("\n") < 5) and time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be interrupted"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "model").exists()
+    state = json.loads((killed / "state" / "state.json").read_text())["step"]
+    assert 3 <= state < 60
+    subprocess.run([*base, "--out", str(killed), "--resume"], check=True, capture_output=True)
+    subprocess.run([*base, "--out", str(whole)], check=True, capture_output=True)
+
+    def lines(folder: Path) -> list[dict[str, float]]:
+        found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
+
+    assert lines(killed) == lines(whole)
+    resumed, uninterrupted = load_denoiser(killed / "model"), load_denoiser(whole / "model")
+    for mine, theirs in zip(resumed.parameters(), uninterrupted.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_batches_cover_every_image_once_per_epoch_and_pair_their_timesteps(small_faces: LabelledImages) -> None:
+    config = replace(QUICK, batch_size=8)
+    batches = [draw_batch(small_faces, config, 1000, step) for step in range(5)]
+    images = np.concatenate([to_bytes(batch.images) for batch in batches])
+    assert len(np.unique(images.reshape(40, -1), axis=0)) == len(np.unique(small_faces.images.reshape(40, -1), axis=0))
+    for batch in batches:
+        assert torch.equal(batch.timesteps[0::2], batch.timesteps[1::2])
+        assert sorted((batch.timesteps[0::2] * 4 // 1000).tolist()) == [0, 1, 2, 3]  # one per stratum
+    second_epoch = [draw_batch(small_faces, config, 1000, step) for step in range(5, 10)]
+    assert not np.array_equal(images, np.concatenate([to_bytes(batch.images) for batch in second_epoch]))
+
+
+def test_processes_share_the_batch_without_splitting_pairs(small_faces: LabelledImages) -> None:
+    batch = draw_batch(small_faces, replace(QUICK, batch_size=8), 1000, 0)
+    shares = [batch.share(rank, 2) for rank in range(2)]
+    assert torch.equal(torch.cat([s.images for s in shares]), batch.images)
+    assert all(torch.equal(s.timesteps[0::2], s.timesteps[1::2]) for s in shares)
+
+
+def test_mirroring_moves_images_and_labels_together(small_faces: LabelledImages) -> None:
+    plain = draw_batch(small_faces, replace(QUICK, batch_size=16), 1000, 0)
+    mirrored = draw_batch(small_faces, replace(QUICK, batch_size=16, flip=True), 1000, 0)
+    turned = 0
+    for row in range(16):
+        same = torch.equal(mirrored.images[row], plain.images[row])
+        turned += not same
+        assert torch.equal(mirrored.images[row], plain.images[row] if same else plain.images[row].flip(2))
+        assert torch.equal(mirrored.labels[row], plain.labels[row] if same else plain.labels[row].flip(1))
+    assert 0 < turned < 16
+
+
+def test_penalty_makes_a_leaking_network_local(small_faces: LabelledImages, tmp_path: Path) -> None:
+    """Thirty steps of penalty against thirty without, from one start: influence from outside the graph shrinks."""
+    images = to_unit_range(torch.as_tensor(small_faces.images[:8]))
+    labels = torch.as_tensor(small_faces.labels[:8]).long()
+    names = ("eyes", "nose", "mouth")
+    regions = Regions.from_labels(labels, concept_labels(small_faces.label_names, names), dilation=1)
+    config = TrainConfig(steps=30, batch_size=8, learning_rate=2e-3, warmup=1, ema=0.5, log_every=30)
+    mass = {}
+    for name, penalty in (("control", None), ("penalty", PenaltyConfig(weight=100, final_weight=100))):
+        model = train(_tiny(), small_faces, replace(config, penalty=penalty), tmp_path / name)
+        mass[name] = outside_mass(influence_at(model, images, regions, 500), allowed_influence(star(), regions.names))
+    assert mass["penalty"] < 0.5 * mass["control"]
+
+
+def test_the_penalty_of_a_step_uses_the_prediction_that_was_paid_for(small_faces: LabelledImages) -> None:
+    model = _tiny()
+    calls = []
+    model.unet.register_forward_hook(lambda *_: calls.append(1))
+    batch = draw_batch(small_faces, QUICK, 1000, 0)
+    config = replace(QUICK, penalty=PenaltyConfig())
+    denoising, penalty = losses(model, model, batch, config, small_faces.label_names, step=0)
+    assert len(calls) == 2 and denoising.requires_grad and penalty.requires_grad
+
+
+def test_refusals_come_before_anything_is_written(small_faces: LabelledImages, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"works on images of shape \(3, 16, 16\), the data has \(3, 32, 32\)"):
+        train(small_denoiser(size=16, channels=(8, 16)), small_faces, QUICK, folder)
+    with pytest.raises(ValueError, match="no label is called 'ears'"):
+        train(_tiny(), small_faces, replace(QUICK, penalty=PenaltyConfig(concepts=("ears",))), folder)
+    assert not folder.exists()
+    train(_tiny(), small_faces, replace(QUICK, steps=1), folder)
+    with pytest.raises(ValueError, match="exists: choose another, or go on with --resume"):
+        train(_tiny(), small_faces, replace(QUICK, steps=1), folder)
+    with pytest.raises(ValueError, match=r"holds another run: training\.learning_rate is 0\.0004 there and 0\.1 here"):
+        train(_tiny(), small_faces, replace(QUICK, steps=1, learning_rate=0.1), folder, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(small_faces: LabelledImages, tmp_path: Path) -> None:
+    model = _tiny()
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite at step 1"):
+        train(model, small_faces, QUICK, tmp_path / "run")
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": 3}, "batch_size must be even"),
+        ({"precision": "fp8"}, "precision must be"),
+        ({"ema": 1.0}, "ema must be in"),
+    ],
+)
+def test_configurations_are_checked(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(QUICK, **change)  # type: ignore[arg-type]
+
+
+def test_weight_falls_exponentially_from_first_to_last() -> None:
+    penalty = PenaltyConfig(weight=1000, final_weight=10)
+    weights = [penalty.at(step, 101) for step in (0, 50, 100)]
+    assert weights == pytest.approx([1000, 100, 10])

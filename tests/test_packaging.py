@@ -1,0 +1,41 @@
+"""The distribution: types are announced, versions are ranges, and the core needs nothing but its three packages."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_both_packages_announce_their_types() -> None:
+    for package in ("shapkit", "shapkit_diffusion"):
+        assert (Path(str(files(package))) / "py.typed").is_file()
+
+
+def test_published_requirements_are_ranges_and_development_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {name.split(">")[0] for name in project["dependencies"]} == {"numpy", "scipy", "numba"}
+    extras = project["optional-dependencies"]
+    assert set(extras) >= {"torch", "diffusion", "plots", "docs", "test"}
+    for requirement in [*project["dependencies"], *(r for extra in extras.values() for r in extra)]:
+        assert "==" not in requirement
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert "torch==2.13.0" in pins and all("==" in pin for pin in pins)
+
+
+def test_torch_is_asked_for_in_one_line_when_it_is_absent() -> None:
+    """An interpreter in which torch cannot be imported gets the core, and one clear line for the rest."""
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import shapkit; print(float(shapkit.exact(shapkit.table_game([0, 1])).values[0]))\n"
+        "try:\n    import shapkit.differentiable\n"
+        "except ImportError as error:\n    print(error)\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert shown[0] == "1.0"
+    assert "torch is needed for shapkit.differentiable: pip install 'shapkit[torch]'" in shown[1]
+    assert len(shown) == 2
