@@ -79,9 +79,7 @@ class Attribution:
         for name, shape in expected.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
-                raise ValueError(
-                    f"{name} has shape {array.shape}, expected {shape} to fit values {self.values.shape}"
-                )
+                raise ValueError(f"{name} has shape {array.shape}, expected {shape} to fit values {self.values.shape}")
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -117,9 +115,7 @@ class Attribution:
         ]
         width = max(len(name) for name in self.names[:_SHOWN_PLAYERS])
         for player, name in enumerate(self.names[:_SHOWN_PLAYERS]):
-            error = (
-                "" if self.standard_errors is None else f" ± {_shown(self.standard_errors[player], digits=2)}"
-            )
+            error = "" if self.standard_errors is None else f" ± {_shown(self.standard_errors[player], digits=2)}"
             lines.append(f"  {name:<{width}}  {_shown(self.values[player])}{error}")
         if len(self) > _SHOWN_PLAYERS:
             lines.append(f"  ... and {len(self) - _SHOWN_PLAYERS} more players")
@@ -162,9 +158,7 @@ class Attribution:
                     raise ValueError("unknown format")
                 return cls(**{"standard_errors": None, **arrays, **facts, "names": tuple(facts["names"])})
             except Exception as error:
-                raise ValueError(
-                    f"{os.fspath(path)} is not a file that Attribution.save wrote ({error})"
-                ) from error
+                raise ValueError(f"{os.fspath(path)} is not a file that Attribution.save wrote ({error})") from error
 
     def to_shap(self) -> Any:
         """Return the values as a `shap.Explanation` of one sample, for shap's plots.
@@ -177,9 +171,7 @@ class Attribution:
             ValueError: the index is not "shapley": shap's plots need values that sum to the payoff.
         """
         if self.index != "shapley":
-            raise ValueError(
-                f"to_shap() needs values that sum to the payoff, index 'shapley'; this is {self.index!r}"
-            )
+            raise ValueError(f"to_shap() needs values that sum to the payoff, index 'shapley'; this is {self.index!r}")
         shap = require("shap", "plots", "Attribution.to_shap()")
         base = float(self.empty_value) if self.output_shape == () else self.empty_value.copy()
         return shap.Explanation(values=self.values.copy(), base_values=base, feature_names=list(self.names))

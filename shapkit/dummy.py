@@ -131,9 +131,7 @@ def isolation_residual(
     return _mean_squares(game, n_before, method, (differences(block) for block in blocks))
 
 
-def _coalition_blocks(
-    game: Game, n_players: int, method: Method, samples: int, seed: int
-) -> Iterator[Coalitions]:
+def _coalition_blocks(game: Game, n_players: int, method: Method, samples: int, seed: int) -> Iterator[Coalitions]:
     """All coalitions of `n_players`, or `samples` random ones, in blocks that suit the size of a payoff."""
     _check_sampling(game.n_players, method, samples)
     n_coalitions = 2**n_players if method == "exact" else samples
@@ -156,9 +154,7 @@ def _check_sampling(n_players: int, method: Method, samples: int) -> None:
         check_enumerable(n_players)
 
 
-def _mean_squares(
-    game: Game, n_before: int, method: Method, blocks: Iterator[NDArray[np.float64]]
-) -> DummyResidual:
+def _mean_squares(game: Game, n_before: int, method: Method, blocks: Iterator[NDArray[np.float64]]) -> DummyResidual:
     norms, per_output = RunningMoments(), RunningMoments()
     for differences in blocks:
         squares = differences**2

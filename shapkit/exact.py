@@ -105,9 +105,7 @@ def shapley_values(table: ArrayLike) -> NDArray[np.float64]:
         fold.add(first, columns[first : first + n_rows])
     shapley = fold.index_values(columns[-1].astype(np.float64))
     if not np.isfinite(shapley).all():  # cheaper than a look at each value: NaN and infinity reach every sum
-        raise ValueError(
-            "values must be finite numbers: the table holds NaN, infinity or numbers that overflow"
-        )
+        raise ValueError("values must be finite numbers: the table holds NaN, infinity or numbers that overflow")
     return shapley.reshape(n_players, *output_shape)
 
 

@@ -106,9 +106,7 @@ class Game:
         rows = np.asarray(coalitions)
         expected = f"expected a boolean matrix (n_coalitions, {self.n_players})"
         if rows.ndim == 1 and len(rows) == self.n_players:
-            raise ValueError(
-                f"coalitions has shape {rows.shape}, {expected}: give one coalition as coalition[None, :]"
-            )
+            raise ValueError(f"coalitions has shape {rows.shape}, {expected}: give one coalition as coalition[None, :]")
         if rows.ndim != 2 or rows.shape[1] != self.n_players or len(rows) == 0:
             raise ValueError(f"coalitions has shape {rows.shape}, {expected} with at least one row")
         if rows.dtype != np.bool_:

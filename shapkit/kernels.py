@@ -100,9 +100,7 @@ def fold_block(
 
 
 @compiled
-def sum_low_patterns(
-    low_sums: NDArray[np.float64], sums: NDArray[np.float64], scratch: NDArray[np.float64]
-) -> None:
+def sum_low_patterns(low_sums: NDArray[np.float64], sums: NDArray[np.float64], scratch: NDArray[np.float64]) -> None:
     """Write to sums[i] the sum of the rows of `low_sums` whose index has bit i, and to sums[-1] that of all.
 
     Folds the table in half once per player, O(2**b) in all. `low_sums` (2**b, n_columns) is overwritten;

@@ -22,9 +22,7 @@ POSITIVE = "#0072B2"
 NEGATIVE = "#D55E00"
 
 
-def bars(
-    attribution: Attribution, output: int | tuple[int, ...] | None = None, ax: Axes | None = None
-) -> Axes:
+def bars(attribution: Attribution, output: int | tuple[int, ...] | None = None, ax: Axes | None = None) -> Axes:
     """Draw one horizontal bar per player, the first at the top, and return the axes.
 
     Bars reach the value; error bars, where there are standard errors, one standard error to each side.
@@ -69,11 +67,7 @@ def _one_output(values: NDArray[np.float64], output: int | tuple[int, ...] | Non
     if len(where) != len(output_shape) or not in_range:
         raise ValueError(
             f"output is {output!r}, expected the index of one element of a payoff of shape {output_shape}"
-            + (
-                ": leave it out"
-                if output_shape == ()
-                else ", such as output=" + repr((0,) * len(output_shape))
-            )
+            + (": leave it out" if output_shape == () else ", such as output=" + repr((0,) * len(output_shape)))
         )
     column: NDArray[np.float64] = np.moveaxis(values, 0, -1)[where]
     return column

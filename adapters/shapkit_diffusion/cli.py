@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from shapkit_diffusion import report
+from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_picture, image_bytes
 from shapkit_diffusion.demo import demo_config, run_demo, shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
@@ -49,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shapkit-diffusion",
-        description="Diffusion models whose noise regions own their image regions: train, fine-tune with the dummy-player "
-        "penalty, measure, edit.",
+        description="Diffusion models whose noise regions own their image regions: train, fine-tune with the "
+        "dummy-player penalty, measure, edit.",
         epilog="Try: shapkit-diffusion demo. Every command has its own --help.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -63,12 +65,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], about: str
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=about, description=about[0].upper() + about[1:] + ".", formatter_class=_Formatter
     )
     parser.set_defaults(run=run)
-    parser.add_argument("--threads", type=int, default=0, help="threads of the network's operations; 0 leaves it to torch")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of the network's operations; 0 leaves it to torch"
+    )
     return parser
 
 
@@ -83,7 +89,9 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="faces", help=DATA_HELP)
-    parser.add_argument("--size", type=int, default=32, help="height and width in pixels, for data that come in any size")
+    parser.add_argument(
+        "--size", type=int, default=32, help="height and width in pixels, for data that come in any size"
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -94,13 +102,17 @@ def _add_training(parser: argparse.ArgumentParser, defaults: TrainConfig) -> Non
     parser.add_argument("--steps", type=int, default=defaults.steps, help="optimiser steps")
     parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="images per step, even")
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
-    parser.add_argument("--warmup", type=int, default=defaults.warmup, help="steps of linear increase of the learning rate")
+    parser.add_argument(
+        "--warmup", type=int, default=defaults.warmup, help="steps of linear increase of the learning rate"
+    )
     parser.add_argument("--constant-rate", action="store_true", help="do not let the learning rate fall to zero")
     parser.add_argument("--ema", type=float, default=defaults.ema, help="decay of the average of the weights")
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
     parser.add_argument("--save-every", type=int, default=defaults.save_every, help="steps between saved states")
-    parser.add_argument("--log-every", type=int, default=defaults.log_every, help="steps between lines of metrics.jsonl")
+    parser.add_argument(
+        "--log-every", type=int, default=defaults.log_every, help="steps between lines of metrics.jsonl"
+    )
     parser.add_argument("--flip", action="store_true", help="mirror half of the images")
     parser.add_argument("--out", required=True, help="run folder; must be new unless --resume")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state in --out")
@@ -128,9 +140,7 @@ def _train(options: argparse.Namespace) -> None:
     domain = open_domain(options.data, options.size, options.count)
     image_channels, size, _ = domain.training.rows([0])[0].shape[1:]
     model = small_denoiser(size, image_channels, tuple(options.channels), options.prediction, options.seed)
-    trained = train(
-        model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("train")
-    )
+    trained = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("train"))
     _write_samples(trained, Path(options.out))
 
 
@@ -141,10 +151,16 @@ def _add_finetune(commands: Any) -> None:
     _add_model(parser)
     wanted = PenaltyConfig()
     group = parser.add_argument_group("penalty")
-    group.add_argument("--weight", type=float, default=wanted.weight, help="lambda at the start; 0 trains without penalty")
-    group.add_argument("--final-weight", type=float, help="lambda at the end, reached exponentially; --weight if left out")
+    group.add_argument(
+        "--weight", type=float, default=wanted.weight, help="lambda at the start; 0 trains without penalty"
+    )
+    group.add_argument(
+        "--final-weight", type=float, help="lambda at the end, reached exponentially; --weight if left out"
+    )
     group.add_argument("--concepts", nargs="+", default=list(wanted.concepts), help="labels that become players")
-    group.add_argument("--graph", choices=("star", "own"), default=wanted.graph, help="star: concepts may look at the rest")
+    group.add_argument(
+        "--graph", choices=("star", "own"), default=wanted.graph, help="star: concepts may look at the rest"
+    )
     group.add_argument(
         "--estimator", choices=("grand", "shared", "per_region", "exact", "direct"), default=wanted.estimator
     )
@@ -172,14 +188,14 @@ def _finetune(options: argparse.Namespace) -> None:
     config = _training_config(options, penalty)
     model = _model(options)
     domain = open_domain(options.data, options.size, options.count)
-    tuned = train(
-        model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("fine-tune")
-    )
+    tuned = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("fine-tune"))
     _write_samples(tuned, Path(options.out))
 
 
 def _add_influence(commands: Any) -> None:
-    parser = _command(commands, "influence", _influence, "show which input region of a model drives which output region")
+    parser = _command(
+        commands, "influence", _influence, "show which input region of a model drives which output region"
+    )
     _add_data(parser)
     _add_model(parser)
     parser.add_argument("--timesteps", type=int, nargs="+", default=[100, 500, 900], help="single runs to look into")
@@ -217,7 +233,9 @@ def _add_edit(commands: Any) -> None:
     _add_data(parser)
     _add_model(parser)
     parser.add_argument("--region", required=True, help=f"the concept to edit, e.g. {CONCEPTS[-1]}")
-    parser.add_argument("--image", action="append", default=[], help="a given image to invert and edit; may be repeated")
+    parser.add_argument(
+        "--image", action="append", default=[], help="a given image to invert and edit; may be repeated"
+    )
     parser.add_argument("--count", type=int, default=4, help="generated images to edit, where no --image is given")
     parser.add_argument("--variants", type=int, default=5, help="edits per image")
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
@@ -266,7 +284,9 @@ def _add_evaluate(commands: Any) -> None:
     _add_data(parser)
     _add_model(parser)
     defaults = EvaluateConfig()
-    parser.add_argument("--concepts", nargs="+", default=list(defaults.concepts), help="labels whose noise is exchanged")
+    parser.add_argument(
+        "--concepts", nargs="+", default=list(defaults.concepts), help="labels whose noise is exchanged"
+    )
     parser.add_argument("--pairs", type=int, default=defaults.pairs, help="noise pairs for the locality")
     parser.add_argument("--images", type=int, default=defaults.images, help="generated images for the realism")
     parser.add_argument("--steps", type=int, default=defaults.steps, help="DDIM steps")
@@ -331,15 +351,12 @@ def _write_samples(model: Denoiser, folder: Path) -> None:
 
 def _read_image(path: str, shape: tuple[int, int, int]) -> Tensor:
     """An image file as (channels, height, width) in [-1, 1], resized to the model's shape."""
-    from shapkit_diffusion.data.folders import read_image
-
     channels, height, width = shape
-    return to_unit_range(torch.as_tensor(read_image(Path(path), channels=channels, size=(height, width))))
+    picture = decode_picture(Path(path), IMAGE_MODES, MAX_PIXELS)
+    return to_unit_range(torch.as_tensor(image_bytes(picture, channels, (height, width))))
 
 
 def _write_image(path: Path, pixels: np.ndarray) -> None:
-    from PIL import Image
-
     picture = np.moveaxis(pixels, 0, -1)
     Image.fromarray(picture if picture.shape[-1] == 3 else picture[..., 0]).save(path)
 

@@ -1,7 +1,7 @@
 """The whole idea in one run: influence of a pretrained model, fine-tuning with the penalty, and what it bought.
 
-Two copies of one model train for the same number of steps on the same batches, one with the penalty and one without (the
-control). Each, and the model they started from, is then measured in the same way.
+Two copies of one model train for the same number of steps on the same batches, one with the penalty and one without
+(the control). Each, and the model they started from, is then measured in the same way.
 """
 
 from __future__ import annotations
@@ -235,7 +235,8 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
     lines.append(f"{'real images':<16}{' ' * 81}{floor}")
     against = summary["compared_with_control"]
     cells = "".join(
-        f"{'x ' + format(against['mse_in_ratio'][c], '.2f'):>9}{'':>9}{'÷ ' + format(against['locality_gain'][c], '.1f'):>8} "
+        f"{'x ' + format(against['mse_in_ratio'][c], '.2f'):>9}"
+        f"{'':>9}{'÷ ' + format(against['locality_gain'][c], '.1f'):>8} "
         for c in CONCEPTS
     )
     distances = "".join(f"{'x ' + format(against['frechet_ratio'][c], '.2f'):>8}" for c in crops)
@@ -263,7 +264,9 @@ def _pictures(
         )
     samples = {name: evaluation.samples for name, evaluation in measured.items()}
     pictures["Generated images"] = report.picture_of_samples(samples)
-    curves = {name: RunFolder(out / folder).metrics() for name, folder in ((CONTROL, "control"), (PENALISED, "penalty"))}
+    curves = {
+        name: RunFolder(out / folder).metrics() for name, folder in ((CONTROL, "control"), (PENALISED, "penalty"))
+    }
     pictures["Training"] = report.picture_of_training(curves)
     return {caption: report.png(figure) for caption, figure in pictures.items()}
 
@@ -287,17 +290,19 @@ def html_page(summary: Mapping[str, Any], table: str, pictures: Mapping[str, byt
     """The report of a demonstration."""
     steps = summary["config"]["finetune"]["steps"]
     introduction = (
-        "A diffusion model turns noise into an image. Here every region of the noise is a player, and every region of the "
-        "image a game: by how much does each player drive it? A model whose mouth's noise repaints the hair cannot be edited "
-        "locally. The dummy-player penalty makes the noise of a concept a dummy player for every other region.\n\n"
-        f"Two copies of one model were trained for {steps} steps on the same batches, one with the penalty, one without "
-        "(the control). MSE in and MSE out are the mean square changes of the image (in [-1, 1]) inside and outside a "
-        "concept's region when its noise is exchanged, each by its own area; their ratio is the locality, lower is better. "
-        f"The Fréchet distance compares {domain.extractor_name} with those of real images, for the whole image and for each "
-        "concept's crop. 'Influence outside' is the share of a region's change that regions outside the allowed graph drive, "
-        "from noise to image."
+        "A diffusion model turns noise into an image. Here every region of the noise is a player, and every region of "
+        "the image a game: by how much does each player drive it? A model whose mouth's noise repaints the hair cannot "
+        "be edited locally. The dummy-player penalty makes the noise of a concept a dummy player for all other regions."
+        f"\n\nTwo copies of one model were trained for {steps} steps on the same batches, one with the penalty, one "
+        "without (the control). MSE in and MSE out are the mean square changes of the image (in [-1, 1]) inside and "
+        "outside a concept's region when its noise is exchanged, each by its own area; their ratio is the locality, "
+        f"lower is better. The Fréchet distance compares {domain.extractor_name} with those of real images, for the "
+        "whole image and for each concept's crop. 'Influence outside' is the share of a region's change that regions "
+        "outside the allowed graph drive, from noise to image."
     )
-    return report.html_report(f"Local noise: {summary['config']['data']}", introduction, table, pictures, _verdict(summary))
+    return report.html_report(
+        f"Local noise: {summary['config']['data']}", introduction, table, pictures, _verdict(summary)
+    )
 
 
 def _verdict(summary: Mapping[str, Any]) -> str:
@@ -307,8 +312,7 @@ def _verdict(summary: Mapping[str, Any]) -> str:
     inside = ", ".join(f"{c} {against['mse_in_ratio'][c]:.2f}×" for c in CONCEPTS)
     pairs = next(iter(summary["models"][PENALISED]["locality"].values()))["n_pairs"]
     return (
-        f"Locality against the control: {gains}. MSE inside the edited concept: {inside} the control's. Largest Fréchet "
-        f"ratio: {worst[1]:.2f}× ({worst[0]}). Measured on {pairs} pairs and "
+        f"Locality against the control: {gains}. MSE inside the edited concept: {inside} the control's. Largest "
+        f"Fréchet ratio: {worst[1]:.2f}× ({worst[0]}). Measured on {pairs} pairs and "
         f"{summary['config']['evaluation']['images']} generated images, in {summary['seconds']:.0f} seconds."
     )
-

@@ -55,7 +55,7 @@ class Denoiser(nn.Module):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the denoiser works on."""
-        config = self.unet.config
+        config: Any = self.unet.config
         size = config["sample_size"]
         height, width = (size, size) if isinstance(size, int) else size
         return int(config["in_channels"]), int(height), int(width)
@@ -76,7 +76,8 @@ class Denoiser(nn.Module):
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise, shape of ``clean``."""
         signal, sigma = self.signal_and_noise(timesteps, clean)
-        return signal * clean + sigma * noise
+        noisy: Tensor = signal * clean + sigma * noise
+        return noisy
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the network should predict, shape of ``clean``."""
@@ -84,24 +85,22 @@ class Denoiser(nn.Module):
             return noise
         if self.prediction == "sample":
             return clean
-        return self._velocity(clean, noise, timesteps)
+        signal, sigma = self.signal_and_noise(timesteps, clean)
+        velocity: Tensor = signal * noise - sigma * clean
+        return velocity
 
     def velocity(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """The prediction as a velocity v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022).
 
         In this form a DDIM step is a rotation and stays finite where alpha_bar vanishes.
         """
-        output = self(x, timesteps)
+        output: Tensor = self(x, timesteps)
         if self.prediction == "v_prediction":
             return output
         signal, sigma = self.signal_and_noise(timesteps, x)
-        if self.prediction == "epsilon":
-            return (output - sigma * x) / signal
-        return (signal * x - output) / sigma
-
-    def _velocity(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        signal, sigma = self.signal_and_noise(timesteps, clean)
-        return signal * noise - sigma * clean
+        from_noise = self.prediction == "epsilon"
+        velocity: Tensor = (output - sigma * x) / signal if from_noise else (signal * x - output) / sigma
+        return velocity
 
     def save(self, folder: str | Path, card: str | None = None) -> None:
         """Write a diffusers ``DDPMPipeline`` folder (safetensors), whole or not at all.

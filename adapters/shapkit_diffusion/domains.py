@@ -91,9 +91,7 @@ def open_domain(spec: str, size: int = 32, count: int = 16384) -> Domain:
         image_folder, _, label_folder = path.partition(":")
         folder = open_folder(image_folder, label_folder, size=size)
         return _aligned(spec, folder, _first_rows(folder, 1000))
-    raise ValueError(
-        f"data must be faces, photographs, celebamask:FOLDER or folder:IMAGES:LABELS, got {spec!r}"
-    )
+    raise ValueError(f"data must be faces, photographs, celebamask:FOLDER or folder:IMAGES:LABELS, got {spec!r}")
 
 
 def _faces(size: int, count: int) -> Domain:

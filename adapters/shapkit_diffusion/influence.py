@@ -24,8 +24,8 @@ def influence(network: Callable[[Tensor], Tensor], x: Tensor, regions: Regions) 
     """Shapley values of the input regions for every output region, ``values[j, k]``: of input ``j`` for output ``k``.
 
     The payoff of coalition S for output region k is ``1 - |f_k(x_S) - f_k(x)|^2 / |f_k(x') - f_k(x)|^2`` with x' the
-    neighbouring sample, which also fills the absent regions; numerator and denominator are summed over the batch. It is 0
-    for the empty and 1 for the grand coalition. Exact: 2^K runs of the network.
+    neighbouring sample, which also fills the absent regions; numerator and denominator are summed over the batch. It
+    is 0 for the empty and 1 for the grand coalition. Exact: 2^K runs of the network.
 
     Args:
         network: maps (batch, channels, height, width) to the same batch and pixels.

@@ -72,8 +72,11 @@ def picture_of_swaps(swaps: Mapping[str, SwapResults], concept: str, count: int 
 
 def picture_of_influence(maps: Mapping[str, Attribution], title: str) -> Figure:
     """A heat map per attribution: share of each output region's change that each input region drives, in per cent."""
-    pyplot = require("matplotlib.pyplot", extra="plots", purpose="pictures of influence")
-    figure, axes = pyplot.subplots(1, len(maps), figsize=(3.1 * len(maps) + 0.8, 3.4), squeeze=False, layout="constrained")
+    pyplot: Any = require("matplotlib.pyplot", extra="plots", purpose="pictures of influence")
+    figure: Figure
+    figure, axes = pyplot.subplots(
+        1, len(maps), figsize=(3.1 * len(maps) + 0.8, 3.4), squeeze=False, layout="constrained"
+    )
     for axis, (name, attribution) in zip(axes[0], maps.items(), strict=True):
         shares = 100 * attribution.values.T
         drawn = axis.imshow(shares, cmap="cividis", vmin=0, vmax=100)
@@ -95,7 +98,8 @@ def picture_of_influence(maps: Mapping[str, Attribution], title: str) -> Figure:
 
 def picture_of_training(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Denoising loss and penalty over the steps, from the lines of ``metrics.jsonl`` of each run."""
-    pyplot = require("matplotlib.pyplot", extra="plots", purpose="training curves")
+    pyplot: Any = require("matplotlib.pyplot", extra="plots", purpose="training curves")
+    figure: Figure
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     colours = ("#0072b2", "#d55e00", "#009e73")
     for (name, lines), colour in zip(curves.items(), colours, strict=False):

@@ -7,6 +7,7 @@ and generating again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,9 +46,7 @@ def generate(denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int
     return _in_batches(denoiser, noise, batch_size, lambda x: _follow(denoiser, x, list(_pairs(grid))))
 
 
-def invert(
-    denoiser: Denoiser, images: Tensor, steps: int = 25, refinements: int = 3, batch_size: int = 64
-) -> Tensor:
+def invert(denoiser: Denoiser, images: Tensor, steps: int = 25, refinements: int = 3, batch_size: int = 64) -> Tensor:
     """The noise x_T from which ``generate`` with the same ``steps`` makes ``images`` again, shape of ``images``.
 
     Every step solves the DDIM step backwards by fixed-point iteration (``refinements`` of them after a first guess that
@@ -112,7 +111,7 @@ def _grid(denoiser: Denoiser, steps: int) -> list[int]:
 
 
 def _pairs(grid: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    for noisier, cleaner in zip(grid[:-1], grid[1:], strict=True):
+    for noisier, cleaner in pairwise(grid):
         yield torch.tensor([noisier]), torch.tensor([cleaner])
 
 

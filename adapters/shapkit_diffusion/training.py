@@ -63,7 +63,8 @@ class PenaltyConfig:
         if self.weight == self.final_weight:
             return self.weight
         share = step / max(1, steps - 1)
-        return round(self.weight * (self.final_weight / self.weight) ** share, 12)
+        weight: float = self.weight * (self.final_weight / self.weight) ** share
+        return round(weight, 12)
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,8 @@ class TrainConfig:
 class Batch:
     """The global batch of a step, or one process's share of it.
 
-    ``images`` float (n, channels, height, width) in [-1, 1]; ``labels`` int64 (n, height, width); ``noise`` like images;
-    ``timesteps`` int64 (n,), equal within each pair of neighbours.
+    ``images`` float (n, channels, height, width) in [-1, 1]; ``labels`` int64 (n, height, width); ``noise`` like
+    images; ``timesteps`` int64 (n,), equal within each pair of neighbours.
     """
 
     images: Tensor
@@ -355,7 +356,7 @@ def _load_state(folder: Path, denoiser: Denoiser, optimizer: Any, average: EMAMo
         entries.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     shadows = load_file(folder / "average.safetensors")
-    for number, shadow in enumerate(average.shadow_params):
-        shadow.copy_(shadows[f"{number}"])
+    for position, shadow in enumerate(average.shadow_params):
+        shadow.copy_(shadows[f"{position}"])
     average.optimization_step = int(state["average_steps"])
     return int(state["step"])

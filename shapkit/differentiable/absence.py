@@ -30,9 +30,7 @@ def partner(x: Tensor) -> Tensor:
     [1, 0, 3, 2]
     """
     if x.shape[0] % 2:
-        raise ValueError(
-            f"fill='exchange' pairs neighbouring samples, so the batch must be even, got {x.shape[0]}"
-        )
+        raise ValueError(f"fill='exchange' pairs neighbours, so the batch must be even, got {x.shape[0]}")
     return x.reshape(x.shape[0] // 2, 2, *x.shape[1:]).flip(1).reshape(x.shape)
 
 

@@ -71,8 +71,8 @@ class DummyPlayerPenalty:
         fill: what stands in for an absent region: ``"exchange"``, ``"zeros"``, ``"noise"`` or
             ``"batch_mean"``. With ``"exchange"``, rows 2i and 2i + 1 must share whatever else the network is
             given (timestep, condition, its own knowledge of the masks), or the difference is penalised.
-        payoff: ``"pixels"`` compares the region pixel by pixel; ``"mean"`` (as published) its mean over pixels
-            and channels, which is blind to changes that cancel.
+        payoff: ``"pixels"`` compares the region pixel by pixel; ``"mean"`` (as published) its mean over
+            pixels and channels, which is blind to changes that cancel.
         graph: who may influence whom: ``"own"``, ``star(rest)`` or a boolean K x K matrix.
         samples: coalitions drawn per call (for ``per_region``, permutations per region); ``direct`` and
             ``exact`` ignore it.
@@ -138,9 +138,8 @@ class DummyPlayerPenalty:
         """
         regions.check_fits(x)
         regions = regions.to(x)
-        absent = absent_input(
-            self.fill, x, noise_level=noise_level, seed=self.seed, step=step, first_index=first_index
-        )
+        names = {"seed": self.seed, "step": step, "first_index": first_index}
+        absent = absent_input(self.fill, x, noise_level=noise_level, **names)
         game = _Game(self, network, x, absent, regions, output)
         if self.estimator == "direct":
             per_region = self._direct(game)

@@ -145,10 +145,8 @@ class Regions:
         [[9.0, 16.0]]
         """
         if labels.ndim != 3 or labels.is_floating_point():
-            raise ValueError(
-                "labels must be an integer tensor (batch, height, width), "
-                f"got {labels.dtype} {tuple(labels.shape)}"
-            )
+            found = f"{labels.dtype} {tuple(labels.shape)}"
+            raise ValueError(f"labels must be an integer tensor (batch, height, width), got {found}")
         if dilation < 0:
             raise ValueError(f"dilation must be a number of pixels >= 0, got {dilation}")
         if not concepts:

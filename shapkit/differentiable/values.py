@@ -55,10 +55,8 @@ def shapley_values(payoffs: Tensor) -> Tensor:
     """
     n_players = payoffs.shape[0].bit_length() - 1 if payoffs.ndim else 0
     if payoffs.ndim == 0 or payoffs.shape[0] != 2**n_players or n_players < 1:
-        raise ValueError(
-            f"payoffs must have 2^n rows, one per coalition of n >= 1 players, got shape "
-            f"{tuple(payoffs.shape)}"
-        )
+        shape = tuple(payoffs.shape)
+        raise ValueError(f"payoffs must have 2^n rows, one per coalition of n >= 1 players, got {shape}")
     if not payoffs.is_floating_point():
         raise ValueError(f"payoffs must be floating point, got {payoffs.dtype}")
     weights = shapley_weights(n_players).to(payoffs, non_blocking=payoffs.is_cuda)

@@ -58,9 +58,7 @@ def test_fields_cannot_be_replaced():
 
 
 def test_printing():
-    phi = attribution(
-        values=[1.5, -2.0, 0.25], standard_errors=[0.125, 0.5, np.nan], empty_value=1, grand_value=0.75
-    )
+    phi = attribution(values=[1.5, -2.0, 0.25], standard_errors=[0.125, 0.5, np.nan], empty_value=1, grand_value=0.75)
     assert repr(phi).splitlines() == [
         "Attribution: shapley values of 3 players, permutation, 42 evaluations",
         "  nobody 1, everybody 0.75",
@@ -168,7 +166,5 @@ def test_shap_draws_it():
 
 
 def test_only_values_that_sum_go_to_shap():
-    with pytest.raises(
-        ValueError, match="needs values that sum to the payoff, index 'shapley'; this is 'banzhaf'"
-    ):
+    with pytest.raises(ValueError, match="needs values that sum to the payoff, index 'shapley'; this is 'banzhaf'"):
         attribution(index="banzhaf").to_shap()

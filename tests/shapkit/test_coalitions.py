@@ -8,11 +8,7 @@ from hypothesis import strategies as st
 from shapkit.coalitions import enumerate_coalitions, masks_of_members, members_of_masks
 
 
-@given(
-    st.integers(1, 64).flatmap(
-        lambda n: st.tuples(st.just(n), st.lists(st.integers(0, 2**n - 1), max_size=9))
-    )
-)
+@given(st.integers(1, 64).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(0, 2**n - 1), max_size=9))))
 def test_masks_and_members_are_inverse(case):
     n_players, masks = case
     members = members_of_masks(np.array(masks, dtype=np.uint64), n_players)

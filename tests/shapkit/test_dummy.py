@@ -60,20 +60,14 @@ def test_sampled_residuals_are_unbiased_with_honest_errors(residual, squares):
     sigma = norms.std() / np.sqrt(samples)
     assert abs(values.mean() - exact) < 5 * sigma / np.sqrt(n_seeds)
     assert abs(values.std() / sigma - 1) < 5 / np.sqrt(2 * n_seeds)
-    covered = (
-        np.abs(values - exact) < 1.984 * errors
-    ).mean()  # Student's 97.5 % point with 99 degrees of freedom
+    covered = (np.abs(values - exact) < 1.984 * errors).mean()  # Student's 97.5 % point with 99 degrees of freedom
     assert abs(covered - 0.95) < 4 * np.sqrt(0.95 * 0.05 / n_seeds)
 
 
 @pytest.mark.parametrize("residual", [dummy_residual, isolation_residual])
 def test_sampling_keeps_its_budget_and_ignores_batch_sizes(residual):
-    results = [
-        residual(table_game(TABLE, batch_size=size), 3, "sampled", 50, seed=8) for size in (None, 1, 7)
-    ]
-    assert (
-        len({result.value for result in results}) == len({result.standard_error for result in results}) == 1
-    )
+    results = [residual(table_game(TABLE, batch_size=size), 3, "sampled", 50, seed=8) for size in (None, 1, 7)]
+    assert len({result.value for result in results}) == len({result.standard_error for result in results}) == 1
     expected = 100 if residual is dummy_residual else 52
     assert all(result.n_evaluations <= expected for result in results)
     assert np.isnan(residual(table_game(TABLE), 3, "sampled", 1).standard_error)
@@ -111,9 +105,7 @@ def test_theorem_1_both_ways_on_games_of_zeros_and_ones(n_players, seed, data):
     influential = data.draw(st.integers(0, 2**n_players - 1))  # the players that the game may depend on
     table = np.random.default_rng(seed).integers(0, 2, 2**n_players)[np.arange(2**n_players) & influential]
     game = table_game(table)
-    others_are_dummies = all(
-        dummy_residual(game, other).value == 0 for other in range(n_players) if other != player
-    )
+    others_are_dummies = all(dummy_residual(game, other).value == 0 for other in range(n_players) if other != player)
     assert (isolation_residual(game, player).value == 0) == others_are_dummies
 
 
@@ -158,7 +150,7 @@ def test_too_many_players_for_exact(residual):
     from shapkit import weighted_voting
 
     game = weighted_voting([1.0] * 50, quota=25)
-    with pytest.raises(ValueError, match='50 players.*method="sampled" for residuals'):
+    with pytest.raises(ValueError, match=r'50 players.*method="sampled" for residuals'):
         residual(game, 0)
     assert game.n_evaluations == 0
     assert residual(game, 0, "sampled", 100).n_evaluations <= 200

@@ -69,9 +69,7 @@ def by_permutations(table):
     return [total / factorial(n_players) for total in totals]
 
 
-@pytest.mark.parametrize(
-    "game, index", PUBLISHED, ids=[f"{game['name']}-{index}" for game, index in PUBLISHED]
-)
+@pytest.mark.parametrize("game, index", PUBLISHED, ids=[f"{game['name']}-{index}" for game, index in PUBLISHED])
 def test_published_games(game, index):
     expected = fractions(game[index])
     ways = []
@@ -102,13 +100,9 @@ def test_many_blocks_equal_a_closed_form():
     carriers, worth = [{0, 16}, {3, 4, 15}, {16}, set(range(17))], [2.0, -3.0, 0.5, 34.0]
 
     def value(coalitions):
-        return sum(
-            w * coalitions[:, sorted(carrier)].all(axis=1) for carrier, w in zip(carriers, worth, strict=True)
-        )
+        return sum(w * coalitions[:, sorted(carrier)].all(axis=1) for carrier, w in zip(carriers, worth, strict=True))
 
-    expected = [
-        sum(w / len(c) for c, w in zip(carriers, worth, strict=True) if player in c) for player in range(17)
-    ]
+    expected = [sum(w / len(c) for c, w in zip(carriers, worth, strict=True) if player in c) for player in range(17)]
     game = shapkit.Game(value, 17)
     phi = exact_values(game)
     np.testing.assert_allclose(phi.values, expected, rtol=1e-12)
@@ -162,9 +156,7 @@ def test_symmetry(table, data):
     relabelled[renamed] = table  # player i of `table` is player order[i] of `relabelled`
     for index in ("shapley", "banzhaf"):
         values = exact_values(table_game(table), index).values
-        np.testing.assert_allclose(
-            exact_values(table_game(relabelled), index).values[order], values, atol=1e-10
-        )
+        np.testing.assert_allclose(exact_values(table_game(relabelled), index).values[order], values, atol=1e-10)
 
 
 @given(tables(n_players=st.just(5)), st.integers(-5, 5), st.integers(0, 10**6))

@@ -35,9 +35,7 @@ def test_one_bar_per_player():
     assert [bar.get_width() for bar in axes.patches] == [1.5, -2.0, 0.0, 4.0]
     colours = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in axes.patches]
     assert colours == [plots.POSITIVE, plots.NEGATIVE, plots.POSITIVE, plots.POSITIVE]
-    assert [label.get_text() for label in axes.get_yticklabels()] == [
-        f"region {player}" for player in range(4)
-    ]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [f"region {player}" for player in range(4)]
     assert axes.get_xlabel() == "Shapley value (exact)"
     assert axes.yaxis_inverted() and bar_container(axes).errorbar is None
     axes.figure.canvas.draw()

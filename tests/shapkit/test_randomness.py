@@ -42,10 +42,7 @@ def test_equals_the_slow_twin(seed):
 def test_blocks_of_any_size_agree():
     whole = counter_bits(3, np.arange(100)[:, None], np.arange(7))
     for size in (1, 9, 64):
-        parts = [
-            counter_bits(3, np.arange(a, min(a + size, 100))[:, None], np.arange(7))
-            for a in range(0, 100, size)
-        ]
+        parts = [counter_bits(3, np.arange(a, min(a + size, 100))[:, None], np.arange(7)) for a in range(0, 100, size)]
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 

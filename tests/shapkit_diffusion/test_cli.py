@@ -107,12 +107,33 @@ def test_mistakes_are_one_line_and_leave_nothing(
     new = tmp_path / "new"
     cases = {
         ("edit", "--model", str(model), "--region", "ears", "--out", str(new)): "--region ears: the data has",
-        ("edit", "--model", str(model), "--region", "eyes", "--image", str(text), "--out", str(new)): "not-an-image.png",
+        (
+            "edit",
+            "--model",
+            str(model),
+            "--region",
+            "eyes",
+            "--image",
+            str(text),
+            "--out",
+            str(new),
+        ): "not-an-image.png",
         ("edit", "--model", str(tmp_path / "none"), "--region", "eyes", "--out", str(new)): "holds no denoiser",
         ("evaluate", "--model", str(model), "--data", "dogs", "--out", str(new)): "data must be faces",
         ("influence", "--model", str(model), "--out", str(taken)): "exists: choose another",
         ("influence", "--model", str(model), "--images", "3", "--steps", "2", "--out", str(new)): "must be even",
-        ("finetune", "--model", str(model), "--out", str(new), "--graph", "star", "--concepts", "ears", *TRAINING): "ears",
+        (
+            "finetune",
+            "--model",
+            str(model),
+            "--out",
+            str(new),
+            "--graph",
+            "star",
+            "--concepts",
+            "ears",
+            *TRAINING,
+        ): "ears",
         ("train", "--data", "celebamask:/nowhere", "--out", str(new)): "/nowhere",
     }
     for arguments, message in cases.items():

@@ -8,6 +8,7 @@ import torch
 from scipy import linalg
 
 from shapkit_diffusion.data import LabelledImages
+from shapkit_diffusion.denoisers import small_denoiser
 from shapkit_diffusion.domains import most_frequent_labels, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, realism_floor
 from shapkit_diffusion.evaluation.locality import locality_of, swap_and_measure
@@ -20,7 +21,6 @@ from shapkit_diffusion.evaluation.realism import (
     pooled,
     statistics_of,
 )
-from shapkit_diffusion.denoisers import small_denoiser
 
 
 @pytest.mark.parametrize("normalisation", ["own_area", "published"])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from shapkit.differentiable import Regions, allowed_influence, star
 from shapkit_diffusion.data import LabelledImages
 from shapkit_diffusion.data.labelled import concept_labels
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
@@ -27,7 +28,6 @@ from shapkit_diffusion.training import (
     to_unit_range,
     train,
 )
-from shapkit.differentiable import Regions, allowed_influence, star
 
 QUICK = TrainConfig(steps=6, batch_size=4, log_every=1, save_every=2, warmup=1, seed=5)
 
@@ -60,7 +60,20 @@ def test_a_run_writes_what_it_promises(small_faces: LabelledImages, tmp_path: Pa
 def test_resuming_after_a_kill_gives_the_numbers_of_an_uninterrupted_run(tmp_path: Path) -> None:
     """The command itself, in a process that is really killed."""
     base = [sys.executable, "-m", "shapkit_diffusion.cli", "finetune", "--threads", "1", "--count", "32"]
-    base += ["--steps", "60", "--batch-size", "4", "--save-every", "3", "--log-every", "1", "--precision", "no", "--seed", "3"]
+    base += [
+        "--steps",
+        "60",
+        "--batch-size",
+        "4",
+        "--save-every",
+        "3",
+        "--log-every",
+        "1",
+        "--precision",
+        "no",
+        "--seed",
+        "3",
+    ]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen([*base, "--out", str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     metrics = killed / "metrics.jsonl"

@@ -1,7 +1,7 @@
-"""Rendered faces: colour pictures of faces with an exact label map for every pixel, any number of them, at any size.
+"""Rendered faces: colour pictures of faces with an exact label for every pixel, in any number, at any size.
 
-They stand in for photographs where nothing can be downloaded, and they make locality exactly measurable: which
-pixel belongs to the mouth is known, not estimated.
+They stand in for photographs where nothing can be downloaded, and they make locality exactly measurable:
+which pixel belongs to the mouth is known, not estimated.
 """
 
 from __future__ import annotations
@@ -18,26 +18,31 @@ from shapkit_diffusion.data.labelled import LabelledImages
 FACE_LABELS = ("background", "skin", "hair", "brows", "eyes", "nose", "mouth")
 """Names of the labels 0..6 of a rendered face."""
 
-Array = NDArray[np.float32]
+# float32 throughout; NumPy's stubs lose track of that where Python numbers take part.
+Array = NDArray[np.floating]
 _Bound = Array | float
 
 _SKIN_TONES = np.array(
-    [[0.98, 0.85, 0.75], [0.93, 0.75, 0.62], [0.82, 0.62, 0.47], [0.65, 0.45, 0.32], [0.45, 0.30, 0.22]], np.float32
+    [[0.98, 0.85, 0.75], [0.93, 0.75, 0.62], [0.82, 0.62, 0.47], [0.65, 0.45, 0.32], [0.45, 0.30, 0.22]],
+    np.float32,
 )
 _HAIR_TONES = np.array(
-    [[0.10, 0.08, 0.08], [0.28, 0.17, 0.10], [0.50, 0.30, 0.14], [0.85, 0.68, 0.36], [0.62, 0.24, 0.12]], np.float32
+    [[0.10, 0.08, 0.08], [0.28, 0.17, 0.10], [0.50, 0.30, 0.14], [0.85, 0.68, 0.36], [0.62, 0.24, 0.12]],
+    np.float32,
 )
 _IRIS_TONES = np.array(
-    [[0.25, 0.14, 0.08], [0.20, 0.42, 0.70], [0.22, 0.48, 0.26], [0.42, 0.45, 0.50], [0.55, 0.36, 0.12]], np.float32
+    [[0.25, 0.14, 0.08], [0.20, 0.42, 0.70], [0.22, 0.48, 0.26], [0.42, 0.45, 0.50], [0.55, 0.36, 0.12]],
+    np.float32,
 )
 _LIP_TONES = np.array(
-    [[0.80, 0.42, 0.42], [0.72, 0.20, 0.26], [0.90, 0.52, 0.50], [0.55, 0.16, 0.30], [0.66, 0.36, 0.30]], np.float32
+    [[0.80, 0.42, 0.42], [0.72, 0.20, 0.26], [0.90, 0.52, 0.50], [0.55, 0.16, 0.30], [0.66, 0.36, 0.30]],
+    np.float32,
 )
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """Uniform draws for a run of faces: attribute ``j`` of face ``i`` depends on the seed, ``i`` and ``j`` alone."""
+    """Uniform draws for a run of faces: attribute ``j`` of face ``i`` depends on seed, ``i`` and ``j``."""
 
     seed: int
     faces: NDArray[np.int64]
@@ -60,8 +65,9 @@ class _Draw:
 class _Canvas:
     """Pictures and their label maps, painted part by part, back to front.
 
-    ``x`` (n_faces or 1, 1, width) and ``y`` (n_faces or 1, height, 1) are the coordinates of pixel centres, ``image``
-    is (n_faces, 3, height, width) and ``labels`` (n_faces, height, width); ``pixel`` is the width of a pixel.
+    ``x`` (n_faces or 1, 1, width) and ``y`` (n_faces or 1, height, 1) are the coordinates of pixel centres,
+    ``image`` is (n_faces, 3, height, width) and ``labels`` (n_faces, height, width); ``pixel`` is the width of
+    a pixel.
     """
 
     x: Array
@@ -73,7 +79,7 @@ class _Canvas:
     @classmethod
     def blank(cls, n_faces: int, size: int) -> _Canvas:
         """Black squares; coordinates run from -1 to 1."""
-        centres = ((np.arange(size, dtype=np.float32) + 0.5) / size) * 2 - 1
+        centres: Array = ((np.arange(size, dtype=np.float32) + 0.5) / size) * 2 - 1
         image = np.zeros((n_faces, 3, size, size), np.float32)
         labels = np.zeros((n_faces, size, size), np.uint8)
         return cls(centres[None, None, :], centres[None, :, None], 2.0 / size, image, labels)
@@ -85,9 +91,9 @@ class _Canvas:
     def window(self, left: _Bound, right: _Bound, top: _Bound, bottom: _Bound) -> _Canvas:
         """The rows and columns that the given box touches on any face, or a pixel and a half around it.
 
-        A part of the picture is painted there alone, which saves most of the work. The margin is for outlines, whose
-        distance is known to first order only: a coverage is zero outside unless an ellipse is over three times as
-        long as it is wide.
+        A part is painted there alone, which saves most of the work. The margin is for ellipses, the distance
+        to which is of first order only: their coverage ends within it unless one is over three times as long
+        as wide.
         """
         margin = 1.5 * self.pixel
         columns = _span((self.x >= left - margin) & (self.x <= right + margin), axis=2)
@@ -97,7 +103,8 @@ class _Canvas:
 
     def coverage(self, distance: Array) -> Array:
         """Share of each pixel inside a shape, from the signed distance of its centre to the outline."""
-        return np.clip(0.5 - distance / self.pixel, 0.0, 1.0)
+        covered: Array = np.clip(0.5 - distance / self.pixel, 0.0, 1.0)
+        return covered
 
     def paint(self, coverage: Array, colour: Array, label: str | None = None) -> None:
         """Blend ``colour`` in; where the part covers most of a pixel, the pixel takes its label."""
@@ -159,7 +166,8 @@ def _paint_faces(draw: _Draw, size: int) -> _Canvas:
     neck.paint(neck.coverage(outline), skin * 0.82 * _shade(neck, light), "skin")
 
     face = canvas.window(-face_width, face_width, -face_height, face_height)
-    face.paint(face.coverage(_ellipse(face.x, face.y, face_width, face_height)), skin * _shade(face, light), "skin")
+    outline = _ellipse(face.x, face.y, face_width, face_height)
+    face.paint(face.coverage(outline), skin * _shade(face, light), "skin")
     # Five widths of the bell away, the blush is less than float32 can add to any colour.
     cheeks = canvas.window(-1.06, 1.06, -0.36, 0.84)
     blush = np.exp(-(((np.abs(cheeks.x) - 0.36) / 0.14) ** 2) - ((cheeks.y - 0.24) / 0.12) ** 2)
@@ -222,8 +230,8 @@ def _paint_eyes(canvas: _Canvas, draw: _Draw, skin: Array, hair: Array) -> None:
 
 
 def _paint_brows(canvas: _Canvas, draw: _Draw, apart: Array, eye_top: Array, colour: Array) -> None:
-    raised, tilt, arch = draw.between(30, 0.14, 0.20), draw.between(31, -0.25, 0.25), draw.between(32, 0.3, 1.6)
-    thickness = draw.between(33, 0.032, 0.056)
+    raised, thickness = draw.between(30, 0.14, 0.20), draw.between(33, 0.032, 0.056)
+    tilt, arch = draw.between(31, -0.25, 0.25), draw.between(32, 0.3, 1.6)
     middle = eye_top - raised + 0.04
     reach = 0.17 + canvas.pixel
     top = middle - np.abs(tilt) * reach - thickness
@@ -238,7 +246,7 @@ def _paint_brows(canvas: _Canvas, draw: _Draw, apart: Array, eye_top: Array, col
 
 def _paint_nose(canvas: _Canvas, draw: _Draw, skin: Array, light: Array) -> None:
     width, tip = draw.between(34, 0.095, 0.155), draw.between(35, 0.21, 0.29)
-    bridge = np.float32(-0.06)
+    bridge = -0.06
     nose = canvas.window(-width, width, bridge, tip)
     x, y = nose.x, nose.y
     along = np.clip((y - bridge) / (tip - bridge), 0, 1)
@@ -295,8 +303,8 @@ def render_faces(count: int, size: int = 32, seed: int = 0, first: int = 0) -> L
         first: number of the first face. Face ``i`` is the same whatever ``first`` and ``count`` are.
 
     Returns:
-        ``LabelledImages`` with ``images`` uint8 (count, 3, size, size) in RGB and ``labels`` uint8 (count, size, size),
-        whose values index ``FACE_LABELS``.
+        ``LabelledImages`` with ``images`` uint8 (count, 3, size, size) in RGB and ``labels`` uint8
+        (count, size, size), whose values index ``FACE_LABELS``.
 
     Raises:
         ValueError: if ``count``, ``size`` or ``first`` is out of range.
@@ -306,12 +314,10 @@ def render_faces(count: int, size: int = 32, seed: int = 0, first: int = 0) -> L
     ((4, 3, 32, 32), np.uint8(6))
     """
     if count < 1 or size < 8 or first < 0:
-        raise ValueError(
-            f"count must be >= 1, size >= 8 and first >= 0; got count={count}, size={size}, first={first}"
-        )
+        raise ValueError(f"count must be >= 1, size >= 8 and first >= 0; got count={count}, size={size}, first={first}")
     images = np.empty((count, 3, size, size), np.uint8)
     labels = np.empty((count, size, size), np.uint8)
-    # Blocks small enough that the pixels of one stay in the cache while its parts are painted over one another.
+    # Blocks small enough that the pixels of one stay in the cache while parts are painted over one another.
     per_batch = max(1, 2**16 // size**2)
     for faces in _batches(first, count, per_batch):
         canvas = _paint_faces(_Draw(seed, faces), size)

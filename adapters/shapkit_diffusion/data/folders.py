@@ -301,9 +301,7 @@ def _size_of(picture: Image.Image) -> tuple[int, int]:
     return picture.height, picture.width
 
 
-def _check_same_size(
-    label_path: Path, label_size: tuple[int, int], image_path: Path, size: tuple[int, int]
-) -> None:
+def _check_same_size(label_path: Path, label_size: tuple[int, int], image_path: Path, size: tuple[int, int]) -> None:
     if label_size != size:
         raise ValueError(
             f"{label_path} has {label_size[1]} x {label_size[0]} pixels, but its image {image_path} has "

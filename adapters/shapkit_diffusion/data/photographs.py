@@ -52,8 +52,8 @@ def lfw_photographs() -> LabelledImages:
 
     Returns:
         ``LabelledImages`` with ``images`` uint8 (100, 1, 24, 24) and ``labels`` uint8 (100, 24, 24), whose
-        values index ``PHOTOGRAPH_LABELS``. The published pictures are 25 x 25; the last row and column are left
-        off, because a network that halves its input twice needs a multiple of 4.
+        values index ``PHOTOGRAPH_LABELS``. The published pictures are 25 x 25; the last row and column are
+        left off, because a network that halves its input twice needs a multiple of 4.
 
     Raises:
         ImportError: if scikit-image is not installed.

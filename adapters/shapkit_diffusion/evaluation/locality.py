@@ -1,8 +1,8 @@
 """Locality: how much of an edit of one region's noise happens outside that region.
 
 For pairs of noises, region k's noise of the second is put into the first; the mean square change of the image inside
-region k and outside it gives MSE-in, MSE-out and their ratio (Liu et al. 2025, Table 1). The ratio alone can be bought by
-filling the region with noise, so the three figures always travel together.
+region k and outside it gives MSE-in, MSE-out and their ratio (Liu et al. 2025, Table 1). The ratio alone can be bought
+by filling the region with noise, so the three figures always travel together.
 """
 
 from __future__ import annotations

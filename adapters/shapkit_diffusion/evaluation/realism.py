@@ -67,7 +67,7 @@ class FeatureStatistics:
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
     """Squared Fréchet distance of two Gaussians: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) (Heusel et al. 2017).
 
-    The trace of the root is taken from the eigenvalues of C1^1/2 C2 C1^1/2, which is symmetric, so nothing becomes complex.
+    The trace of the root comes from the eigenvalues of C1^1/2 C2 C1^1/2, which is symmetric: nothing becomes complex.
     """
     root = _symmetric_root(first.covariance)
     eigenvalues = linalg.eigvalsh(root @ second.covariance @ root)
@@ -101,7 +101,7 @@ def concept_box(labels: Tensor, values: list[int], margin: float = 0.04) -> Box:
 
 
 def pooled(maps: Tensor, box: Box = WHOLE, cells: int = 1) -> Tensor:
-    """Mean and standard deviation of feature maps (n, f, h, w) over ``cells`` x ``cells`` parts of a box, (n, 2 f cells^2)."""
+    """Mean and deviation of feature maps (n, f, h, w) over ``cells`` x ``cells`` parts of a box, (n, 2 f cells^2)."""
     height, width = maps.shape[2:]
     rows = slice(int(box.top * height), max(int(box.top * height) + cells, round(box.bottom * height)))
     columns = slice(int(box.left * width), max(int(box.left * width) + cells, round(box.right * width)))

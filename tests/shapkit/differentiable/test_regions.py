@@ -71,7 +71,7 @@ def test_without_a_rest() -> None:
     regions = Regions.from_labels(labels, CONCEPTS, rest=None)
     assert regions.names == ("eyes", "mouth")
     assert regions.areas.tolist() == [[2, 2]]
-    with pytest.raises(ValueError, match="partition.*sums run from 0 to 1"):
+    with pytest.raises(ValueError, match=r"partition.*sums run from 0 to 1"):
         Regions.from_labels(labels * torch.tensor([1, 0]), {"eyes": [1], "mouth": [3]}, rest=None)
 
 
@@ -134,7 +134,7 @@ def test_label_errors(labels: torch.Tensor, arguments: dict[str, Any], message: 
 def test_mask_errors() -> None:
     halves = torch.full((1, 2, 4, 4), 0.5)
     assert Regions(halves, ("a", "b")).areas.tolist() == [[8, 8]]  # soft masks may share a pixel
-    with pytest.raises(ValueError, match="partition.*sums run from 0.9 to 0.9"):
+    with pytest.raises(ValueError, match=r"partition.*sums run from 0.9 to 0.9"):
         Regions(halves * 0.9, ("a", "b"))
     with pytest.raises(ValueError, match=r"lie in \[0, 1\]"):
         Regions(torch.stack([halves[0, 0] - 1, halves[0, 1] + 1])[None], ("a", "b"))
@@ -146,7 +146,7 @@ def test_mask_errors() -> None:
         Regions(halves[0], ("a", "b"))
     with pytest.raises(ValueError, match="names must differ from one another, got a, a"):
         Regions(halves, ("a", "a"))
-    with pytest.raises(ValueError, match="masks must be floating point, got torch.int64"):
+    with pytest.raises(ValueError, match=r"masks must be floating point, got torch.int64"):
         Regions(halves.ceil().long(), ("a", "b"))
     with pytest.raises(ValueError, match="region 'b' is empty in sample 0"):
         Regions(torch.stack([torch.ones(4, 4), torch.zeros(4, 4)])[None], ("a", "b"))

@@ -44,9 +44,7 @@ def test_all_coalitions_refuses_what_cannot_be_enumerated(n_players: int) -> Non
 
 @pytest.mark.parametrize("n_players", [1, 2, 3, 5])
 @pytest.mark.parametrize("out", [(), (1,), (3,), (2, 3, 4), (2, 0)])
-def test_values_follow_the_subset_formula_for_every_output_element(
-    n_players: int, out: tuple[int, ...]
-) -> None:
+def test_values_follow_the_subset_formula(n_players: int, out: tuple[int, ...]) -> None:
     payoffs = random_payoffs(n_players, *out)
     values = shapley_values(payoffs)
     assert values.shape == (n_players, *out)
@@ -92,17 +90,17 @@ def test_linear() -> None:
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (1, 4), (3,), (6, 2), (9,)])
 def test_rows_must_be_the_coalitions_of_at_least_one_player(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"payoffs must have 2\^n rows.*got shape"):
+    with pytest.raises(ValueError, match=r"payoffs must have 2\^n rows.*got \("):
         shapley_values(torch.zeros(shape))
 
 
 def test_too_many_players() -> None:
-    with pytest.raises(ValueError, match="n_players must be 1..16"):
+    with pytest.raises(ValueError, match=r"n_players must be 1\.\.16"):
         shapley_values(torch.zeros(2 ** (MAX_PLAYERS + 1)))
 
 
 def test_integer_payoffs_are_refused_rather_than_rounded_to_zero() -> None:
-    with pytest.raises(ValueError, match="payoffs must be floating point, got torch.int64"):
+    with pytest.raises(ValueError, match="payoffs must be floating point"):
         shapley_values(torch.tensor([0, 0, 0, 1]))
 
 

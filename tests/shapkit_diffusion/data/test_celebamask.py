@@ -49,9 +49,7 @@ def parts_of(label_map: NDArray[np.uint8]) -> dict[str, NDArray[np.bool_]]:
 def root(tmp_path: Path) -> Path:
     (tmp_path / "CelebA-HQ-img").mkdir()
     for number, image, label_map in zip(NUMBERS, FACES.images, FACES.labels, strict=True):
-        picture = Image.fromarray(np.moveaxis(image, 0, -1)).resize(
-            (128, 128)
-        )  # twice the parts, as published
+        picture = Image.fromarray(np.moveaxis(image, 0, -1)).resize((128, 128))  # twice the parts, as published
         picture.save(tmp_path / "CelebA-HQ-img" / f"{number}.jpg", quality=95)
         for part, covered in parts_of(label_map).items():
             write_part(tmp_path, number, part, covered)
@@ -98,9 +96,7 @@ def test_every_part_becomes_its_concept(root: Path, part: str) -> None:
     for path in (root / "CelebAMask-HQ-mask-anno" / "0").iterdir():
         path.unlink()
     write_part(root, 3, part, np.ones((64, 64), bool))
-    assert (
-        open_celebamask(root, size=8).rows([0])[1] == CELEBAMASK_LABELS.index(CONCEPT_OF_PART[part])
-    ).all()
+    assert (open_celebamask(root, size=8).rows([0])[1] == CELEBAMASK_LABELS.index(CONCEPT_OF_PART[part])).all()
 
 
 def test_later_parts_are_painted_over_earlier_ones(root: Path) -> None:
@@ -146,9 +142,7 @@ def test_a_face_without_parts(root: Path) -> None:
 def test_a_part_of_another_shape_than_its_image(root: Path) -> None:
     write_part(root, 11, "nose", np.ones((64, 32), bool))
     data = open_celebamask(root, size=8)
-    with pytest.raises(
-        ValueError, match=r"00011_nose\.png has 32 x 64 .* its image .*11\.jpg with 128 x 128$"
-    ):
+    with pytest.raises(ValueError, match=r"00011_nose\.png has 32 x 64 .* its image .*11\.jpg with 128 x 128$"):
         data.rows([1])
 
 
@@ -164,9 +158,7 @@ def test_an_unreadable_image_or_part_is_named(root: Path) -> None:
 
 
 def test_pictures_over_the_limit_are_refused(root: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"3\.jpg has 128 x 128 pixels, which is more than max_pixels=16383$"
-    ):
+    with pytest.raises(ValueError, match=r"3\.jpg has 128 x 128 pixels, which is more than max_pixels=16383$"):
         open_celebamask(root, size=8, max_pixels=128**2 - 1).rows([0])
     write_part(root, 3, "hat", np.ones((130, 130), bool))
     with pytest.raises(ValueError, match=r"00003_hat\.png has 130 x 130 pixels"):

@@ -45,12 +45,7 @@ def huge_png(width: int, height: int) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + checksum
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b""))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 # --- what is read ---
@@ -112,9 +107,7 @@ def test_images_of_several_sizes_are_brought_to_one(folder: Path) -> None:
     assert (labels == 6).all()
 
 
-@pytest.mark.parametrize(
-    ("suffix", "options"), [("jpg", {"quality": 95}), ("JPEG", {}), ("webp", {"lossless": True})]
-)
+@pytest.mark.parametrize(("suffix", "options"), [("jpg", {"quality": 95}), ("JPEG", {}), ("webp", {"lossless": True})])
 def test_other_formats_are_read(folder: Path, suffix: str, options: dict[str, Any]) -> None:
     path = folder / "images" / "000000.png"
     picture = Image.open(path)
@@ -269,9 +262,7 @@ def test_damaged_files_are_always_reported_by_name(folder: Path) -> None:
 
 @pytest.mark.parametrize("size", [None, 8])
 @pytest.mark.parametrize("where", ["images", "labels"])
-def test_a_picture_over_the_limit_is_refused_by_its_header(
-    folder: Path, where: str, size: int | None
-) -> None:
+def test_a_picture_over_the_limit_is_refused_by_its_header(folder: Path, where: str, size: int | None) -> None:
     (folder / where / "000000.png").write_bytes(huge_png(8001, 8000))
     message = complaint(lambda: opened(folder, size=size))
     assert message == (
