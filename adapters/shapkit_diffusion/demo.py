@@ -301,11 +301,12 @@ def html_page(summary: Mapping[str, Any], table: str, pictures: Mapping[str, byt
         "outside the allowed graph drive, from noise to image."
     )
     return report.html_report(
-        f"Local noise: {summary['config']['data']}", introduction, table, pictures, _verdict(summary)
+        f"Local noise: {summary['config']['data']}", introduction, table, pictures, verdict(summary)
     )
 
 
-def _verdict(summary: Mapping[str, Any]) -> str:
+def verdict(summary: Mapping[str, Any]) -> str:
+    """What the figures say against the control, in three sentences."""
     against = summary["compared_with_control"]
     gains = ", ".join(f"{c} {against['locality_gain'][c]:.1f}×" for c in CONCEPTS)
     worst = max(against["frechet_ratio"].items(), key=lambda item: item[1])
