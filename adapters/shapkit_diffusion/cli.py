@@ -168,6 +168,12 @@ def _add_finetune(commands: Any) -> None:
     group.add_argument("--payoff", choices=("pixels", "mean"), default=wanted.payoff)
     group.add_argument("--samples", type=int, default=wanted.samples, help="coalitions per step")
     group.add_argument("--dilation", type=int, default=wanted.dilation, help="pixels by which concepts grow")
+    group.add_argument(
+        "--regions",
+        choices=("template", "label_maps"),
+        default=wanted.regions,
+        help="one partition for all aligned images, or each image's own",
+    )
     _add_training(parser, demo_config("faces").finetune)
 
 
@@ -184,6 +190,7 @@ def _finetune(options: argparse.Namespace) -> None:
             payoff=options.payoff,
             samples=options.samples,
             dilation=options.dilation,
+            regions=options.regions,
         )
     config = _training_config(options, penalty)
     model = _model(options)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -140,7 +142,7 @@ def load_denoiser(folder: str | Path) -> Denoiser:
     try:
         unet = _load_unet(unet_folder)
         scheduler = DDPMScheduler.from_pretrained(scheduler_folder, local_files_only=True)
-    except (OSError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"{folder} does not load: {_first_line(error)}") from error
     denoiser = Denoiser(unet, scheduler)
     denoiser.eval()
@@ -148,8 +150,6 @@ def load_denoiser(folder: str | Path) -> Denoiser:
 
 
 def _load_unet(folder: Path) -> UNet2DModel:
-    from safetensors.torch import load_file
-
     weights = folder / "diffusion_pytorch_model.safetensors"
     if not weights.is_file():
         raise OSError(f"{weights} is missing (only safetensors are read)")

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torch import Tensor
 from shapkit.differentiable import DummyPlayerPenalty, Regions, star
 from shapkit.differentiable.regions import Graph
 from shapkit.randomness import counter_bits
-from shapkit_diffusion.data.labelled import Images, concept_labels
+from shapkit_diffusion.data.labelled import Images, concept_labels, label_template
 from shapkit_diffusion.denoisers import Denoiser, check_same_architecture
 from shapkit_diffusion.runs import RunFolder
 
@@ -42,6 +42,9 @@ class PenaltyConfig:
         graph: ``"star"`` (concepts may look at the rest, never the reverse) or ``"own"``.
         estimator, fill, payoff, samples: see ``DummyPlayerPenalty``.
         dilation: pixels by which concepts grow.
+        regions: ``"template"`` takes one partition for all images, where each concept occurs at all (aligned images:
+            a denoiser cannot know at high noise which pixels a concept is going to cover, and a border that moves from
+            image to image punishes it for looking at its neighbours); ``"label_maps"`` takes each image's own.
     """
 
     weight: float = 50.0
@@ -53,6 +56,13 @@ class PenaltyConfig:
     payoff: str = "pixels"
     samples: int = 1
     dilation: int = 1
+    regions: str = "template"
+
+    def __post_init__(self) -> None:
+        if self.regions not in ("template", "label_maps"):
+            raise ValueError(f"regions must be 'template' or 'label_maps', got {self.regions!r}")
+        if not 0 < self.final_weight <= float("inf") or not 0 < self.weight <= float("inf"):
+            raise ValueError(f"weights must be positive, got {self.weight} and {self.final_weight}")
 
     def at(self, step: int, steps: int) -> float:
         """lambda at ``step`` of ``steps``.
@@ -174,19 +184,20 @@ def to_bytes(images: Tensor) -> np.ndarray:
 
 
 def losses(
-    denoiser: torch.nn.Module, model: Denoiser, batch: Batch, config: TrainConfig, label_names: Sequence[str], step: int
+    denoiser: torch.nn.Module, model: Denoiser, batch: Batch, config: TrainConfig, regions: Regions | None, step: int
 ) -> tuple[Tensor, Tensor]:
     """The denoising loss and the penalty of a batch, two scalars with gradients.
 
     Args:
         denoiser: what is called, possibly wrapped for several processes.
         model: the denoiser itself, for its schedule.
+        regions: the players; None without a penalty.
     """
     noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
     predicted = denoiser(noisy, batch.timesteps).float()
     target = model.target(batch.images, batch.noise, batch.timesteps)
     denoising = (predicted - target).square().mean()
-    if config.penalty is None:
+    if config.penalty is None or regions is None:
         return denoising, torch.zeros_like(denoising)
     wanted = config.penalty
     penalty = DummyPlayerPenalty(
@@ -196,9 +207,6 @@ def losses(
         graph=_graph(wanted.graph),
         samples=wanted.samples,
         seed=config.seed,
-    )
-    regions = Regions.from_labels(
-        batch.labels, concept_labels(label_names, wanted.concepts), dilation=wanted.dilation, dtype=noisy.dtype
     )
     return denoising, penalty(
         lambda x: denoiser(x, batch.timesteps),
@@ -241,8 +249,7 @@ def train(
     image_shape = tuple(data.rows([0])[0].shape[1:])
     if image_shape != denoiser.image_shape:
         raise ValueError(f"the model works on images of shape {denoiser.image_shape}, the data has {image_shape}")
-    if config.penalty is not None:
-        concept_labels(data.label_names, config.penalty.concepts)
+    regions_of = _players(data, config)
     run = RunFolder.open(folder, {"training": dataclasses.asdict(config)}, resume=resume)
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate)
@@ -259,7 +266,7 @@ def train(
     started, before = time.perf_counter(), run.seconds()
     for step in range(first, config.steps):
         batch = draw_batch(data, config, denoiser.n_timesteps, step).share(rank, world).to(accelerator.device)
-        denoising, penalty = losses(model, denoiser, batch, config, data.label_names, step)
+        denoising, penalty = losses(model, denoiser, batch, config, regions_of(batch), step)
         weight = config.penalty.at(step, config.steps) if config.penalty else 0.0
         loss = denoising + weight * penalty
         for group in optimizer.param_groups:
@@ -296,6 +303,19 @@ def train(
         denoiser.save(run.path / "model", card)
     accelerator.wait_for_everyone()
     return denoiser
+
+
+def _players(data: Images, config: TrainConfig) -> Callable[[Batch], Regions | None]:
+    """A function that gives the regions of a batch, one partition for all or one per image."""
+    penalty = config.penalty
+    if penalty is None:
+        return lambda batch: None
+    concepts = concept_labels(data.label_names, penalty.concepts)
+    if penalty.regions == "label_maps":
+        return lambda batch: Regions.from_labels(batch.labels, concepts, dilation=penalty.dilation)
+    template = torch.as_tensor(label_template(data, concepts, mirrored=config.flip)[None]).long()
+    shared = Regions.from_labels(template, concepts, dilation=penalty.dilation)
+    return lambda batch: shared
 
 
 def _graph(name: str) -> Graph:

@@ -150,7 +150,9 @@ def test_the_penalty_of_a_step_uses_the_prediction_that_was_paid_for(small_faces
     model.unet.register_forward_hook(lambda *_: calls.append(1))
     batch = draw_batch(small_faces, QUICK, 1000, 0)
     config = replace(QUICK, penalty=PenaltyConfig())
-    denoising, penalty = losses(model, model, batch, config, small_faces.label_names, step=0)
+    concepts = concept_labels(small_faces.label_names, ("eyes", "nose", "mouth"))
+    regions = Regions.from_labels(batch.labels, concepts)
+    denoising, penalty = losses(model, model, batch, config, regions, step=0)
     assert len(calls) == 2 and denoising.requires_grad and penalty.requires_grad
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,3 +90,31 @@ def concept_labels(label_names: Sequence[str], concepts: Sequence[str]) -> dict[
     if unknown:
         raise ValueError(f"no label is called {unknown[0]!r}: the data has {', '.join(label_names)}")
     return {concept: [label_names.index(concept)] for concept in concepts}
+
+
+def label_template(
+    data: Images, concepts: Mapping[str, Sequence[int]], *, mirrored: bool = False, at_least: float = 0.02
+) -> NDArray[np.uint8]:
+    """One label map (height, width) for aligned images: where each concept occurs at all.
+
+    A pixel takes the label of the concept that covers it most often, if that is in ``at_least`` this share of the
+    images; elsewhere it takes the label 0 or, where that belongs to a concept, the first that belongs to none.
+
+    Args:
+        data: aligned images, of which the first 2,000 are looked at.
+        concepts: the label values of each concept.
+        mirrored: count every label map's mirror image too, as training with ``flip`` needs it.
+
+    >>> labels = np.zeros((4, 2, 3), np.uint8); labels[:3, 0, 0] = 1; labels[0, 1, 1] = 2
+    >>> data = LabelledImages(np.zeros((4, 1, 2, 3), np.uint8), labels, ("rest", "eye", "mouth"))
+    >>> label_template(data, {"eye": [1], "mouth": [2]}).tolist()
+    [[1, 0, 0], [0, 2, 0]]
+    """
+    _, labels = data.rows(range(min(2000, len(data))))
+    share = np.stack([np.isin(labels, list(values)).mean(axis=0) for values in concepts.values()])
+    if mirrored:
+        share = (share + share[:, :, ::-1]) / 2
+    used = {label for values in concepts.values() for label in values}
+    elsewhere = min(label for label in range(256) if label not in used)
+    label_of = np.array([values[0] for values in concepts.values()], np.uint8)
+    return np.where(share.max(axis=0) >= at_least, label_of[share.argmax(axis=0)], np.uint8(elsewhere))
