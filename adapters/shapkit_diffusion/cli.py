@@ -19,7 +19,7 @@ from torch import Tensor
 
 from shapkit_diffusion import report
 from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_picture, image_bytes
-from shapkit_diffusion.demo import demo_config, run_demo, shipped_model
+from shapkit_diffusion.demo import END_TO_END, demo_config, influence_table, run_demo, shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
@@ -174,6 +174,12 @@ def _add_finetune(commands: Any) -> None:
         default=wanted.regions,
         help="one partition for all aligned images, or each image's own",
     )
+    group.add_argument(
+        "--output",
+        choices=("clean", "prediction"),
+        default=wanted.output,
+        help="payoffs from the predicted clean image, or from the network's own prediction",
+    )
     _add_training(parser, demo_config("faces").finetune)
 
 
@@ -191,6 +197,7 @@ def _finetune(options: argparse.Namespace) -> None:
             samples=options.samples,
             dilation=options.dilation,
             regions=options.regions,
+            output=options.output,
         )
     config = _training_config(options, penalty)
     model = _model(options)
@@ -221,12 +228,10 @@ def _influence(options: argparse.Namespace) -> None:
         images = generate(model, noise, options.steps)
         regions = domain.regions(images, CONCEPTS, options.dilation)
         maps = {f"t = {t}": influence_at(model, images, regions, t, options.seed) for t in options.timesteps}
-        maps["x_T to x_0"] = influence_end_to_end(model, noise, regions, options.steps)
+        maps[END_TO_END] = influence_end_to_end(model, noise, regions, options.steps)
         for name, attribution in maps.items():
             print(f"\n{name}: share of each output region's change (row) that each input region drives (column)")
-            print(" " * 10 + "".join(f"{region:>10}" for region in attribution.names))
-            for region, shares in zip(attribution.names, attribution.values.T, strict=True):
-                print(f"{region:<10}" + "".join(f"{share:>10.1%}" for share in shares))
+            print(influence_table(attribution))
         write_json(
             folder / "influence.json",
             {name: {"regions": list(a.names), "output_by_input": a.values.T.tolist()} for name, a in maps.items()},

@@ -33,6 +33,7 @@ from shapkit_diffusion.training import PenaltyConfig, TrainConfig, train
 
 PLAIN, CONTROL, PENALISED = "plain", "control", "with penalty"
 TIMESTEPS = (100, 500, 900)
+END_TO_END = "x_T to x_0"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,14 @@ FINETUNE = TrainConfig(
 )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One model's figures, and its influence matrices by name."""
+
+    evaluation: Evaluation
+    influences: dict[str, Attribution]
+
+
 def shipped_model() -> Denoiser:
     """The small DDPM of rendered faces, 32 x 32, that comes with the package.
 
@@ -103,19 +112,15 @@ def run_demo(config: DemoConfig, out: str | Path, *, overwrite: bool = False) ->
     with Bars() as bars, _pool() as pool:
         plain_folder = _start_model(config, run.path, pool, bars)
         measured = _train_and_measure(config, plain_folder, run.path, pool, bars)
-    domain = open_domain(config.data)
-    models = {
-        PLAIN: load_denoiser(plain_folder),
-        CONTROL: load_denoiser(run.path / "control" / "model"),
-        PENALISED: load_denoiser(run.path / "penalty" / "model"),
-    }
-    influences = {name: _influences(model, domain, config) for name, model in models.items()}
-    summary = _summary(config, measured, influences, realism_floor(domain, CONCEPTS, config.evaluation.images))
+    domain = open_domain(config.data, count=2)
+    summary = _summary(config, measured, realism_floor(domain, CONCEPTS, config.evaluation.images))
+    pictures = _pictures(run.path, measured)
     summary["seconds"] = round(time.perf_counter() - started, 1)
     table = comparison_table(summary)
-    pictures = _pictures(run.path, measured, influences)
     _write_results(run.path, summary, table, pictures, domain)
-    print(table)
+    print(f"\nThe plain model, {END_TO_END}: share of each output region's change (row) by input region (column)")
+    print(influence_table(measured[PLAIN].influences[END_TO_END]))
+    print(f"\n{table}\n\n{verdict(summary)}")
     print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
     return summary
 
@@ -139,7 +144,7 @@ def _start_model(config: DemoConfig, out: Path, pool: ProcessPoolExecutor, bars:
 
 def _train_and_measure(
     config: DemoConfig, plain: Path, out: Path, pool: ProcessPoolExecutor, bars: Bars
-) -> dict[str, Evaluation]:
+) -> dict[str, Measured]:
     penalised, control = config.finetune, replace(config.finetune, penalty=None)
     arms = {PENALISED: (penalised, out / "penalty"), CONTROL: (control, out / "control")}
     tasks: dict[str, Future[Any]] = {}
@@ -147,7 +152,7 @@ def _train_and_measure(
         trained = bars.channel(f"fine-tune, {name}")
         measured = bars.channel(f"measure, {name}")
         tasks[name] = pool.submit(_arm_task, training, config, plain, folder, trained, measured)
-    tasks[PLAIN] = pool.submit(_evaluate_task, config, plain, bars.channel(f"measure, {PLAIN}"))
+    tasks[PLAIN] = pool.submit(_measure_task, config, plain, bars.channel(f"measure, {PLAIN}"))
     bars.wait(list(tasks.values()))
     return {name: tasks[name].result() for name in (PLAIN, CONTROL, PENALISED)}
 
@@ -161,13 +166,14 @@ def _train_task(training: TrainConfig, data: str, start: Path | None, folder: Pa
 
 def _arm_task(
     training: TrainConfig, config: DemoConfig, start: Path, folder: Path, trained: Any, measured: Any
-) -> Evaluation:
+) -> Measured:
     _train_task(training, config.data, start, folder, trained)
-    return _evaluate_task(config, folder / "model", measured)
+    return _measure_task(config, folder / "model", measured)
 
 
-def _evaluate_task(config: DemoConfig, model: Path, channel: Any) -> Evaluation:
-    return evaluate(load_denoiser(model), open_domain(config.data, count=2), config.evaluation, channel)
+def _measure_task(config: DemoConfig, folder: Path, channel: Any) -> Measured:
+    model, domain = load_denoiser(folder), open_domain(config.data, count=2)
+    return Measured(evaluate(model, domain, config.evaluation, channel), _influences(model, domain, config))
 
 
 def _influences(model: Denoiser, domain: Domain, config: DemoConfig) -> dict[str, Attribution]:
@@ -176,24 +182,19 @@ def _influences(model: Denoiser, domain: Domain, config: DemoConfig) -> dict[str
     images = generate(model, noise, config.evaluation.steps)
     regions = domain.regions(images, CONCEPTS, config.evaluation.dilation)
     maps = {f"t = {t}": influence_at(model, images, regions, t) for t in TIMESTEPS}
-    return maps | {"x_T to x_0": influence_end_to_end(model, noise, regions, config.evaluation.steps)}
+    return maps | {END_TO_END: influence_end_to_end(model, noise, regions, config.evaluation.steps)}
 
 
-def _summary(
-    config: DemoConfig,
-    measured: Mapping[str, Evaluation],
-    influences: Mapping[str, Mapping[str, Attribution]],
-    floor: Mapping[str, float],
-) -> dict[str, Any]:
+def _summary(config: DemoConfig, measured: Mapping[str, Measured], floor: Mapping[str, float]) -> dict[str, Any]:
     names = (*CONCEPTS, "rest")
     allowed = allowed_influence(star(), names)
     models = {
-        name: evaluation.figures()
+        name: model.evaluation.figures()
         | {
-            "influence_outside_graph": {key: outside_mass(m, allowed) for key, m in influences[name].items()},
-            "influence": {key: m.values.T.tolist() for key, m in influences[name].items()},
+            "influence_outside_graph": {key: outside_mass(m, allowed) for key, m in model.influences.items()},
+            "influence": {key: m.values.T.tolist() for key, m in model.influences.items()},
         }
-        for name, evaluation in measured.items()
+        for name, model in measured.items()
     }
     return {
         "config": asdict(config),
@@ -230,7 +231,7 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
             for entry in (figures["locality"][c] for c in CONCEPTS)
         )
         distances = "".join(f"{figures['frechet'][c]:>8.3f}" for c in crops)
-        lines.append(f"{name:<16}{cells}{distances}{figures['influence_outside_graph']['x_T to x_0']:>10.1%}")
+        lines.append(f"{name:<16}{cells}{distances}{figures['influence_outside_graph'][END_TO_END]:>10.1%}")
     floor = "".join(f"{summary['frechet_of_real_images'][c]:>8.3f}" for c in crops)
     lines.append(f"{'real images':<16}{' ' * 81}{floor}")
     against = summary["compared_with_control"]
@@ -244,12 +245,18 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _pictures(
-    out: Path, measured: Mapping[str, Evaluation], influences: Mapping[str, Mapping[str, Attribution]]
-) -> dict[str, bytes]:
+def influence_table(attribution: Attribution) -> str:
+    """The shares of an influence matrix as text: one row per output region, one column per input region."""
+    lines = [" " * 10 + "".join(f"{name:>10}" for name in attribution.names)]
+    for name, shares in zip(attribution.names, attribution.values.T, strict=True):
+        lines.append(f"{name:<10}" + "".join(f"{share:>10.1%}" for share in shares))
+    return "\n".join(lines)
+
+
+def _pictures(out: Path, measured: Mapping[str, Measured]) -> dict[str, bytes]:
     """Every picture of the report as PNG, by caption."""
-    before = influences[PLAIN]
-    ends = {name: maps["x_T to x_0"] for name, maps in influences.items()}
+    before = measured[PLAIN].influences
+    ends = {name: model.influences[END_TO_END] for name, model in measured.items()}
     pictures = {
         "Which region of the noise drives which region of the image: the plain model, within one run of the network at "
         "three timesteps and from noise to image": report.picture_of_influence(before, "Influence in the plain model"),
@@ -258,11 +265,11 @@ def _pictures(
         ),
     }
     for concept in CONCEPTS:
-        swaps = {name: measured[name].swaps for name in (CONTROL, PENALISED)}
+        swaps = {name: measured[name].evaluation.swaps for name in (CONTROL, PENALISED)}
         pictures[f"Exchanging the noise of the {concept}. Blue outline: the region whose noise was exchanged"] = (
             report.picture_of_swaps(swaps, concept)
         )
-    samples = {name: evaluation.samples for name, evaluation in measured.items()}
+    samples = {name: model.evaluation.samples for name, model in measured.items()}
     pictures["Generated images"] = report.picture_of_samples(samples)
     curves = {
         name: RunFolder(out / folder).metrics() for name, folder in ((CONTROL, "control"), (PENALISED, "penalty"))

@@ -96,13 +96,24 @@ class Denoiser(nn.Module):
 
         In this form a DDIM step is a rotation and stays finite where alpha_bar vanishes.
         """
-        output: Tensor = self(x, timesteps)
+        return self.as_velocity(self(x, timesteps), x, timesteps)
+
+    def as_velocity(self, output: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
+        """The velocity that the network's own ``output`` at ``x`` amounts to."""
         if self.prediction == "v_prediction":
             return output
         signal, sigma = self.signal_and_noise(timesteps, x)
         from_noise = self.prediction == "epsilon"
         velocity: Tensor = (output - sigma * x) / signal if from_noise else (signal * x - output) / sigma
         return velocity
+
+    def as_clean(self, output: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
+        """The clean image x_0 that the network's own ``output`` at ``x`` amounts to."""
+        if self.prediction == "sample":
+            return output
+        signal, sigma = self.signal_and_noise(timesteps, x)
+        clean: Tensor = signal * x - sigma * self.as_velocity(output, x, timesteps)
+        return clean
 
     def save(self, folder: str | Path, card: str | None = None) -> None:
         """Write a diffusers ``DDPMPipeline`` folder (safetensors), whole or not at all.

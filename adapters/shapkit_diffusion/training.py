@@ -45,6 +45,10 @@ class PenaltyConfig:
         regions: ``"template"`` takes one partition for all images, where each concept occurs at all (aligned images:
             a denoiser cannot know at high noise which pixels a concept is going to cover, and a border that moves from
             image to image punishes it for looking at its neighbours); ``"label_maps"`` takes each image's own.
+        output: what the payoffs are taken from: ``"clean"``, the clean image that the prediction amounts to, or
+            ``"prediction"``, the network's own output (published, where it is the noise). Through the clean image the
+            penalty counts at each timestep as much as the leak counts in the image; the bare prediction puts most
+            weight on the last timesteps, where the network denoises across a region's border and should.
     """
 
     weight: float = 50.0
@@ -57,10 +61,13 @@ class PenaltyConfig:
     samples: int = 1
     dilation: int = 1
     regions: str = "template"
+    output: str = "clean"
 
     def __post_init__(self) -> None:
         if self.regions not in ("template", "label_maps"):
             raise ValueError(f"regions must be 'template' or 'label_maps', got {self.regions!r}")
+        if self.output not in ("clean", "prediction"):
+            raise ValueError(f"output must be 'clean' or 'prediction', got {self.output!r}")
         if not 0 < self.final_weight <= float("inf") or not 0 < self.weight <= float("inf"):
             raise ValueError(f"weights must be positive, got {self.weight} and {self.final_weight}")
 
@@ -208,11 +215,15 @@ def losses(
         samples=wanted.samples,
         seed=config.seed,
     )
+
+    def explained(x: Tensor, output: Tensor) -> Tensor:
+        return model.as_clean(output, x, batch.timesteps) if wanted.output == "clean" else output
+
     return denoising, penalty(
-        lambda x: denoiser(x, batch.timesteps),
+        lambda x: explained(x, denoiser(x, batch.timesteps).float()),
         noisy,
         regions,
-        output=predicted,
+        output=explained(noisy, predicted),
         step=step,
         noise_level=model.signal_and_noise(batch.timesteps, noisy)[1].flatten(),
     )
