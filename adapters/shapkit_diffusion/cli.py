@@ -118,10 +118,10 @@ def _add_training(parser: argparse.ArgumentParser, defaults: TrainConfig) -> Non
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state in --out")
 
 
-def _training_config(options: argparse.Namespace, penalty: PenaltyConfig | None) -> TrainConfig:
-    names = {f.name for f in fields(TrainConfig)} - {"penalty", "decay"}
+def _training_config(options: argparse.Namespace, penalty: PenaltyConfig | None, anchor: bool) -> TrainConfig:
+    names = {f.name for f in fields(TrainConfig)} - {"penalty", "decay", "anchor"}
     chosen = {name: getattr(options, name) for name in names}
-    return TrainConfig(**chosen, decay=not options.constant_rate, penalty=penalty)
+    return TrainConfig(**chosen, decay=not options.constant_rate, anchor=anchor, penalty=penalty)
 
 
 def _add_train(commands: Any) -> None:
@@ -132,11 +132,11 @@ def _add_train(commands: Any) -> None:
         "--channels", type=int, nargs="+", default=[16, 32, 64], help="width of each level of the UNet, multiples of 8"
     )
     parser.add_argument("--prediction", choices=("v_prediction", "epsilon", "sample"), default="v_prediction")
-    _add_training(parser, TrainConfig(steps=9000, learning_rate=1e-3, warmup=200, ema=0.999, precision="bf16"))
+    _add_training(parser, TrainConfig(steps=4500, learning_rate=1e-3, warmup=200, ema=0.999, precision="bf16"))
 
 
 def _train(options: argparse.Namespace) -> None:
-    config = _training_config(options, None)
+    config = _training_config(options, None, anchor=False)
     domain = open_domain(options.data, options.size, options.count)
     image_channels, size, _ = domain.training.rows([0])[0].shape[1:]
     model = small_denoiser(size, image_channels, tuple(options.channels), options.prediction, options.seed)
@@ -150,6 +150,13 @@ def _add_finetune(commands: Any) -> None:
     parser.add_argument("--count", type=int, default=16384, help="how many faces to render")
     _add_model(parser)
     wanted = PenaltyConfig()
+    parser.add_argument(
+        "--target",
+        choices=("model", "noise"),
+        default="model",
+        help="what the denoising loss compares with: predictions of the model started from, or (always without "
+        "penalty) the noise itself",
+    )
     group = parser.add_argument_group("penalty")
     group.add_argument(
         "--weight", type=float, default=wanted.weight, help="lambda at the start; 0 trains without penalty"
@@ -199,7 +206,7 @@ def _finetune(options: argparse.Namespace) -> None:
             regions=options.regions,
             output=options.output,
         )
-    config = _training_config(options, penalty)
+    config = _training_config(options, penalty, anchor=penalty is not None and options.target == "model")
     model = _model(options)
     domain = open_domain(options.data, options.size, options.count)
     tuned = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("fine-tune"))

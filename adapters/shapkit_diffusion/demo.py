@@ -145,7 +145,7 @@ def _start_model(config: DemoConfig, out: Path, pool: ProcessPoolExecutor, bars:
 def _train_and_measure(
     config: DemoConfig, plain: Path, out: Path, pool: ProcessPoolExecutor, bars: Bars
 ) -> dict[str, Measured]:
-    penalised, control = config.finetune, replace(config.finetune, penalty=None)
+    penalised, control = config.finetune, replace(config.finetune, penalty=None, anchor=False)
     arms = {PENALISED: (penalised, out / "penalty"), CONTROL: (control, out / "control")}
     tasks: dict[str, Future[Any]] = {}
     for name, (training, folder) in arms.items():

@@ -6,6 +6,7 @@ an uninterrupted one would have, and any number of processes sees the same globa
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -100,6 +101,9 @@ class TrainConfig:
         flip: mirror half of the images.
         save_every: steps between saved states.
         log_every: steps between lines of ``metrics.jsonl``.
+        anchor: learn from the predictions of the model that the run starts from, not from the noise itself. Both have
+            the same minimum under the penalty (the mean of the one given ``x`` is the other), but the anchor's
+            gradients carry no noise, which matters when few steps are to change a good model a little.
         penalty: the dummy-player penalty; ``None`` trains without.
     """
 
@@ -114,6 +118,7 @@ class TrainConfig:
     flip: bool = False
     save_every: int = 250
     log_every: int = 25
+    anchor: bool = False
     penalty: PenaltyConfig | None = field(default=None)
 
     def __post_init__(self) -> None:
@@ -191,7 +196,13 @@ def to_bytes(images: Tensor) -> np.ndarray:
 
 
 def losses(
-    denoiser: torch.nn.Module, model: Denoiser, batch: Batch, config: TrainConfig, regions: Regions | None, step: int
+    denoiser: torch.nn.Module,
+    model: Denoiser,
+    batch: Batch,
+    config: TrainConfig,
+    regions: Regions | None,
+    step: int,
+    anchor: Denoiser | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The denoising loss and the penalty of a batch, two scalars with gradients.
 
@@ -199,10 +210,15 @@ def losses(
         denoiser: what is called, possibly wrapped for several processes.
         model: the denoiser itself, for its schedule.
         regions: the players; None without a penalty.
+        anchor: a frozen model whose prediction is the target; the noise (or velocity, or image) itself if None.
     """
     noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
     predicted = denoiser(noisy, batch.timesteps).float()
-    target = model.target(batch.images, batch.noise, batch.timesteps)
+    if anchor is None:
+        target = model.target(batch.images, batch.noise, batch.timesteps)
+    else:
+        with torch.no_grad():
+            target = anchor(noisy, batch.timesteps).float()
     denoising = (predicted - target).square().mean()
     if config.penalty is None or regions is None:
         return denoising, torch.zeros_like(denoising)
@@ -263,6 +279,7 @@ def train(
     regions_of = _players(data, config)
     run = RunFolder.open(folder, {"training": dataclasses.asdict(config)}, resume=resume)
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
+    anchor = copy.deepcopy(denoiser).eval().requires_grad_(False).to(accelerator.device) if config.anchor else None
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate)
     model: Any = accelerator.prepare(denoiser)
     optimizer = accelerator.prepare(optimizer)
@@ -277,7 +294,7 @@ def train(
     started, before = time.perf_counter(), run.seconds()
     for step in range(first, config.steps):
         batch = draw_batch(data, config, denoiser.n_timesteps, step).share(rank, world).to(accelerator.device)
-        denoising, penalty = losses(model, denoiser, batch, config, regions_of(batch), step)
+        denoising, penalty = losses(model, denoiser, batch, config, regions_of(batch), step, anchor)
         weight = config.penalty.at(step, config.steps) if config.penalty else 0.0
         loss = denoising + weight * penalty
         for group in optimizer.param_groups:

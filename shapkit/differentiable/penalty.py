@@ -28,7 +28,7 @@ from shapkit.randomness import counter_bits
 Network = Callable[[Tensor], Tensor]
 """Any function from (batch, channels, height, width) to a tensor of that batch and those pixels."""
 
-Estimator = Literal["direct", "exact", "per_region", "shared", "grand"]
+Estimator = Literal["direct", "exact", "per_region", "shared", "grand", "present"]
 Payoff = Literal["pixels", "mean"]
 
 
@@ -52,6 +52,7 @@ class DummyPlayerPenalty:
     shared     as exact; its coalitions serve all regions at once         samples + references
     grand      E_S [A_k in S] ||v_k(S) - v_k(N)||^2                       samples, +1 unless fill is
                + [A_k and S disjoint] ||v_k(S) - v_k(empty)||^2           "exchange", +1 without ``output``
+    present    E_S [A_k in S] ||v_k(S) - v_k(N)||^2                       samples, +1 without ``output``
     ========== ========================================================== ================================
 
     With the own-only graph the references ``v_k(S & A_k)`` are at most K + 1 coalitions, and a coalition the
@@ -66,11 +67,17 @@ class DummyPlayerPenalty:
     ``A_k`` is present, or none of it. ``shared`` and ``per_region`` may draw coalitions that compare nothing
     (the empty one, say); such a call returns a zero without gradient.
 
+    ``present`` is the half of ``grand`` that has everybody present for reference. With the exchange it asks for no
+    less over a whole batch, since an exchange seen from the neighbour is its complement; and it is the one to take
+    where the regions differ from sample to sample, because there the neighbour's image is cut by masks that are not
+    its own, and a comparison with its output would punish what is no leak.
+
     Args:
-        estimator: one of the five above.
+        estimator: one of the six above.
         fill: what stands in for an absent region: ``"exchange"``, ``"zeros"``, ``"noise"`` or
             ``"batch_mean"``. With ``"exchange"``, rows 2i and 2i + 1 must share whatever else the network is
-            given (timestep, condition, its own knowledge of the masks), or the difference is penalised.
+            given (timestep, condition, its own knowledge of the masks), or the difference is penalised; all but
+            ``"present"`` compare with the neighbour's output.
         payoff: ``"pixels"`` compares the region pixel by pixel; ``"mean"`` (as published) its mean over
             pixels and channels, which is blind to changes that cancel.
         graph: who may influence whom: ``"own"``, ``star(rest)`` or a boolean K x K matrix.
@@ -150,7 +157,7 @@ class DummyPlayerPenalty:
         elif self.estimator == "per_region":
             per_region = self._per_region(game, step)
         else:
-            per_region = self._grand(game, step, first_index)
+            per_region = self._against_everybody(game, step, first_index)
         return per_region.mean()
 
     def _direct(self, game: _Game) -> Tensor:
@@ -180,21 +187,22 @@ class DummyPlayerPenalty:
             columns.append(torch.stack(violations).sum(dim=0) / self.samples)
         return torch.cat(columns, dim=1)
 
-    def _grand(self, game: _Game, step: int, first_index: int) -> Tensor:
-        """Coalitions compared with the grand and the empty one, drawn for every sample on its own."""
-        batch, n_players = game.x.shape[0], game.n_players
-        allowed = game.allowed
-        rows = np.arange(first_index, first_index + batch)
+    def _against_everybody(self, game: _Game, step: int, first_index: int) -> Tensor:
+        """Coalitions drawn for every sample on its own, compared with the grand and, in ``grand``, the empty one."""
+        both = self.estimator == "grand"
+        rows = np.arange(first_index, first_index + game.x.shape[0])
+        compared = _comparing_coalitions(game.allowed, both)
         per_draw = []
         for sample in range(self.samples):
-            coalitions = _proper_subsets(n_players, self.seed, step, rows, sample)
-            complete = game.moved((coalitions[:, None] | ~allowed).all(dim=2))  # A_k lies in S: (batch, K)
-            disjoint = game.moved((~coalitions[:, None] | ~allowed).all(dim=2))  # A_k and S share nobody
+            coalitions, share = _drawn(compared, game.n_players, self.seed, step, rows, sample)
+            complete = game.moved((coalitions[:, None] | ~game.allowed).all(dim=2))  # A_k lies in S: (batch, K)
             output = game.evaluate(coalitions)
-            changed_with_all = complete * game.distance(output, game.grand())
-            per_draw.append(changed_with_all + disjoint * game.distance(output, game.empty()))
-        # The empty and the grand coalition, whose terms are zero, are never drawn: the others weigh less.
-        return torch.stack(per_draw).mean(dim=0) * (1 - 2.0 ** (1 - n_players))
+            changed = complete * game.distance(output, game.grand())
+            if both:
+                disjoint = game.moved((~coalitions[:, None] | ~game.allowed).all(dim=2))  # A_k and S share nobody
+                changed = changed + disjoint * game.distance(output, game.empty())
+            per_draw.append(changed * share)
+        return torch.stack(per_draw).mean(dim=0)
 
     def _subsets(self, n_players: int, step: int) -> Tensor:
         """Uniform subsets of the players shared by the batch, boolean (samples, K)."""
@@ -202,14 +210,24 @@ class DummyPlayerPenalty:
         return torch.as_tensor((bits >> np.uint64(63)).astype(bool))
 
 
-def _proper_subsets(n_players: int, seed: int, step: int, rows: NDArray[np.int64], sample: int) -> Tensor:
-    """Uniform subsets that are neither empty nor all, one per row, boolean (rows, K)."""
-    if n_players > 40:  # the two excluded coalitions would come up once in 2^40 draws
+def _comparing_coalitions(allowed: Tensor, both: bool) -> Tensor | None:
+    """The coalitions whose terms are not zero from the outset, boolean (n, K); None where 2^K are too many to list."""
+    if len(allowed) > MAX_PLAYERS:
+        return None
+    proper = all_coalitions(len(allowed))[1:-1]
+    complete = (proper[:, None] | ~allowed).all(dim=2).any(dim=1)
+    return proper if both or not complete.any() else proper[complete]
+
+
+def _drawn(
+    compared: Tensor | None, n_players: int, seed: int, step: int, rows: NDArray[np.int64], sample: int
+) -> tuple[Tensor, float]:
+    """A uniform coalition of ``compared`` for every row, boolean (rows, K), and the share of all 2^K they make up."""
+    if compared is None:
         bits = counter_bits(seed, step, rows[:, None], sample, np.arange(n_players))
-        return torch.as_tensor((bits >> np.uint64(63)).astype(bool))
-    numbers = counter_bits(seed, step, rows, sample) % np.uint64(2**n_players - 2) + np.uint64(1)
-    members = (numbers[:, None] >> np.arange(n_players, dtype=np.uint64)) & np.uint64(1)
-    return torch.as_tensor(members.astype(bool))
+        return torch.as_tensor((bits >> np.uint64(63)).astype(bool)), 1.0
+    numbers = counter_bits(seed, step, rows, sample) % np.uint64(max(1, len(compared)))
+    return compared[torch.as_tensor(numbers.astype(np.int64))], len(compared) / 2.0**n_players
 
 
 class _Game:

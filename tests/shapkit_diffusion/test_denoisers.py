@@ -25,6 +25,7 @@ def test_a_perfect_prediction_gives_the_same_velocity_in_every_form(prediction: 
     denoiser.forward = lambda x, t: perfect  # type: ignore[method-assign]
     signal, sigma = denoiser.signal_and_noise(timesteps, clean)
     torch.testing.assert_close(denoiser.velocity(noisy, timesteps), signal * noise - sigma * clean)
+    torch.testing.assert_close(denoiser.as_clean(perfect, noisy, timesteps), clean)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

@@ -16,7 +16,7 @@ import torch
 
 from shapkit.differentiable import Regions, allowed_influence, star
 from shapkit_diffusion.data import LabelledImages
-from shapkit_diffusion.data.labelled import concept_labels
+from shapkit_diffusion.data.labelled import concept_labels, label_template
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.influence import influence_at, outside_mass
 from shapkit_diffusion.training import (
@@ -154,6 +154,54 @@ def test_the_penalty_of_a_step_uses_the_prediction_that_was_paid_for(small_faces
     regions = Regions.from_labels(batch.labels, concepts)
     denoising, penalty = losses(model, model, batch, config, regions, step=0)
     assert len(calls) == 2 and denoising.requires_grad and penalty.requires_grad
+
+
+def test_an_anchored_model_stays_what_it_is_without_a_penalty(small_faces: LabelledImages, tmp_path: Path) -> None:
+    """Its target is its own prediction, so nothing pulls it anywhere; weight decay is all that moves it."""
+    before = [parameter.clone() for parameter in _tiny().parameters()]
+    model = train(_tiny(), small_faces, replace(QUICK, anchor=True), tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["denoising"] == 0 and max(line["denoising"] for line in lines) < 1e-5
+    for old, new in zip(before, model.parameters(), strict=True):
+        torch.testing.assert_close(new, old, rtol=0.01, atol=1e-3)
+
+
+def test_template_regions_cover_where_concepts_occur_at_all(small_faces: LabelledImages) -> None:
+    concepts = concept_labels(small_faces.label_names, ("eyes", "nose", "mouth"))
+    template = label_template(small_faces, concepts, mirrored=True)
+    assert np.array_equal(template, template[:, ::-1])
+    for values in concepts.values():
+        occurs = np.isin(small_faces.labels, values).any(axis=0)
+        owned = template == values[0]
+        assert not (owned & ~(occurs | occurs[:, ::-1])).any()  # nothing is owned where it never occurs
+        assert owned.sum() > np.isin(small_faces.labels, values).sum(axis=(1, 2)).mean()
+
+
+@pytest.mark.parametrize("regions", ["template", "label_maps"])
+@pytest.mark.parametrize("output", ["clean", "prediction"])
+def test_players_and_payoffs_can_be_chosen(
+    small_faces: LabelledImages, tmp_path: Path, regions: str, output: str
+) -> None:
+    config = replace(QUICK, steps=1, penalty=PenaltyConfig(regions=regions, output=output))
+    train(_tiny(), small_faces, config, tmp_path / "run")
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert line["penalty"] > 0
+
+
+def test_penalty_of_the_clean_image_is_that_of_the_prediction_times_sigma_squared(small_faces: LabelledImages) -> None:
+    """With v-prediction and equal x outside the exchanged region, x_0 differs by sigma times what v differs by."""
+    model = _tiny()
+    batch = draw_batch(small_faces, replace(QUICK, batch_size=8), 1000, 0)
+    timestep = torch.full((8,), 300)
+    batch = replace(batch, timesteps=timestep)
+    concepts = concept_labels(small_faces.label_names, ("eyes", "nose", "mouth"))
+    regions = Regions.from_labels(batch.labels[:1], concepts)
+    penalties = {
+        output: losses(model, model, batch, replace(QUICK, penalty=PenaltyConfig(output=output)), regions, 0)[1]
+        for output in ("clean", "prediction")
+    }
+    _, sigma = model.signal_and_noise(timestep[:1], batch.images)
+    torch.testing.assert_close(penalties["clean"], penalties["prediction"] * sigma.square().squeeze())
 
 
 def test_refusals_come_before_anything_is_written(small_faces: LabelledImages, tmp_path: Path) -> None:

@@ -245,22 +245,23 @@ def _paint_brows(canvas: _Canvas, draw: _Draw, apart: Array, eye_top: Array, col
 
 
 def _paint_nose(canvas: _Canvas, draw: _Draw, skin: Array, light: Array) -> None:
-    width, tip = draw.between(34, 0.095, 0.155), draw.between(35, 0.21, 0.29)
+    width, tip = draw.between(34, 0.09, 0.17), draw.between(35, 0.20, 0.31)
     bridge = -0.06
     nose = canvas.window(-width, width, bridge, tip)
     x, y = nose.x, nose.y
     along = np.clip((y - bridge) / (tip - bridge), 0, 1)
     outline = np.maximum(np.abs(x) - width * (0.42 + 0.58 * along**1.5), np.maximum(bridge - y, y - tip))
     coverage = nose.coverage(outline)
-    redness = draw.between(36, 0.0, 0.30)
+    redness = draw.between(36, -0.1, 0.85)
     base = skin * (1 - redness[:, None] * _colour(0.05, 0.45, 0.45))
-    side_light = draw.between(37, -0.22, 0.22) + light
-    nose.paint(coverage, base * (0.90 + 0.9 * side_light * x / width * along)[:, None], "nose")
-    ridge = np.exp(-((x / 0.035) ** 2)) * draw.between(38, 0.05, 0.40) * coverage
+    side_light = draw.between(37, -0.55, 0.55) + light
+    tone = draw.between(47, 0.62, 1.12) + 0.9 * side_light * x / width * along
+    nose.paint(coverage, base * tone[:, None], "nose")
+    ridge = np.exp(-((x / 0.035) ** 2)) * draw.between(38, 0.0, 0.75) * coverage
     nose.paint(ridge, _colour(1.0, 0.95, 0.90) * (0.35 + 0.65 * skin))
     for side in (-1.0, 1.0):
         nostril = _ellipse(x - side * width * 0.5, y - tip + 0.035, 0.032, 0.022)
-        nose.paint(nose.coverage(nostril) * draw.between(39, 0.3, 0.9) * coverage, skin * 0.35)
+        nose.paint(nose.coverage(nostril) * draw.between(39, 0.2, 1.0) * coverage, skin * 0.35)
 
 
 def _paint_mouth(canvas: _Canvas, draw: _Draw) -> None:

@@ -23,7 +23,7 @@ Game = Callable[[Coalition], Tensor]
 Table = dict[tuple[int, int, Coalition], Tensor]
 
 CONCEPTS = {"eyes": [1], "mouth": [2]}
-ESTIMATORS: list[Any] = ["direct", "exact", "per_region", "shared", "grand"]
+ESTIMATORS: list[Any] = ["direct", "exact", "per_region", "shared", "grand", "present"]
 FILLS: list[Any] = ["zeros", "noise", "exchange", "batch_mean"]
 PAYOFFS: list[Any] = ["pixels", "mean"]
 MATRIX = ((True, False, True), (True, True, False), (False, False, True))
@@ -197,12 +197,21 @@ def slow_grand(table: Table, graph: Any) -> float:
     return mean_over_games(value, table)
 
 
+def slow_present(table: Table, graph: Any) -> float:
+    def value(v: Game, k: int) -> float:
+        whole = [s for s in subsets() if allowed_sets(graph)[k] <= s]
+        return sum(square(v(s) - v(frozenset(PLAYERS))) for s in whole) / len(subsets())
+
+    return mean_over_games(value, table)
+
+
 TWINS = {
     "direct": slow_direct,
     "exact": slow_exact,
     "per_region": slow_per_region,
     "shared": slow_exact,
     "grand": slow_grand,
+    "present": slow_present,
 }
 
 
@@ -278,7 +287,7 @@ def assert_mean(values: Tensor, expected: float) -> None:
     assert abs(float(values.mean()) - expected) < 4 * standard_error
 
 
-@pytest.mark.parametrize("estimator", ["per_region", "shared", "grand"])
+@pytest.mark.parametrize("estimator", ["per_region", "shared", "grand", "present"])
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize(("fill", "payoff"), [("exchange", "pixels"), ("zeros", "mean")])
 def test_sampled_forms_have_the_claimed_mean(estimator: Any, graph: str, fill: Any, payoff: Any) -> None:
@@ -286,7 +295,7 @@ def test_sampled_forms_have_the_claimed_mean(estimator: Any, graph: str, fill: A
     assert_mean(values, TWINS[estimator](payoffs(fill, payoff), GRAPHS[graph]))
 
 
-@pytest.mark.parametrize("estimator", ["per_region", "shared", "grand"])
+@pytest.mark.parametrize("estimator", ["per_region", "shared", "grand", "present"])
 def test_seeds_are_as_independent_as_steps(estimator: Any) -> None:
     values = []
     for seed in range(400):
@@ -295,7 +304,7 @@ def test_seeds_are_as_independent_as_steps(estimator: Any) -> None:
     assert_mean(torch.stack(values), TWINS[estimator](payoffs("batch_mean", "pixels"), "own"))
 
 
-@pytest.mark.parametrize("estimator", ["per_region", "shared", "grand"])
+@pytest.mark.parametrize("estimator", ["per_region", "shared", "grand", "present"])
 def test_more_samples_have_the_same_mean_and_less_variance(estimator: Any) -> None:
     one = drawn(DummyPlayerPenalty(estimator), draws=300)
     many = drawn(DummyPlayerPenalty(estimator, samples=8), draws=150)
@@ -351,14 +360,18 @@ def test_star_lets_concepts_look_at_the_rest_but_not_the_reverse(estimator: Any,
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_exchange_needs_pairs_that_share_the_condition_of_the_network(estimator: Any) -> None:
+def test_exchange_needs_pairs_that_share_the_condition_unless_everybody_is_the_reference(estimator: Any) -> None:
     def network(x: Tensor, brightness: Tensor) -> Tensor:
         return pointwise(x) + brightness[:, None, None, None]
 
     penalty = DummyPlayerPenalty(estimator, samples=6)
     shared, different = torch.tensor([1.0, 1.0, 2.0, 2.0]), torch.tensor([1.0, 2.0, 1.0, 2.0])
     assert float(penalty(lambda x: network(x, shared), X, REGIONS)) <= 1e-12
-    assert float(penalty(lambda x: network(x, different), X, REGIONS)) > 0.01
+    mismatched = float(penalty(lambda x: network(x, different), X, REGIONS))
+    if estimator == "present":  # never looks at the neighbour's output
+        assert mismatched <= 1e-12
+    else:
+        assert mismatched > 0.01
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -458,7 +471,7 @@ def test_halves_of_a_batch_give_the_loss_of_the_whole(estimator: Any, fill: Any)
         options: dict[str, Any] = {"step": 4, "first_index": 8 + rows.start, "noise_level": level[rows]}
         halves.append(penalty(conv_network, X[rows], regions, **options))
     assert float(sum(halves) / 2) == pytest.approx(float(whole), rel=1e-10)
-    if estimator == "grand":
+    if estimator in ("grand", "present"):
         elsewhere = penalty(conv_network, X, REGIONS, step=4, first_index=12, noise_level=level)
         assert float(elsewhere) != float(whole)
 
@@ -558,7 +571,7 @@ def test_a_call_that_compares_nothing_is_zero() -> None:
     [
         (
             {"estimator": "fast"},
-            "estimator must be one of direct, exact, per_region, shared, grand, got 'fast'",
+            "estimator must be one of direct, exact, per_region, shared, grand, present, got 'fast'",
         ),
         ({"fill": "grey"}, "fill must be one of zeros, noise, exchange, batch_mean, got 'grey'"),
         ({"payoff": "sum"}, "payoff must be one of pixels, mean, got 'sum'"),
