@@ -113,7 +113,9 @@ def _add_training(parser: argparse.ArgumentParser, defaults: TrainConfig) -> Non
     parser.add_argument(
         "--log-every", type=int, default=defaults.log_every, help="steps between lines of metrics.jsonl"
     )
-    parser.add_argument("--flip", action="store_true", help="mirror half of the images")
+    parser.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, default=defaults.flip, help="mirror half of the images"
+    )
     parser.add_argument("--out", required=True, help="run folder; must be new unless --resume")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state in --out")
 
@@ -169,7 +171,7 @@ def _add_finetune(commands: Any) -> None:
         "--graph", choices=("star", "own"), default=wanted.graph, help="star: concepts may look at the rest"
     )
     group.add_argument(
-        "--estimator", choices=("grand", "shared", "per_region", "exact", "direct"), default=wanted.estimator
+        "--estimator", choices=("present", "grand", "shared", "per_region", "exact", "direct"), default=wanted.estimator
     )
     group.add_argument("--fill", choices=("exchange", "zeros", "noise", "batch_mean"), default=wanted.fill)
     group.add_argument("--payoff", choices=("pixels", "mean"), default=wanted.payoff)

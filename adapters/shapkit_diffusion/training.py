@@ -52,11 +52,11 @@ class PenaltyConfig:
             weight on the last timesteps, where the network denoises across a region's border and should.
     """
 
-    weight: float = 50.0
-    final_weight: float = 50.0
+    weight: float = 40.0
+    final_weight: float = 40.0
     concepts: tuple[str, ...] = ("eyes", "nose", "mouth")
     graph: str = "star"
-    estimator: str = "grand"
+    estimator: str = "present"
     fill: str = "exchange"
     payoff: str = "pixels"
     samples: int = 1
