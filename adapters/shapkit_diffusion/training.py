@@ -52,8 +52,8 @@ class PenaltyConfig:
             weight on the last timesteps, where the network denoises across a region's border and should.
     """
 
-    weight: float = 40.0
-    final_weight: float = 40.0
+    weight: float = 24.0
+    final_weight: float = 24.0
     concepts: tuple[str, ...] = ("eyes", "nose", "mouth")
     graph: str = "star"
     estimator: str = "present"

@@ -50,7 +50,7 @@ def test_a_run_writes_what_it_promises(small_faces: LabelledImages, tmp_path: Pa
     assert seen == [(step, 6) for step in range(1, 7)]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 7))
-    assert all(line["penalty"] > 0 and line["weight"] == 40 for line in lines)
+    assert all(line["penalty"] > 0 and line["weight"] == 24 for line in lines)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["steps"] == 6
     stored = load_denoiser(tmp_path / "run" / "model")
     for mine, theirs in zip(model.parameters(), stored.parameters(), strict=True):
