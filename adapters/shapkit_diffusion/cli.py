@@ -374,7 +374,7 @@ def _read_image(path: str, shape: tuple[int, int, int]) -> Tensor:
     """An image file as (channels, height, width) in [-1, 1], resized to the model's shape."""
     channels, height, width = shape
     picture = decode_picture(Path(path), IMAGE_MODES, MAX_PIXELS)
-    return to_unit_range(torch.as_tensor(image_bytes(picture, channels, (height, width))))
+    return to_unit_range(torch.tensor(image_bytes(picture, channels, (height, width))))
 
 
 def _write_image(path: Path, pixels: np.ndarray) -> None:
