@@ -97,7 +97,10 @@ def picture_of_influence(maps: Mapping[str, Attribution], title: str) -> Figure:
 
 
 def picture_of_training(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Denoising loss and penalty over the steps, from the lines of ``metrics.jsonl`` of each run."""
+    """Loss and penalty over the steps, from the lines of ``metrics.jsonl`` of each run.
+
+    The loss of an anchored run is small because its target, another model's prediction, holds no noise.
+    """
     pyplot: Any = require("matplotlib.pyplot", extra="plots", purpose="training curves")
     figure: Figure
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
@@ -109,7 +112,7 @@ def picture_of_training(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Fi
             if values.any():
                 axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
                 axis.plot(steps, _smoothed(values), color=colour, label=name)
-    for axis, label in zip(axes, ("denoising loss", "dummy-player penalty"), strict=True):
+    for axis, label in zip(axes, ("loss against its target", "dummy-player penalty"), strict=True):
         axis.set(xlabel="step", ylabel=f"{label} (mean square)", yscale="log")
         if axis.lines:
             axis.legend(fontsize=8)
