@@ -15,9 +15,6 @@ from torch import Tensor
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.denoisers import Denoiser
 
-Progress = Callable[[int, int], None]
-"""Called as ``progress(done, total)`` after every batch of images."""
-
 
 def draw_noise(denoiser: Denoiser, count: int, seed: int, first: int = 0) -> Tensor:
     """Noise x_T number ``first`` to ``first + count - 1`` of the series ``seed``, (count, channels, height, width).

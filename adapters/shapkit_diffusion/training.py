@@ -144,22 +144,32 @@ class Batch:
     """The global batch of a step, or one process's share of it.
 
     ``images`` float (n, channels, height, width) in [-1, 1]; ``labels`` int64 (n, height, width); ``noise`` like
-    images; ``timesteps`` int64 (n,), equal within each pair of neighbours.
+    images; ``timesteps`` int64 (n,), equal within each pair of neighbours; ``first`` is the number of the first row in
+    the global batch.
     """
 
     images: Tensor
     labels: Tensor
     noise: Tensor
     timesteps: Tensor
+    first: int = 0
 
     def share(self, rank: int, world: int) -> Batch:
         """The rows of process ``rank`` of ``world``; pairs of neighbours stay together."""
         size = len(self.images) // world
         rows = slice(rank * size, (rank + 1) * size)
-        return Batch(self.images[rows], self.labels[rows], self.noise[rows], self.timesteps[rows])
+        return Batch(
+            self.images[rows], self.labels[rows], self.noise[rows], self.timesteps[rows], self.first + rows.start
+        )
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(t.to(device) for t in (self.images, self.labels, self.noise, self.timesteps)))
+        return Batch(
+            self.images.to(device),
+            self.labels.to(device),
+            self.noise.to(device),
+            self.timesteps.to(device),
+            self.first,
+        )
 
 
 def draw_batch(data: Images, config: TrainConfig, n_timesteps: int, step: int) -> Batch:
@@ -222,25 +232,18 @@ def losses(
     denoising = (predicted - target).square().mean()
     if config.penalty is None or regions is None:
         return denoising, torch.zeros_like(denoising)
-    wanted = config.penalty
-    penalty = DummyPlayerPenalty(
-        estimator=wanted.estimator,  # type: ignore[arg-type]  # checked by the penalty itself
-        fill=wanted.fill,  # type: ignore[arg-type]
-        payoff=wanted.payoff,  # type: ignore[arg-type]
-        graph=_graph(wanted.graph),
-        samples=wanted.samples,
-        seed=config.seed,
-    )
+    from_clean = config.penalty.output == "clean"
 
     def explained(x: Tensor, output: Tensor) -> Tensor:
-        return model.as_clean(output, x, batch.timesteps) if wanted.output == "clean" else output
+        return model.as_clean(output, x, batch.timesteps) if from_clean else output
 
-    return denoising, penalty(
+    return denoising, _penalty(config.penalty, config.seed)(
         lambda x: explained(x, denoiser(x, batch.timesteps).float()),
         noisy,
         regions,
         output=explained(noisy, predicted),
         step=step,
+        first_index=batch.first,
         noise_level=model.signal_and_noise(batch.timesteps, noisy)[1].flatten(),
     )
 
@@ -253,7 +256,6 @@ def train(
     *,
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    card: str | None = None,
 ) -> Denoiser:
     """Train ``denoiser`` and leave its averaged weights in ``folder/model``; returns that averaged model.
 
@@ -267,7 +269,6 @@ def train(
         folder: the run folder; must be new, unless ``resume``.
         resume: go on from the last saved state of the same configuration.
         progress: called as ``progress(done, total)`` after every step.
-        card: text of the model card.
 
     Raises:
         ValueError: if the folder exists (or, with ``resume``, holds another run), the images do not fit the model, or
@@ -276,6 +277,8 @@ def train(
     image_shape = tuple(data.rows([0])[0].shape[1:])
     if image_shape != denoiser.image_shape:
         raise ValueError(f"the model works on images of shape {denoiser.image_shape}, the data has {image_shape}")
+    if config.penalty is not None:
+        _penalty(config.penalty, config.seed)  # refused here, before anything is written
     regions_of = _players(data, config)
     run = RunFolder.open(folder, {"training": dataclasses.asdict(config)}, resume=resume)
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
@@ -328,9 +331,21 @@ def train(
     average.copy_to(denoiser.parameters())
     denoiser.eval()
     if accelerator.is_main_process:
-        denoiser.save(run.path / "model", card)
+        denoiser.save(run.path / "model")
     accelerator.wait_for_everyone()
     return denoiser
+
+
+def _penalty(wanted: PenaltyConfig, seed: int) -> DummyPlayerPenalty:
+    """The penalty that a configuration asks for; a ValueError names what it cannot be."""
+    return DummyPlayerPenalty(
+        estimator=wanted.estimator,  # type: ignore[arg-type]  # checked by the penalty itself
+        fill=wanted.fill,  # type: ignore[arg-type]
+        payoff=wanted.payoff,  # type: ignore[arg-type]
+        graph=_graph(wanted.graph),
+        samples=wanted.samples,
+        seed=seed,
+    )
 
 
 def _players(data: Images, config: TrainConfig) -> Callable[[Batch], Regions | None]:

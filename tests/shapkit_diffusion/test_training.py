@@ -117,6 +117,18 @@ def test_processes_share_the_batch_without_splitting_pairs(small_faces: Labelled
     shares = [batch.share(rank, 2) for rank in range(2)]
     assert torch.equal(torch.cat([s.images for s in shares]), batch.images)
     assert all(torch.equal(s.timesteps[0::2], s.timesteps[1::2]) for s in shares)
+    assert [share.first for share in shares] == [0, 4]
+
+
+def test_processes_penalise_what_one_process_would(small_faces: LabelledImages) -> None:
+    """The mean over the shares is the whole batch's penalty: coalitions go by a sample's number, not by its process."""
+    model = _tiny()
+    config = replace(QUICK, batch_size=8, penalty=PenaltyConfig())
+    batch = draw_batch(small_faces, config, 1000, 0)
+    regions = Regions.from_labels(batch.labels[:1], concept_labels(small_faces.label_names, ("eyes", "nose", "mouth")))
+    whole = losses(model, model, batch, config, regions, 0)[1]
+    parts = [losses(model, model, batch.share(rank, 2), config, regions, 0)[1] for rank in range(2)]
+    torch.testing.assert_close((parts[0] + parts[1]) / 2, whole)
 
 
 def test_mirroring_moves_images_and_labels_together(small_faces: LabelledImages) -> None:
@@ -224,6 +236,8 @@ def test_refusals_come_before_anything_is_written(small_faces: LabelledImages, t
         train(small_denoiser(size=16, channels=(8, 16)), small_faces, QUICK, folder)
     with pytest.raises(ValueError, match="no label is called 'ears'"):
         train(_tiny(), small_faces, replace(QUICK, penalty=PenaltyConfig(concepts=("ears",))), folder)
+    with pytest.raises(ValueError, match="estimator must be one of"):
+        train(_tiny(), small_faces, replace(QUICK, penalty=PenaltyConfig(estimator="fast")), folder)
     assert not folder.exists()
     train(_tiny(), small_faces, replace(QUICK, steps=1), folder)
     with pytest.raises(ValueError, match="exists: choose another, or go on with --resume"):
