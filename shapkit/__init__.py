@@ -4,24 +4,41 @@ Importing this package needs NumPy, SciPy and numba. Everything on torch tensors
 `shapkit.differentiable`.
 """
 
-from shapkit.attribution import Attribution
+from shapkit.attribution import Attribution, interaction_terms, to_shap
+from shapkit.cache import CoalitionCache
+from shapkit.classic_games import airport_game, bankruptcy_game, glove_game, unanimity_sum, weighted_voting
 from shapkit.dummy import DummyResidual, dummy_residual, isolation_residual
 from shapkit.estimators import estimate, explain
 from shapkit.exact import exact, shapley_values
-from shapkit.games import Game, table_game, weighted_voting
+from shapkit.games import Game, table_game
+from shapkit.influence import InfluenceGraph, influence_graph
+from shapkit.model_game import model_game
+from shapkit.transforms import moebius_transform, zeta_transform
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Attribution",
+    "CoalitionCache",
     "DummyResidual",
     "Game",
+    "InfluenceGraph",
+    "airport_game",
+    "bankruptcy_game",
     "dummy_residual",
     "estimate",
     "exact",
     "explain",
+    "glove_game",
+    "influence_graph",
+    "interaction_terms",
     "isolation_residual",
+    "model_game",
+    "moebius_transform",
     "shapley_values",
     "table_game",
+    "to_shap",
+    "unanimity_sum",
     "weighted_voting",
+    "zeta_transform",
 ]

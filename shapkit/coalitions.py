@@ -83,38 +83,47 @@ def masks_of_members(coalitions: Coalitions) -> Masks:
 
 
 def enumerate_coalitions(
-    n_players: int, n_rows: int, start: int = 0, stop: int | None = None
+    n_players: int, n_rows: int, start: int = 0, stop: int | None = None, gray: bool = False
 ) -> Iterator[tuple[int, Coalitions]]:
-    """Yield all coalitions in the order of their masks, `n_rows` at a time.
+    """Yield all coalitions, `n_rows` at a time, numbered by their masks or along the Gray code.
 
     Args:
         n_players: between 0 and 63.
         n_rows: coalitions per block; the last block may be shorter.
-        start: first mask.
-        stop: one past the last mask; by default 2**n_players.
+        start: number of the first coalition.
+        stop: one past the number of the last; by default 2**n_players.
+        gray: False: a coalition's number is its mask. True: it is the coalition's place in the reflected Gray code,
+            in which each differs from the one before by one player who joins or leaves, so that a game can update
+            its payoff instead of computing it anew. The mask of number g is then g ^ (g >> 1).
 
     Yields:
-        the mask of the block's first coalition, and a new bool array (<= n_rows, n_players).
+        the number of the block's first coalition, and a new bool array (<= n_rows, n_players).
 
     Raises:
         ValueError: an argument is out of range.
 
     >>> [(first, block.shape) for first, block in enumerate_coalitions(3, 5)]
     [(0, (5, 3)), (5, (3, 3))]
+    >>> _, gray = next(enumerate_coalitions(2, 4, gray=True))
+    >>> gray.astype(int)
+    array([[0, 0],
+           [1, 0],
+           [1, 1],
+           [0, 1]])
     """
     _check_mask_players(n_players)
     stop = 2**n_players if stop is None else stop
     if not 0 <= start <= stop <= 2**n_players or n_players == MAX_MASK_PLAYERS:
-        raise ValueError(f"cannot enumerate masks [{start}, {stop}) of {n_players} players")
+        raise ValueError(f"cannot enumerate coalitions [{start}, {stop}) of {n_players} players")
     if n_rows < 1:
         raise ValueError(f"n_rows must be at least 1, got {n_rows}")
-    return _blocks(n_players, n_rows, start, stop)
+    return _blocks(n_players, n_rows, start, stop, gray)
 
 
-def _blocks(n_players: int, n_rows: int, start: int, stop: int) -> Iterator[tuple[int, Coalitions]]:
+def _blocks(n_players: int, n_rows: int, start: int, stop: int, gray: bool) -> Iterator[tuple[int, Coalitions]]:
     for first in range(start, stop, n_rows):
         members = np.empty((min(n_rows, stop - first), n_players), dtype=np.bool_)
-        kernels.unpack_range(first, members)
+        kernels.unpack_range(first, gray, members)
         yield first, members
 
 

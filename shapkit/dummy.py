@@ -50,7 +50,7 @@ def dummy_residual(
     not drawn.
 
     Args:
-        game: at most 40 players for "exact".
+        game: at most 62 players for "exact".
         player: by index or by name.
         method: "exact" takes 2**n_players evaluations; "sampled" takes 2 * samples.
         samples: how many coalitions to draw, uniformly and independently: the estimate is unbiased.
@@ -93,7 +93,7 @@ def isolation_residual(
     them is none.
 
     Args:
-        game: at most 40 players for "exact".
+        game: at most 62 players for "exact".
         player: the one that may matter, by index or by name.
         method: "exact" takes 2**n_players evaluations; "sampled" at most samples + 2.
         samples: how many coalitions to draw, uniformly and independently: the estimate is unbiased.
@@ -114,7 +114,7 @@ def isolation_residual(
     index = game.player_index(player)
     others = np.arange(game.n_players) != index
     n_before = game.n_evaluations
-    _check_sampling(game.n_players, method, samples)
+    check_sampling(game.n_players, method, samples)
     references = np.zeros((2, game.n_players), dtype=np.bool_)
     references[1, index] = True
     payoffs_alone = game(references)
@@ -132,21 +132,34 @@ def isolation_residual(
 
 
 def _coalition_blocks(game: Game, n_players: int, method: Method, samples: int, seed: int) -> Iterator[Coalitions]:
-    """All coalitions of `n_players`, or `samples` random ones, in blocks that suit the size of a payoff."""
-    _check_sampling(game.n_players, method, samples)
+    """Yield all coalitions of `n_players`, or `samples` random ones, in blocks that suit the size of a payoff."""
+    check_sampling(game.n_players, method, samples)
     n_coalitions = 2**n_players if method == "exact" else samples
     start, stop = 0, 1  # the first alone: once it has been evaluated, the size of a payoff is known
     while start < n_coalitions:
         if method == "exact":
             yield next(enumerate_coalitions(n_players, stop - start, start))[1]
         else:
-            bits = counter_bits(seed, np.arange(start, stop)[:, None], np.arange(n_players))
-            yield bits >> np.uint64(63) == 1
+            yield random_coalitions(seed, start, stop, n_players)
         n_rows = block_rows(n_players, math.prod(game.output_shape or ()))
         start, stop = stop, min(stop + n_rows, n_coalitions)
 
 
-def _check_sampling(n_players: int, method: Method, samples: int) -> None:
+def random_coalitions(seed: int, start: int, stop: int, n_players: int) -> Coalitions:
+    """Return independent coalitions number `start` to `stop` - 1, each player in with probability 1/2.
+
+    >>> bool((random_coalitions(0, 0, 9, 4)[5:] == random_coalitions(0, 5, 9, 4)).all())
+    True
+    """
+    bits = counter_bits(seed, np.arange(start, stop)[:, None], np.arange(n_players))
+    return np.asarray(bits >> np.uint64(63) == 1)
+
+
+def check_sampling(n_players: int, method: Method, samples: int) -> None:
+    """Raise a ValueError for an unknown method, a bad number of samples, or too many players for "exact".
+
+    >>> check_sampling(3, "exact", samples=1)
+    """
     if method not in get_args(Method):
         raise ValueError(f"method must be one of {', '.join(map(repr, get_args(Method)))}, got {method!r}")
     positive_integer("samples", samples)

@@ -6,72 +6,83 @@ already.
 
 from __future__ import annotations
 
-import math
-from typing import Literal, get_args
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import chain
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from shapkit import kernels
 from shapkit.attribution import Attribution
 from shapkit.coalitions import enumerate_coalitions
-from shapkit.games import Game, players_of_table
+from shapkit.games import Game, Payoffs, players_of_table
+from shapkit.interactions import Index, checked_order, from_superset_sums, superset_families
+from shapkit.progress import evaluations_bar
+from shapkit.superset_sums import Family, SupersetSums, power_of_two_below
 
-Index = Literal["shapley", "banzhaf"]
-
-MAX_EXACT_PLAYERS = 40
+MAX_EXACT_PLAYERS = 62  # the number of coalitions and their masks fit 64-bit integers, the signed ones too
 _BLOCK_ROWS = 2**16  # coalitions the game sees at once, at most
-_BLOCK_FLOATS = 2**22  # payoff elements held at once, about; four arrays of this size are alive
-_TABLE_BLOCK_FLOATS = 2**13  # for tables: four blocks fit the second-level cache
+_BLOCK_FLOATS = 2**22  # payoff elements held at once, about; a few arrays of this size are alive
+_TABLE_BLOCK_FLOATS = 2**20  # for tables: enough for a thread, little enough for a copy where one is needed
+_THREADED_BLOCKS = 4  # starting threads takes as long as one block
 
 
-def exact(game: Game, index: Index = "shapley") -> Attribution:
-    """Return the exact values of all players, from 2**n_players evaluations of the game.
+def exact(game: Game, index: Index = "shapley", order: int | None = None, progress: bool = False) -> Attribution:
+    """Return the exact index of all players, or of all coalitions of up to `order` players.
 
     "shapley" is Shapley (1953): values sum to the grand coalition's payoff less the empty one's. "banzhaf" is
     the mean of a player's marginal contribution over all coalitions of the others (Banzhaf 1965, Penrose
-    1946); it does not sum to anything in particular.
+    1946); it does not sum to anything in particular. Interactions: "SII", "k-SII", "STII", "FSII", "BII" and "FBII",
+    see `shapkit.interactions.unanimity_share`.
 
     Args:
-        game: at most 40 players. It is evaluated in blocks; memory does not grow with 2**n_players.
-        index: "shapley" or "banzhaf".
+        game: at most 62 players. All 2**n_players coalitions are evaluated, in blocks; memory does not grow with
+            their number.
+        index: one of the names above.
+        order: the largest size of coalition that gets a value; by default 1 for values, 2 for interactions.
+        progress: show a bar with an estimate of the time left.
 
     Returns:
-        an Attribution without standard errors, with values (n_players, *output_shape) in the unit of the
-        payoff.
+        an Attribution without standard errors, with values (n_terms, *output_shape) in the unit of the
+        payoff: one row per player, then one per pair, and so on. The numbers do not depend on the game's batch size
+        or executor.
 
     Raises:
-        ValueError: too many players, an unknown index, or what `Game` raises.
+        ValueError: too many players, an unknown index or order, or what `Game` raises.
+        ImportError: `progress`, and tqdm is not installed.
 
     >>> from shapkit import weighted_voting
-    >>> exact(weighted_voting([2, 1, 1], quota=3)).values.round(4)
+    >>> voting = weighted_voting([2, 1, 1], quota=3, names=["a", "b", "c"])
+    >>> exact(voting).values.round(4)
     array([0.6667, 0.1667, 0.1667])
+    >>> float(exact(voting, "SII", order=2)["b", "c"])
+    -0.5
     """
-    check_index(index)
+    order = checked_order(index, order)
     check_enumerable(game.n_players)
     n_before = game.n_evaluations
-    n_players = game.n_players
-    empty = game(np.zeros((1, n_players), dtype=np.bool_))
-    reference = empty.reshape(-1)
-    fold = _Fold(n_players, reference, block_rows(n_players, reference.size), index)
-    for first, coalitions in enumerate_coalitions(n_players, fold.n_rows):
-        if first > 0:
-            payoffs = game(coalitions)
-        elif len(coalitions) > 1:
-            payoffs = np.concatenate([empty, game(coalitions[1:])])
-        else:
-            payoffs = empty
-        fold.add(first, payoffs.reshape(len(payoffs), -1))
-    grand = payoffs[-1]
+    parts = _families(index, order, game.n_players)
+    sums: SupersetSums | None = None
+    for first, payoffs in _blocks(game, progress):
+        if sums is None:
+            empty = payoffs[0].copy()
+            sums = SupersetSums(game.n_players, len(payoffs), empty.reshape(-1), list(chain(*parts)))
+        sums.add(sums.of_block(first, payoffs.reshape(len(payoffs), -1)))
+    assert sums is not None  # even a game without players has one coalition
+    grand = payoffs[-1].copy()
+    values = _index_values(index, game.n_players, parts, sums, (grand - empty).reshape(-1))
     return Attribution(
-        values=fold.index_values(grand.reshape(-1)).reshape(n_players, *grand.shape),
+        values=values.reshape(-1, *empty.shape),
         standard_errors=None,
-        empty_value=empty[0],
-        grand_value=grand.copy(),
+        empty_value=empty,
+        grand_value=grand,
         n_evaluations=game.n_evaluations - n_before,
         names=game.names,
         index=index,
         method="exact",
+        order=order,
     )
 
 
@@ -80,13 +91,13 @@ def shapley_values(table: ArrayLike) -> NDArray[np.float64]:
 
     Args:
         table: real numbers (2**n_players, *output_shape); bit i of the index is set when player i is in the
-            coalition. It is read once and not copied.
+            coalition. It is read once, by several threads where it is large, and not copied.
 
     Returns:
         float64 array (n_players, *output_shape), in the unit of the table.
 
     Raises:
-        ValueError: the first axis is not 2, 4, 8, ... long, or a value is not a finite real number.
+        ValueError: the first axis is not 1, 2, 4, 8, ... long, or a value is not a finite real number.
 
     >>> shapley_values([0, 1, 2, 5])
     array([2., 3.])
@@ -99,12 +110,22 @@ def shapley_values(table: ArrayLike) -> NDArray[np.float64]:
     columns = values.reshape(len(values), -1)
     if columns.shape[1] == 0:
         raise ValueError(f"values has shape {values.shape}: a value must have at least one element")
-    n_rows = min(len(values), _power_of_two_below(_TABLE_BLOCK_FLOATS // columns.shape[1]))
-    fold = _Fold(n_players, columns[0].astype(np.float64), n_rows, "shapley")
-    for first in range(0, len(columns), n_rows):
-        fold.add(first, columns[first : first + n_rows])
-    shapley = fold.index_values(columns[-1].astype(np.float64))
-    if not np.isfinite(shapley).all():  # cheaper than a look at each value: NaN and infinity reach every sum
+    empty, grand = columns[[0, -1]].astype(np.float64)
+    block_size = min(len(columns), power_of_two_below(_TABLE_BLOCK_FLOATS // columns.shape[1]))
+    parts = _families("shapley", 1, n_players)
+    sums = SupersetSums(n_players, block_size, empty, list(chain(*parts)))
+
+    def of_block(first: int) -> list[NDArray[np.float64]]:
+        return sums.of_block(first, columns[first : first + block_size])
+
+    blocks = range(0, len(columns), block_size)
+    n_threads = _usable_cores() if len(blocks) >= _THREADED_BLOCKS else 1
+    with ThreadPoolExecutor(n_threads) if n_threads > 1 else nullcontext() as threads:
+        for contribution in (threads.map if threads else map)(of_block, blocks):
+            sums.add(contribution)
+    shapley = _index_values("shapley", n_players, parts, sums, grand - empty)
+    if not (np.isfinite(shapley).all() and np.isfinite(grand - empty).all()):
+        # Cheaper than a look at each value: NaN and infinity reach every sum.
         raise ValueError("values must be finite numbers: the table holds NaN, infinity or numbers that overflow")
     return shapley.reshape(n_players, *output_shape)
 
@@ -122,81 +143,61 @@ def check_enumerable(n_players: int) -> None:
         )
 
 
-def check_index(index: str) -> None:
-    """Raise a ValueError where `index` is not one that `exact` computes.
-
-    >>> check_index("shapley")
-    """
-    if index not in get_args(Index):
-        raise ValueError(f"index must be one of {', '.join(map(repr, get_args(Index)))}, got {index!r}")
-
-
 def block_rows(n_players: int, n_columns: int) -> int:
     """Return how many coalitions to evaluate at once, a power of two, for payoffs of `n_columns` elements.
 
     >>> block_rows(3, 1), block_rows(30, 1), block_rows(30, 3 * 64 * 64)
     (8, 65536, 256)
     """
-    return min(1 << n_players, _BLOCK_ROWS, _power_of_two_below(_BLOCK_FLOATS // n_columns))
+    return min(1 << n_players, _BLOCK_ROWS, power_of_two_below(_BLOCK_FLOATS // n_columns))
 
 
-class _Fold:
-    """For every player, the weighted sum over the coalitions with it, from blocks of `n_rows` payoffs."""
+def _blocks(game: Game, progress: bool) -> Iterator[tuple[int, Payoffs]]:
+    """The payoffs of all coalitions, in blocks of a power of two, each with the mask of its first coalition.
 
-    def __init__(self, n_players: int, reference: NDArray[np.float64], n_rows: int, index: Index) -> None:
-        n_columns = reference.size
-        self.n_players, self.n_rows, self.index = n_players, n_rows, index
-        self.reference = np.ascontiguousarray(reference)
-        self.n_low = n_rows.bit_length() - 1
-        self.size_weights = _size_weights(n_players, index)
-        self.row_sizes = np.bitwise_count(np.arange(n_rows))
-        self.low_sums, self.low_errors, self.scratch = np.zeros((3, n_rows, n_columns))
-        self.high_sums, self.high_errors = np.zeros((2, n_players - self.n_low, n_columns))
-
-    def add(self, first_mask: int, payoffs: NDArray[np.generic]) -> None:
-        """Add the payoffs (n_rows, n_columns) of the coalitions from `first_mask`, a multiple of n_rows."""
-        high_bits = first_mask >> self.n_low
-        kernels.fold_block(
-            np.ascontiguousarray(payoffs, dtype=np.float64),
-            self.reference,
-            self.size_weights[self.row_sizes + high_bits.bit_count()],
-            high_bits,
-            self.low_sums,
-            self.low_errors,
-            self.high_sums,
-            self.high_errors,
-            self.scratch,
-        )
-
-    def index_values(self, grand: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The index (n_players, n_columns), once every block has been added; `grand` is the last payoff."""
-        low = np.empty((self.n_low + 1, self.reference.size))
-        kernels.sum_low_patterns(self.low_sums, low, self.scratch)
-        sums = np.concatenate([low[:-1], self.high_sums])
-        if self.index == "banzhaf":
-            # 2**(1-n) (sum over S with i of v(S) - sum over S without i of v(S))
-            return np.asarray(2 * sums - low[-1])
-        # The sum that all players share, Σ_S v(S) c(|S|), is what efficiency says it must be.
-        excess: NDArray[np.float64] = sums.sum(axis=0) - (grand - self.reference)
-        return np.asarray(sums - excess / self.n_players)
-
-
-def _size_weights(n_players: int, index: Index) -> NDArray[np.float64]:
-    """The weight of a coalition of each size, 0 to n_players, in the sum over the coalitions with a player.
-
-    Shapley: φ_i = Σ_{S∋i} v(S) (a(|S|) + c(|S|)) − Σ_S v(S) c(|S|), with a(s) = 1/(s C(n,s)), c(s) = 1/((n−s)
-    C(n,s)).
+    No coalition is evaluated twice: the empty one, which tells the payoff's size, is part of the first block.
     """
-    if index == "banzhaf":
-        return np.full(n_players + 1, 2.0 ** (1 - n_players))
-    weights = np.zeros(n_players + 1)
-    weights[n_players] = 1 / n_players
-    for size in range(1, n_players):
-        # a(s) + c(s) = n / (s (n − s) C(n, s)), one correctly rounded division of integers
-        weights[size] = n_players / (size * (n_players - size) * math.comb(n_players, size))
-    return weights
+    with evaluations_bar("exact", 2**game.n_players, progress) as done:
+        empty = game(np.zeros((1, game.n_players), dtype=np.bool_))
+        n_rows = block_rows(game.n_players, empty.size)
+        for first, coalitions in enumerate_coalitions(game.n_players, n_rows):
+            if first > 0:
+                payoffs = game(coalitions)
+            elif n_rows > 1:
+                payoffs = np.concatenate([empty, game(coalitions[1:])])
+            else:
+                payoffs = empty
+            done(len(payoffs))
+            yield first, payoffs
 
 
-def _power_of_two_below(number: int) -> int:
-    """The largest power of two up to `number`, and at least 1."""
-    return 1 << max(0, number.bit_length() - 1)
+def _families(index: Index, order: int, n_players: int) -> list[tuple[Family, ...]]:
+    """The sums that an index is made of, for coalitions of 1, 2, ... players."""
+    parts = [superset_families(index, order, size, n_players) for size in range(1, min(order, n_players) + 1)]
+    # What all players share, Σ_S v(S) w_0(|S|), must be had by summation for other indices than this one.
+    return [part[1:] for part in parts] if index == "shapley" else parts
+
+
+def _index_values(
+    index: Index,
+    n_players: int,
+    parts: Sequence[tuple[Family, ...]],
+    sums: SupersetSums,
+    worth: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """The index (n_terms, n_columns) from its sums; `worth` (n_columns,) is the grand payoff less the empty one's."""
+    if index == "shapley":
+        if not n_players:
+            return np.empty((0, len(worth)))
+        values = sums.totals[0]
+        excess: NDArray[np.float64] = values.sum(axis=0) - worth  # what all players share is what efficiency leaves
+        return np.asarray(values - excess / n_players)
+    totals = iter(sums.totals)
+    by_size = [
+        from_superset_sums(n_players, size, [next(totals) for _ in part]) for size, part in enumerate(parts, start=1)
+    ]
+    return np.concatenate([*by_size, np.empty((0, len(worth)))])
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

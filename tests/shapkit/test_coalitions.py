@@ -57,12 +57,21 @@ def test_columns_of_any_memory_layout():
         (lambda: masks_of_members(np.zeros((1, 65), bool)), "between 0 and 64"),
         (
             lambda: enumerate_coalitions(64, 8),
-            r"cannot enumerate masks \[0, 18446744073709551616\) of 64 players",
+            r"cannot enumerate coalitions \[0, 18446744073709551616\) of 64 players",
         ),
-        (lambda: enumerate_coalitions(3, 8, 5, 9), r"cannot enumerate masks \[5, 9\) of 3 players"),
+        (lambda: enumerate_coalitions(3, 8, 5, 9), r"cannot enumerate coalitions \[5, 9\) of 3 players"),
         (lambda: enumerate_coalitions(3, 0), "n_rows must be at least 1, got 0"),
     ],
 )
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("n_players", [0, 1, 2, 7])
+def test_gray_code_changes_one_player_at_a_time(n_players):
+    rows = np.concatenate([block for _, block in enumerate_coalitions(n_players, 5, gray=True)])
+    assert len(np.unique(rows, axis=0)) == len(rows) == 2**n_players
+    assert ((rows[1:] != rows[:-1]).sum(axis=1) == 1).all() and not rows[:1].any()
+    numbers = np.arange(2**n_players)
+    np.testing.assert_array_equal(rows, members_of_masks(numbers ^ numbers >> 1, n_players))

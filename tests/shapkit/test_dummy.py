@@ -149,8 +149,8 @@ def test_errors(residual, arguments, message):
 def test_too_many_players_for_exact(residual):
     from shapkit import weighted_voting
 
-    game = weighted_voting([1.0] * 50, quota=25)
-    with pytest.raises(ValueError, match=r'50 players.*method="sampled" for residuals'):
+    game = weighted_voting([1.0] * 70, quota=35)
+    with pytest.raises(ValueError, match=r'70 players.*method="sampled" for residuals'):
         residual(game, 0)
     assert game.n_evaluations == 0
     assert residual(game, 0, "sampled", 100).n_evaluations <= 200

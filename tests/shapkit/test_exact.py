@@ -188,12 +188,12 @@ def test_blocks_respect_memory():
     "call, message",
     [
         (
-            lambda: exact_values(weighted_voting(range(41), 3)),
-            r"41 players: all 2\*\*41 coalitions cannot be evaluated",
+            lambda: exact_values(weighted_voting(range(63), 3)),
+            r"63 players: all 2\*\*63 coalitions cannot be evaluated",
         ),
         (
             lambda: exact_values(table_game([0, 1]), "shapely"),
-            "index must be one of 'shapley', 'banzhaf', got 'shapely'",
+            "index must be one of 'shapley', 'banzhaf', 'SII', .* got 'shapely'",
         ),
         (lambda: shapley_values([1, 2, 3]), r"values has shape \(3,\), expected \(2\*\*n_players, ...\)"),
         (lambda: shapley_values([1, np.nan, 3, 4]), "values must be finite numbers: the table holds NaN"),

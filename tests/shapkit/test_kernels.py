@@ -6,41 +6,68 @@ import pytest
 from shapkit import kernels
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 16])
+@pytest.mark.parametrize("n_rows", [1, 2, 4, 16])
 @pytest.mark.parametrize("n_columns", [1, 3])
-def test_folding_gives_every_players_weighted_sum(n_rows, n_columns):
-    n_players = 6
+def test_folding_a_block(n_rows, n_columns):
+    n_runs, high_size = 8, 2
     rng = np.random.default_rng(0)
-    payoffs, weights = rng.normal(size=(64, n_columns)), rng.normal(size=64)
+    payoffs, weights = rng.normal(size=(n_runs, n_rows, n_columns)), rng.normal(size=(10, n_rows))
     reference = rng.normal(size=n_columns)
-    n_low = n_rows.bit_length() - 1
-    low, low_errors, scratch = np.zeros((3, n_rows, n_columns))
-    high, high_errors = np.zeros((2, n_players - n_low, n_columns))
-    for first in range(0, 64, n_rows):
-        block = slice(first, first + n_rows)
-        high_bits = first >> n_low
-        kernels.fold_block(
-            payoffs[block], reference, weights[block], high_bits, low, low_errors, high, high_errors, scratch
-        )
-    sums = np.empty((n_low + 1, n_columns))
-    kernels.sum_low_patterns(low, sums, scratch)
-    weighted = weights[:, None] * (payoffs - reference)
-    for player in range(n_players):
-        expected = sum(weighted[mask] for mask in range(64) if mask >> player & 1)
-        found = sums[player] if player < n_low else high[player - n_low]
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(sums[-1], weighted.sum(axis=0), rtol=1e-12, atol=1e-12)
+    low_sums, scratch = np.empty((2, n_rows * n_columns))
+    totals = np.empty((n_runs, n_columns))
+    kernels.fold_block(
+        payoffs.reshape(-1),
+        np.tile(reference, n_rows),
+        np.repeat(weights, n_columns, axis=1),
+        high_size,
+        n_columns,
+        low_sums,
+        totals,
+        scratch,
+    )
+    sizes = [high_size + run.bit_count() for run in range(n_runs)]
+    weighted = weights[sizes][:, :, None] * (payoffs - reference)
+    np.testing.assert_allclose(low_sums.reshape(n_rows, n_columns), weighted.sum(axis=0), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(totals, weighted.sum(axis=1), rtol=1e-12, atol=1e-12)
 
 
-def test_sums_over_blocks_are_compensated():
-    # 1 + 2**16 additions of 2**-53, each of which is lost in a plain sum.
-    low, low_errors, scratch = np.zeros((3, 1, 1))
-    high, high_errors = np.zeros((2, 1, 1))
-    for payoff in [1.0] + [2.0**-53] * 2**16:
-        kernels.fold_block(
-            np.array([[payoff]]), np.zeros(1), np.ones(1), 1, low, low_errors, high, high_errors, scratch
-        )
-    assert low[0, 0] == high[0, 0] == 1 + 2.0**-37
+@pytest.mark.parametrize("n_bits", [0, 1, 5])
+def test_sums_of_bit_patterns(n_bits):
+    rows = np.random.default_rng(0).normal(size=(2**n_bits, 2))
+    expected = [rows[[row for row in range(len(rows)) if row >> bit & 1]].sum(axis=0) for bit in range(n_bits)]
+    sums = np.empty((n_bits + 1, 2))
+    kernels.sum_patterns(rows.copy(), sums, np.empty_like(rows))
+    np.testing.assert_allclose(sums, [*expected, rows.sum(axis=0)], atol=1e-12)
+
+
+@pytest.mark.parametrize("n_players", [0, 1, 2, 3, 4, 7])
+@pytest.mark.parametrize("n_columns", [1, 3])
+def test_sums_over_subsets(n_players, n_columns):
+    table = np.random.default_rng(0).integers(-9, 9, (2**n_players, n_columns)).astype(float)
+    expected = [sum(table[part] for part in range(2**n_players) if part & row == part) for row in range(2**n_players)]
+    sums = table.reshape(-1).copy()
+    kernels.add_subsets(sums, 1.0, n_columns)
+    np.testing.assert_array_equal(sums.reshape(table.shape), expected)
+    kernels.add_subsets(sums, -1.0, n_columns)
+    np.testing.assert_array_equal(sums.reshape(table.shape), table)
+
+
+@pytest.mark.parametrize("n_players", [16, 17, 18])
+def test_sums_over_subsets_of_tables_larger_than_the_cache(n_players):
+    table = np.random.default_rng(0).integers(-9, 9, 2**n_players).astype(float)
+    expected = table.copy().reshape((2,) * n_players)
+    for axis in range(n_players):
+        with_player, without = np.moveaxis(expected, axis, 0)[[1, 0]]
+        np.moveaxis(expected, axis, 0)[1] = with_player + without
+    kernels.add_subsets(table, 1.0, 1)
+    np.testing.assert_array_equal(table, expected.reshape(-1))
+
+
+def test_weighted_rows_in_the_order_of_complements():
+    payoffs, weights = np.arange(8.0).reshape(4, 2), np.array([1.0, 2.0, 3.0, 4.0])
+    weighted = np.empty((4, 2))
+    kernels.weigh_complements(payoffs, np.array([1.0, 2.0]), weights, weighted)
+    np.testing.assert_array_equal(weighted, (weights[:, None] * (payoffs - [1, 2]))[::-1])
 
 
 @pytest.mark.parametrize("n_rows", [1, 2, 8])
