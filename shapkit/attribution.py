@@ -22,9 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from shapkit import _printing
+from shapkit._checks import checked_names
 from shapkit._files import read_arrays, write_arrays
 from shapkit._optional import require
-from shapkit.games import checked_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

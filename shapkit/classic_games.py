@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from shapkit._checks import checked_integer, checked_names, player_index, real_array
+from shapkit.batches import Payoffs
 from shapkit.coalitions import Coalitions
-from shapkit.games import Game, Payoffs, checked_integer, checked_names, player_index, real_array
+from shapkit.games import Game
 
 
 def weighted_voting(

@@ -14,10 +14,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from shapkit._checks import positive_integer
 from shapkit.coalitions import Coalitions, enumerate_coalitions
 from shapkit.estimators.moments import RunningMoments
 from shapkit.exact import block_rows, check_enumerable
-from shapkit.games import Game, positive_integer
+from shapkit.games import Game
 from shapkit.randomness import counter_bits
 
 Method = Literal["exact", "sampled"]

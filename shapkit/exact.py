@@ -15,9 +15,11 @@ from itertools import chain
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from shapkit._checks import players_of_table
 from shapkit.attribution import Attribution
+from shapkit.batches import Payoffs
 from shapkit.coalitions import enumerate_coalitions
-from shapkit.games import Game, Payoffs, players_of_table
+from shapkit.games import Game
 from shapkit.interactions import Index, checked_order, from_superset_sums, superset_families
 from shapkit.progress import evaluations_bar
 from shapkit.superset_sums import Family, SupersetSums, power_of_two_below
@@ -25,8 +27,8 @@ from shapkit.superset_sums import Family, SupersetSums, power_of_two_below
 MAX_EXACT_PLAYERS = 62  # the number of coalitions and their masks fit 64-bit integers, the signed ones too
 _BLOCK_ROWS = 2**16  # coalitions the game sees at once, at most
 _BLOCK_FLOATS = 2**22  # payoff elements held at once, about; a few arrays of this size are alive
-_TABLE_BLOCK_FLOATS = 2**20  # for tables: enough for a thread, little enough for a copy where one is needed
-_THREADED_BLOCKS = 4  # starting threads takes as long as one block
+_TABLE_BLOCK_FLOATS = 2**22  # for tables: much work between two threads' turns, little memory where a copy is needed
+_THREADED_BLOCKS = 8  # below, starting threads takes longer than they save
 
 
 def exact(game: Game, index: Index = "shapley", order: int | None = None, progress: bool = False) -> Attribution:

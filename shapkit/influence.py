@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shapkit.batches import Payoffs
 from shapkit.coalitions import enumerate_coalitions
 from shapkit.dummy import Method, check_sampling, random_coalitions
 from shapkit.estimators.moments import RunningMoments
-from shapkit.games import Game, Payoffs
+from shapkit.games import Game
 from shapkit.superset_sums import power_of_two_below
 
 MAX_TABLE_FLOATS = 2**28  # two gigabytes of payoffs

@@ -16,9 +16,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from shapkit._checks import checked_names, player_index, positive_integer, real_array
+from shapkit.batches import Payoffs
 from shapkit.cache import CoalitionCache
 from shapkit.coalitions import Coalitions
-from shapkit.games import Game, Payoffs, checked_names, player_index, positive_integer, real_array
+from shapkit.games import Game
 
 Fill = Literal["marginal", "baseline"]
 

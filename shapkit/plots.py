@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shapkit._checks import positive_integer
 from shapkit._optional import require
 from shapkit._printing import NEGATIVE, POSITIVE, by_size
-from shapkit.games import positive_integer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from shapkit import kernels
 _RUN_FLOATS = 2**11  # payoff elements whose weights and sums stay in the first-level cache
 _MIN_RUN = 4  # coalitions in a run, where a block has so many: see kernels.fold_block
 _TILE_COLUMNS = _RUN_FLOATS // _MIN_RUN
+
+# By the length of a run in elements: (n_sizes, run length)
+_RunWeights: TypeAlias = dict[int, NDArray[np.float64]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +62,20 @@ class SupersetSums:
         self.reference = np.ascontiguousarray(reference)
         self.families = tuple(families)
         self._masks = {family.size: subset_masks(n_players, family.size) for family in families}
-        self._tiles = [slice(first, first + _TILE_COLUMNS) for first in range(0, len(reference), _TILE_COLUMNS)]
+        self._tiles = [
+            slice(first, min(first + _TILE_COLUMNS, len(reference)))
+            for first in range(0, len(reference), _TILE_COLUMNS)
+        ]
+        self._run_references = {
+            tile.start: np.tile(self.reference[tile], self._run_length(tile.stop - tile.start)) for tile in self._tiles
+        }
+        widths = {tile.stop - tile.start for tile in self._tiles}
+        self._run_weights = [
+            {self._run_length(width) * width: self._weights_of_runs(family, width) for width in widths}
+            if family.size < 2
+            else {}
+            for family in self.families
+        ]
         shapes = [(len(self._masks[family.size]), len(reference)) for family in families]
         self.totals = [np.zeros(shape) for shape in shapes]
         self._errors = [np.zeros(shape) for shape in shapes]
@@ -71,7 +88,7 @@ class SupersetSums:
         """
         high_mask = first_mask >> self.n_low << self.n_low
         contributions = []
-        for family in self.families:
+        for family, run_weights in zip(self.families, self._run_weights, strict=True):
             masks = self._masks[family.size]
             sums = np.zeros((len(masks), len(self.reference)))
             within = (masks & np.uint64(((1 << self.n_players) - 1) ^ high_mask)) >> np.uint64(self.n_low) == 0
@@ -80,10 +97,21 @@ class SupersetSums:
             sums[within] = (
                 self._sums_of_pairs_and_more(family.weights[high_size:], payoffs)[self.block_size - 1 - low_masks]
                 if family.size > 1
-                else self._sums_of_players(family.weights, high_size, payoffs)[_lone_player(low_masks)]
+                else self._sums_of_players(run_weights, high_size, payoffs)[_lone_player(low_masks)]
             )
             contributions.append(sums)
         return contributions
+
+    def _run_length(self, n_columns: int) -> int:
+        """How many coalitions the kernel takes at once."""
+        return min(self.block_size, max(_MIN_RUN, power_of_two_below(_RUN_FLOATS // n_columns)))
+
+    def _weights_of_runs(self, family: Family, n_columns: int) -> NDArray[np.float64]:
+        """The weights of a run's coalitions and columns, in one row for each number of players in all of the run."""
+        run = self._run_length(n_columns)
+        most = self.n_players - (run.bit_length() - 1)
+        sizes = np.arange(most + 1)[:, None] + np.bitwise_count(np.arange(run))
+        return np.repeat(family.weights[sizes], n_columns, axis=1)
 
     def add(self, contributions: Sequence[NDArray[np.float64]]) -> None:
         """Add what `of_block` returned, compensated (Kahan 1965), so that the error does not grow with 2**n.
@@ -97,12 +125,13 @@ class SupersetSums:
             total[...] = updated
 
     def _sums_of_players(
-        self, weights: NDArray[np.float64], high_size: int, payoffs: NDArray[np.generic]
+        self, weights: _RunWeights, high_size: int, payoffs: NDArray[np.generic]
     ) -> NDArray[np.float64]:
         """The block's sum in row 0, and in row 1 + i that over the coalitions with player i of the block's own."""
         sums = np.empty((self.n_low + 1, len(self.reference)))
         for tile in self._tiles:
-            sums[:, tile] = self._tile_sums(weights, high_size, payoffs[:, tile], self.reference[tile])
+            reference = self._run_references[tile.start]
+            sums[:, tile] = self._tile_sums(weights[reference.size], high_size, payoffs[:, tile], reference)
         return np.roll(sums, 1, axis=0)
 
     def _tile_sums(
@@ -112,28 +141,24 @@ class SupersetSums:
         payoffs: NDArray[np.generic],
         reference: NDArray[np.float64],
     ) -> NDArray[np.float64]:
-        n_columns = len(reference)
-        run = min(self.block_size, max(_MIN_RUN, power_of_two_below(_RUN_FLOATS // n_columns)))
-        n_runs = self.block_size // run
-        sizes = np.arange(high_size + (n_runs - 1).bit_length() + 1)[:, None] + np.bitwise_count(np.arange(run))
-        low_sums, scratch = np.empty((2, run * n_columns))
-        totals = np.empty((n_runs, n_columns))
+        n_columns = payoffs.shape[1]
+        run = reference.size // n_columns
+        low_sums, scratch = np.empty((2, run, n_columns))
+        totals = np.empty((self.block_size // run, n_columns))
         kernels.fold_block(
             np.ascontiguousarray(payoffs, dtype=np.float64).reshape(-1),
-            np.tile(reference, run),
-            np.repeat(weights[sizes], n_columns, axis=1),
+            reference,
+            weights,
             high_size,
             n_columns,
-            low_sums,
+            low_sums.reshape(-1),
             totals,
-            scratch,
+            scratch.reshape(-1),
         )
         n_run_players = run.bit_length() - 1
         sums = np.empty((self.n_low + 1, n_columns))
         # The block's sum is written by both; the second, from the runs' totals, stays.
-        kernels.sum_patterns(
-            low_sums.reshape(run, n_columns), sums[: n_run_players + 1], scratch.reshape(run, n_columns)
-        )
+        kernels.sum_patterns(low_sums, sums[: n_run_players + 1], scratch)
         kernels.sum_patterns(totals, sums[n_run_players:], np.empty_like(totals))
         return sums
 

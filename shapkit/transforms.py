@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from shapkit import kernels
-from shapkit.games import players_of_table
+from shapkit._checks import players_of_table
 
 
 def moebius_transform(table: ArrayLike, overwrite: bool = False) -> NDArray[np.float64]:

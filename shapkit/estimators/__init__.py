@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+from shapkit._checks import positive_integer
 from shapkit.attribution import Attribution
 from shapkit.estimators.permutation import sample_permutations
 from shapkit.exact import MAX_EXACT_PLAYERS, exact
-from shapkit.games import Game, positive_integer
+from shapkit.games import Game
 
 Method = Literal["permutation"]
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from shapkit._checks import positive_integer
 from shapkit.attribution import Attribution
 from shapkit.coalitions import Coalitions
 from shapkit.estimators.moments import RunningMoments
-from shapkit.games import Game, positive_integer
+from shapkit.games import Game
 from shapkit.randomness import counter_permutations
 
 _CHUNK_ROWS = 2**16  # coalitions the game sees at once, at most
