@@ -1,7 +1,8 @@
 """How fast exact values are: against summing the table, against shap and shapiq, and beside the game itself.
 
-    python benchmarks/exact.py          # about ten minutes; writes docs/results/exact.json and docs/pictures/exact.png
+    python benchmarks/exact.py          # some minutes; writes docs/results/exact.json and docs/pictures/exact.png
     python benchmarks/exact.py --quick  # a minute, smaller games, prints only
+    python benchmarks/exact.py --redraw # the picture and the text from the JSON
 
 Every ratio is between medians of repetitions that take turns within this run. shap and shapiq are measured where they
 are installed.
@@ -171,25 +172,27 @@ def peak_memory_mb() -> float:
 
 def report(results: dict[str, Any]) -> str:
     """The measured figures as text, the same in the terminal and in the README."""
-    lines = ["from a table of all values            table.sum()   all Shapley values   ratio   Möbius transform"]
+    lines = ["given all 2**n values      table.sum()  all Shapley values   ratio  Möbius transform"]
     for row in results["tables"]:
-        lines.append(
-            f"  n = {row['n_players']:<3}{2 ** row['n_players']:>16,} values {1e3 * row['sum']:>10.2f} ms"
-            f"{1e3 * row['shapley']:>18.2f} ms{row['ratio']:>8.2f}{1e3 * row['moebius']:>16.1f} ms"
-        )
+        if row["n_players"] >= 16:
+            lines.append(
+                f"  n = {row['n_players']}{2 ** row['n_players']:>16,}{1e3 * row['sum']:>11.2f} ms"
+                f"{1e3 * row['shapley']:>17.2f} ms{row['ratio']:>8.2f}{1e3 * row['moebius']:>15.1f} ms"
+            )
     peers = results["peers"]
     ours = peers["shapkit"]
-    lines += ["", f"n = {peers['n_players']}, the same numbers               seconds   shapley_values   exact(game)"]
-    lines.append(f"  {'shapkit':<32}{ours['table']:>11.5f}{'':>17}{ours['game']:>14.4f}")
+    lines += ["", f"the same {peers['n_players']} values          seconds   x shapley_values(table)   x exact(game)"]
+    lines.append(f"  {'shapley_values(table)':<26}{ours['table']:>8.5f}")
+    lines.append(f"  {'exact(game)':<26}{ours['game']:>8.5f}")
+    lines.append(f"  {'the value function alone':<26}{ours['value_function_alone']:>8.5f}")
     for name, seconds in peers.items():
         if name not in ("n_players", "shapkit"):
             lines.append(
-                f"  {name:<32}{seconds:>11.4f}{seconds / ours['table']:>11,.0f} x less"
-                f"{seconds / ours['game']:>9,.0f} x less"
+                f"  {name:<26}{seconds:>8.5f}{seconds / ours['table']:>26,.0f}{seconds / ours['game']:>16,.0f}"
             )
     pairs = results["interactions"]
-    lines += ["", f"players and pairs, n = {pairs['n_players']}, from a game that looks up a table"]
-    lines.append("  " + "   ".join(f"{index} {second:.2f} s" for index, second in pairs["seconds"].items()))
+    lines += ["", f"values of players and pairs, n = {pairs['n_players']}, from a game that looks up a table"]
+    lines.append("  " + "   ".join(f"{index} {second:.3f} s" for index, second in pairs["seconds"].items()))
     stream = results["streaming"]
     lines += ["", f"streamed, n = {stream['n_players']}: {stream['overhead_ns']:.1f} ns per coalition beside the game"]
     memory = "   ".join(f"n = {row['n_players']}: {row['peak_mb']:.0f} MB" for row in results["memory"])
@@ -226,7 +229,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
     axes.set_yscale("log")
     axes.set_xlabel("players")
     axes.set_ylabel("nanoseconds per coalition")
-    axes.set_title("All Shapley values of a table for about the price of reading it")
+    axes.set_title("All Shapley values of a large table for the price of reading it once or twice")
+    axes.set_xticks(range(8, 27, 2))
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
@@ -248,10 +252,16 @@ ALL_ROWS: dict[int, np.ndarray] = {}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller games; nothing is written")
+    parser.add_argument("--redraw", action="store_true", help="draw and print what was measured before")
     parser.add_argument("--linear-game", type=int, metavar="N", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.linear_game is not None:
         print(json.dumps(linear_game(arguments.linear_game)))
+        return
+    if arguments.redraw:
+        measured = json.loads(RESULTS.read_text(encoding="utf-8"))
+        draw(measured, PICTURE)
+        print(report(measured))
         return
     quick = arguments.quick
     peer_size, peer_sizes = (12, [8, 10]) if quick else (16, [8, 10, 12, 14])
