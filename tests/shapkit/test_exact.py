@@ -1,6 +1,8 @@
 """Exact values: published games, slow twins in fractions, and the axioms."""
 
+import functools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import permutations
 from math import factorial
@@ -15,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 import shapkit
 from shapkit import exact as exact_values
 from shapkit import shapley_values, table_game, weighted_voting
+from shapkit.coalitions import masks_of_members
 from shapkit.exact import block_rows
 
 GAMES = json.loads((Path(__file__).parents[1] / "data" / "games.json").read_text())["games"]
@@ -210,3 +213,39 @@ def test_blocks_respect_memory():
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def slow_sums(coalitions):
+    return np.sqrt(coalitions @ np.arange(1.0, coalitions.shape[1] + 1))
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+@pytest.mark.parametrize("index", ["shapley", "k-SII"])
+def test_any_number_of_workers_gives_the_same_bits(n_workers, index):
+    expected = exact_values(shapkit.Game(slow_sums, 9), index)
+    with ThreadPoolExecutor(n_workers) as threads:
+        found = exact_values(shapkit.Game(slow_sums, 9, executor=threads, batch_size=50), index)
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-12)  # the matrix product may round by batch
+    rounded = functools.partial(np.take, np.random.default_rng(0).normal(size=2**9))
+    alone, spread = (
+        exact_values(shapkit.Game(lambda rows: rounded(masks_of_members(rows)), 9, **options), index)
+        for options in ({}, {"executor": ThreadPoolExecutor(n_workers), "batch_size": 7})
+    )
+    np.testing.assert_array_equal(spread.values, alone.values)
+
+
+def test_a_cache_pays_for_every_coalition_once():
+    game = shapkit.Game(slow_sums, 10, cache=True)
+    first = exact_values(game)
+    assert (first.n_evaluations, game.n_evaluations) == (2**10, 2**10)
+    second = exact_values(game, "SII")
+    assert (second.n_evaluations, game.n_evaluations) == (0, 2**10)
+
+
+@pytest.mark.parametrize("index", ["shapley", "banzhaf"])
+def test_games_of_one_player_and_of_none(index):
+    alone = exact_values(table_game([2.0, 7.0]), index)
+    assert (alone.values.tolist(), alone.n_evaluations) == ([5.0], 2)
+    nobody = exact_values(shapkit.Game(lambda coalitions: np.ones((len(coalitions), 3)), 0), index)
+    assert nobody.values.shape == (0, 3) and nobody.n_evaluations == 1
+    assert shapley_values([[1.0, 2.0]]).shape == (0, 2)
