@@ -10,6 +10,7 @@ from shapkit.classic_games import airport_game, bankruptcy_game, glove_game, una
 from shapkit.dummy import DummyResidual, dummy_residual, isolation_residual
 from shapkit.estimators import estimate, explain
 from shapkit.exact import exact, shapley_values
+from shapkit.executors import RestartingExecutor
 from shapkit.games import Game, table_game
 from shapkit.influence import InfluenceGraph, influence_graph
 from shapkit.model_game import model_game
@@ -23,6 +24,7 @@ __all__ = [
     "DummyResidual",
     "Game",
     "InfluenceGraph",
+    "RestartingExecutor",
     "airport_game",
     "bankruptcy_game",
     "dummy_residual",
