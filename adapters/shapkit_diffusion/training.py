@@ -280,8 +280,13 @@ def train(
     if config.penalty is not None:
         _penalty(config.penalty, config.seed)  # refused here, before anything is written
     regions_of = _players(data, config)
-    run = RunFolder.open(folder, {"training": dataclasses.asdict(config)}, resume=resume)
     accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
+    world, rank = accelerator.num_processes, accelerator.process_index
+    if config.batch_size % (2 * world):
+        raise ValueError(f"batch_size must be a multiple of 2 x {world} processes, got {config.batch_size}")
+    with accelerator.main_process_first():  # it makes the folder, and the others join
+        resumed = resume or not accelerator.is_main_process
+        run = RunFolder.open(folder, {"training": dataclasses.asdict(config)}, resume=resumed)
     anchor = copy.deepcopy(denoiser).eval().requires_grad_(False).to(accelerator.device) if config.anchor else None
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate)
     model: Any = accelerator.prepare(denoiser)
@@ -289,11 +294,9 @@ def train(
     average = EMAModel(denoiser.parameters(), decay=config.ema)
     average.to(accelerator.device)
     first = _load_state(run.path / "state", denoiser, optimizer, average) if resume else 0
-    run.drop_metrics_from(first)
+    if accelerator.is_main_process:
+        run.drop_metrics_from(first)
     denoiser.train()
-    world, rank = accelerator.num_processes, accelerator.process_index
-    if config.batch_size % (2 * world):
-        raise ValueError(f"batch_size must be a multiple of 2 x {world} processes, got {config.batch_size}")
     started, before = time.perf_counter(), run.seconds()
     for step in range(first, config.steps):
         batch = draw_batch(data, config, denoiser.n_timesteps, step).share(rank, world).to(accelerator.device)
@@ -308,10 +311,11 @@ def train(
         optimizer.zero_grad()
         average.step(denoiser.parameters())
         if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+            shared = accelerator.reduce(torch.stack([denoising.detach(), penalty.detach()]), reduction="mean").tolist()
             record = {
                 "step": step + 1,
-                "denoising": float(denoising.detach()),
-                "penalty": float(penalty.detach()),
+                "denoising": shared[0],
+                "penalty": shared[1],
                 "weight": weight,
                 "learning_rate": config.rate(step),
                 "gradient_norm": float(norm),
