@@ -19,11 +19,11 @@ from torch import Tensor
 
 from shapkit_diffusion import report
 from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_picture, image_bytes
-from shapkit_diffusion.demo import END_TO_END, demo_config, influence_table, run_demo, shipped_model
+from shapkit_diffusion.demo import demo_config, influence_table, run_demo, shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
-from shapkit_diffusion.influence import influence_at, influence_end_to_end
+from shapkit_diffusion.influence import influence_maps
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import result_folder, write_json
 from shapkit_diffusion.sampling import draw_noise, generate, invert, peak_signal_to_noise, resample
@@ -234,10 +234,14 @@ def _influence(options: argparse.Namespace) -> None:
     domain = open_domain(options.data, options.size, count=2)
     with result_folder(options.out, _settings(options)) as folder:
         noise = draw_noise(model, options.images, options.seed)
-        images = generate(model, noise, options.steps)
-        regions = domain.regions(images, CONCEPTS, options.dilation)
-        maps = {f"t = {t}": influence_at(model, images, regions, t, options.seed) for t in options.timesteps}
-        maps[END_TO_END] = influence_end_to_end(model, noise, regions, options.steps)
+        maps = influence_maps(
+            model,
+            noise,
+            lambda images: domain.regions(images, CONCEPTS, options.dilation),
+            options.timesteps,
+            options.steps,
+            options.seed,
+        )
         for name, attribution in maps.items():
             print(f"\n{name}: share of each output region's change (row) that each input region drives (column)")
             print(influence_table(attribution))

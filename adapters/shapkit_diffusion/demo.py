@@ -25,15 +25,14 @@ from shapkit_diffusion import report
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate, realism_floor
-from shapkit_diffusion.influence import influence_at, influence_end_to_end, outside_mass
+from shapkit_diffusion.influence import END_TO_END, influence_maps, outside_mass
 from shapkit_diffusion.progress import Bars
 from shapkit_diffusion.runs import RunFolder, write_json
-from shapkit_diffusion.sampling import draw_noise, generate
+from shapkit_diffusion.sampling import draw_noise
 from shapkit_diffusion.training import PenaltyConfig, TrainConfig, train
 
 PLAIN, CONTROL, PENALISED = "plain", "control", "with penalty"
 TIMESTEPS = (100, 500, 900)
-END_TO_END = "x_T to x_0"
 
 
 @dataclass(frozen=True)
@@ -184,10 +183,13 @@ def _measure_task(config: DemoConfig, folder: Path, channel: Any) -> Measured:
 def _influences(model: Denoiser, domain: Domain, config: DemoConfig) -> dict[str, Attribution]:
     """Influence within single runs at some timesteps and from x_T to x_0, on images that the model generated itself."""
     noise = draw_noise(model, config.influence_images, config.evaluation.seed + 3)
-    images = generate(model, noise, config.evaluation.steps)
-    regions = domain.regions(images, CONCEPTS, config.evaluation.dilation)
-    maps = {f"t = {t}": influence_at(model, images, regions, t) for t in TIMESTEPS}
-    return maps | {END_TO_END: influence_end_to_end(model, noise, regions, config.evaluation.steps)}
+    return influence_maps(
+        model,
+        noise,
+        lambda images: domain.regions(images, CONCEPTS, config.evaluation.dilation),
+        TIMESTEPS,
+        config.evaluation.steps,
+    )
 
 
 def _summary(config: DemoConfig, measured: Mapping[str, Measured], floor: Mapping[str, float]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ that Theorem 1 calls a dummy gets zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from shapkit import Attribution, Game, exact
 from shapkit.differentiable import Regions, composite, partner
 from shapkit_diffusion.denoisers import Denoiser
 from shapkit_diffusion.sampling import generate
+
+END_TO_END = "x_T to x_0"
+"""What `influence_maps` calls the map from noise to image."""
 
 
 def influence(network: Callable[[Tensor], Tensor], x: Tensor, regions: Regions) -> Attribution:
@@ -81,6 +84,36 @@ def influence_at(denoiser: Denoiser, images: Tensor, regions: Regions, timestep:
 def influence_end_to_end(denoiser: Denoiser, noise: Tensor, regions: Regions, steps: int = 25) -> Attribution:
     """Influence of the regions of the noise x_T on those of the generated image x_0: 2^K generations."""
     return influence(lambda x: generate(denoiser, x, steps), noise, regions)
+
+
+def influence_maps(
+    denoiser: Denoiser,
+    noise: Tensor,
+    regions_of: Callable[[Tensor], Regions],
+    timesteps: Sequence[int],
+    steps: int = 25,
+    seed: int = 0,
+) -> dict[str, Attribution]:
+    """Influence within single runs at some timesteps and from x_T to x_0, on images that the model generates itself.
+
+    Args:
+        denoiser: the model to look into.
+        noise: x_T of the images, (n, channels, height, width), n even.
+        regions_of: gives the regions of generated images, in [-1, 1].
+        timesteps: at which single runs are looked at.
+        steps: of DDIM, for the images and from noise to image.
+        seed: names the noise that the images get at the timesteps.
+
+    Returns:
+        one attribution for each timestep, called ``"t = 900"`` and so on, and `END_TO_END`.
+
+    Raises:
+        ValueError: as `influence_at` and `influence_end_to_end`.
+    """
+    images = generate(denoiser, noise, steps)
+    regions = regions_of(images)
+    maps = {f"t = {timestep}": influence_at(denoiser, images, regions, timestep, seed) for timestep in timesteps}
+    return maps | {END_TO_END: influence_end_to_end(denoiser, noise, regions, steps)}
 
 
 def outside_mass(attribution: Attribution, allowed: Tensor) -> float:
