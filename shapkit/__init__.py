@@ -8,7 +8,7 @@ from shapkit.attribution import Attribution, interaction_terms, to_shap
 from shapkit.cache import CoalitionCache
 from shapkit.classic_games import airport_game, bankruptcy_game, glove_game, unanimity_sum, weighted_voting
 from shapkit.dummy import DummyResidual, dummy_residual, isolation_residual
-from shapkit.estimators import estimate, explain
+from shapkit.estimators import Budget, RelativeError, Seconds, StandardError, estimate, explain
 from shapkit.exact import exact, shapley_values
 from shapkit.executors import RestartingExecutor
 from shapkit.games import Game, table_game
@@ -20,11 +20,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Attribution",
+    "Budget",
     "CoalitionCache",
     "DummyResidual",
     "Game",
     "InfluenceGraph",
+    "RelativeError",
     "RestartingExecutor",
+    "Seconds",
+    "StandardError",
     "airport_game",
     "bankruptcy_game",
     "dummy_residual",

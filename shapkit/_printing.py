@@ -87,7 +87,7 @@ def _headline(attribution: Attribution) -> str:
     order = "" if attribution.order == 1 else f", order {attribution.order}"
     return (
         f"{attribution.index} values of {_counted(attribution.n_players, 'player')}{order}, {attribution.method}, "
-        f"{_counted(attribution.n_evaluations, 'evaluation')}"
+        f"{_counted(attribution.n_evaluations, 'evaluation')}{', interrupted' if attribution.interrupted else ''}"
     )
 
 

@@ -29,13 +29,16 @@ from shapkit._optional import require
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from shapkit.estimators.anytime import Continuation
+    from shapkit.estimators.stopping import StoppingRule
+
 Floats: TypeAlias = NDArray[np.float64]
 PlotKind: TypeAlias = Literal["bars", "heatmap", "network"]
 
 _FILE_FORMAT = "shapkit.Attribution 2"
 _READABLE_FORMATS = ("shapkit.Attribution 1", _FILE_FORMAT)  # 1 had neither order nor seeds
 _ARRAYS = ("values", "standard_errors", "empty_value", "grand_value")
-_FACTS = ("n_evaluations", "names", "index", "method", "order", "seeds")
+_FACTS = ("n_evaluations", "names", "index", "method", "order", "seeds", "interrupted")
 _NAMES_IN_ERRORS = 20
 
 
@@ -60,6 +63,7 @@ class Attribution:
         method: how the values were had, "exact" or the estimator's name.
         order: the largest size of a coalition that has a value.
         seeds: of the random draws behind the values; () where there were none, or nobody knows.
+        interrupted: whether Ctrl-C ended the estimate before its budget or rule did.
 
     Raises:
         ValueError: the arrays' shapes do not fit together or to the names, a standard error is negative, or a field
@@ -93,9 +97,12 @@ class Attribution:
     method: str
     order: int = 1
     seeds: tuple[int, ...] = ()
+    interrupted: bool = False
 
     # np.float64(2) * attribution must be ours to compute, not an array of products
     __array_ufunc__: ClassVar[None] = None
+
+    _continuation: ClassVar[Continuation | None] = None  # an instance may have its own, which no copy shares
 
     def __post_init__(self) -> None:
         for name in _ARRAYS:
@@ -109,6 +116,8 @@ class Attribution:
         if not isinstance(self.seeds, tuple | list):
             raise ValueError(f"seeds must be a tuple of integers, got {self.seeds!r}")
         object.__setattr__(self, "seeds", tuple(_integer("each of seeds", seed) for seed in self.seeds))
+        if not isinstance(self.interrupted, bool):
+            raise ValueError(f"interrupted must be True or False, got {self.interrupted!r}")
         self._check_names_and_shapes()
 
     def _check_names_and_shapes(self) -> None:
@@ -225,6 +234,49 @@ class Attribution:
         ends = {name: getattr(self, name)[position] for name in _ARRAYS[2:]}
         return replace(self, **columns, **ends)
 
+    def extend(
+        self, budget: int | None = None, stop: StoppingRule | None = None, progress: bool = False
+    ) -> Attribution:
+        """Return the estimate from more evaluations: `estimate` goes on where it stopped, and this one stays as it is.
+
+        To extend by a budget gives the numbers of an estimate with both budgets at once. To extend one result twice
+        does no work twice: the second goes on from what the first has evaluated, and is refused where that is more
+        than it was to be.
+
+        Args:
+            budget: the most coalitions to evaluate beyond those that this estimate was allowed.
+            stop: as for `shapkit.estimate`; evaluations count from the very beginning, seconds from now.
+            progress: show a bar with an estimate of the time left.
+
+        Raises:
+            ValueError: this is no result of `estimate` or of this method, but loaded, unpickled, computed from others
+                or exact; it has been extended before, by more; or an argument is not as described.
+            Exception: what `estimate` raises.
+
+        >>> import shapkit
+        >>> game = shapkit.weighted_voting([4, 4, 4, 2, 2, 1], quota=12)
+        >>> longer = shapkit.estimate(game, budget=1_000).extend(2_000)
+        >>> bool((longer.values == shapkit.estimate(game, budget=3_000).values).all())
+        True
+        """
+        continuation = self._continuation
+        if continuation is None:
+            exact = "Its values are exact. " if self.standard_errors is None else ""
+            raise ValueError(
+                f"this attribution cannot be extended. {exact}Only what estimate() or extend() returned can: what is "
+                "loaded from a file, unpickled, or computed from other attributions holds numbers and no game"
+            )
+        return continuation.extend(budget, stop, progress)
+
+    def with_continuation(self, continuation: Continuation) -> Attribution:
+        """Return this attribution as one that `continuation` can extend; it is neither compared nor saved."""
+        extendable = replace(self)
+        object.__setattr__(extendable, "_continuation", continuation)
+        return extendable
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_continuation"}
+
     def interaction_matrix(self) -> Floats:
         """Return the values of players, on the diagonal, and of pairs: float64 (n_players, n_players, *output_shape).
 
@@ -304,6 +356,7 @@ class Attribution:
             method=" + ".join(dict.fromkeys((self.method + " + " + other.method).split(" + "))),
             order=self.order,
             seeds=tuple(sorted({*self.seeds, *other.seeds})),
+            interrupted=self.interrupted or other.interrupted,
         )
 
     def __radd__(self, other: int) -> Attribution:

@@ -143,22 +143,39 @@ class DummyPlayerPenalty:
                 region only, there are more than ``MAX_PLAYERS`` for ``direct`` or ``exact``, or the batch is
                 odd with ``fill="exchange"``.
         """
+        return self.unreduced(
+            network, x, regions, output=output, step=step, first_index=first_index, noise_level=noise_level
+        ).mean()
+
+    def unreduced(
+        self,
+        network: Network,
+        x: Tensor,
+        regions: Regions,
+        *,
+        output: Tensor | None = None,
+        step: int = 0,
+        first_index: int = 0,
+        noise_level: float | Tensor = 1.0,
+    ) -> Tensor:
+        """The penalty of every sample and output region, (batch, K) with gradients; its mean is the penalty.
+
+        Takes and raises what calling the penalty does. At least float32, and on the device of ``x``.
+        """
         regions.check_fits(x)
         regions = regions.to(x)
         names = {"seed": self.seed, "step": step, "first_index": first_index}
         absent = absent_input(self.fill, x, noise_level=noise_level, **names)
         game = _Game(self, network, x, absent, regions, output)
         if self.estimator == "direct":
-            per_region = self._direct(game)
-        elif self.estimator == "exact":
-            per_region = self._compare(game, all_coalitions(game.n_players))
-        elif self.estimator == "shared":
-            per_region = self._compare(game, self._subsets(game.n_players, step))
-        elif self.estimator == "per_region":
-            per_region = self._per_region(game, step)
-        else:
-            per_region = self._against_everybody(game, step, first_index)
-        return per_region.mean()
+            return self._direct(game)
+        if self.estimator == "exact":
+            return self._compare(game, all_coalitions(game.n_players))
+        if self.estimator == "shared":
+            return self._compare(game, self._subsets(game.n_players, step))
+        if self.estimator == "per_region":
+            return self._per_region(game, step)
+        return self._against_everybody(game, step, first_index)
 
     def _direct(self, game: _Game) -> Tensor:
         """Eq. (7): the absolute Shapley values of the players outside A_k, (batch, K)."""
@@ -257,7 +274,9 @@ class _Game:
         self._exchange = penalty.fill == "exchange"
         self._mean_payoff = penalty.payoff == "mean"
         self._absent = absent
-        self._weights = regions.masks / regions.areas[:, :, None, None]
+        areas = regions.areas[:, :, None, None]
+        # A region absent from a sample has no area and weighs nothing; 0 / 0 would spoil the whole batch.
+        self._weights = regions.masks / torch.where(areas > 0, areas, torch.ones_like(areas))
         self._runs: dict[tuple[bool, ...], Tensor] = {}
         if output is not None:
             self._runs[(True,) * self.n_players] = self._checked(output)

@@ -1,131 +1,249 @@
-"""Permutation sampling of the Shapley value: Castro, Gómez and Tejada (2009).
+"""Permutation sampling of the Shapley value: Castro, Gómez and Tejada (2009), and in antithetic pairs.
 
 A player's value is the mean, over random orders of all players, of what it adds to those before it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit._checks import positive_integer
 from shapkit.attribution import Attribution
 from shapkit.coalitions import Coalitions
-from shapkit.estimators.moments import RunningMoments
+from shapkit.estimators._kernels import add_marginals, write_prefixes
 from shapkit.games import Game
-from shapkit.randomness import counter_permutations
+from shapkit.randomness import counter_bits, counter_permutations
+
+Floats = NDArray[np.float64]
+
+_PERMUTATION_STREAM = 0x6361737472  # "castr"; with one seed, no two methods draw the same numbers
+_ANTITHETIC_STREAM = 0x616E7469  # "anti"
 
 _CHUNK_ROWS = 2**16  # coalitions the game sees at once, at most
-_CHUNK_FLOATS = 2**22  # payoff elements held at once, about
+_CHUNK_BYTES = 2**26  # of coalitions
+_CHUNK_FLOATS = 2**22  # of payoffs
 
 
-def sample_permutations(game: Game, budget: int, seed: int = 0) -> Attribution:
-    """Return Shapley values estimated from as many random permutations as `budget` evaluations pay for.
+@dataclass(frozen=True)
+class _Progress:
+    """What a walk knows after a whole number of units; replaced as one, so that no interruption tears it."""
 
-    Castro, Gómez and Tejada (2009), as published: permutations are independent and uniform, and every
-    marginal contribution counts once. The empty and the grand coalition are evaluated once, so C permutations
-    cost 2 + C (n_players - 1) evaluations. The estimate is unbiased and its sum is the grand coalition's
-    payoff less the empty one's, for every C.
+    n_units: int
+    mean: Floats  # (n_players, n_columns), of what a player adds
+    squares: Floats  # the same shape, squared deviations from the mean
+
+
+class _Walks:
+    """Random orders walked from the empty to the grand coalition, and what each player adds on the way.
+
+    Of antithetic walks, each order is walked forwards and backwards. The reversed order's prefixes are the complements
+    of the order's own, so that the mean over the pair of what a player adds is what it adds to the odd part of the
+    game, (v(S) - v(N less S)) / 2.
+    """
+
+    def __init__(self, game: Game, seed: int, stream: int, antithetic: bool) -> None:
+        self.game, self.seed, self.antithetic = game, seed, antithetic
+        self._orders_seed = int(counter_bits(seed, stream))
+        self._ends: Floats | None = None
+        self._progress: _Progress | None = None
+        n_players = game.n_players
+        self.n_ends = min(n_players, 1) + 1  # without players, the empty coalition is the grand one
+        self.unit_cost = (1 + antithetic) * (n_players - 1) if n_players > 1 else 0
+
+    @property
+    def n_evaluations(self) -> int:
+        """How many coalitions have been evaluated, those of finished units."""
+        return 0 if self._progress is None else self.n_ends + self._progress.n_units * self.unit_cost
+
+    def advance(self, n_evaluations: int) -> int:
+        """Finish as many units as `n_evaluations` pay for and return what that took."""
+        n_before = self.n_evaluations
+        while True:
+            left = n_evaluations - (self.n_evaluations - n_before)
+            if self._progress is None:
+                if left < self.n_ends + self.unit_cost:
+                    break
+                left -= self.n_ends
+            elif self.unit_cost == 0 or left < self.unit_cost:
+                break
+            self._walk(left // self.unit_cost if self.unit_cost else 0)
+        return self.n_evaluations - n_before
+
+    def attribution(self, method: str) -> Attribution:
+        """Return the means and their standard errors.
+
+        Raises:
+            ValueError: no unit is finished.
+        """
+        done = self._progress
+        if done is None or self._ends is None:
+            raise ValueError("no permutation has been evaluated yet: call advance() with more evaluations")
+        with np.errstate(invalid="ignore"):
+            errors = np.sqrt(done.squares / np.float64(done.n_units - 1) / done.n_units)
+        if self.unit_cost == 0:  # nothing was drawn
+            errors = np.zeros_like(done.mean)
+        shape = (self.game.n_players, *self._ends.shape[1:])
+        return Attribution(
+            values=done.mean.reshape(shape).copy(),
+            standard_errors=errors.reshape(shape),
+            empty_value=self._ends[0].copy(),
+            grand_value=self._ends[1].copy(),
+            n_evaluations=self.n_evaluations,
+            names=self.game.names,
+            index="shapley",
+            method=method,
+            seeds=(self.seed,),
+        )
+
+    def _walk(self, n_units: int) -> None:
+        """Finish the next units: `n_units` of them, or as many as fit in a chunk."""
+        ends = self._evaluated_ends().reshape(2, -1)
+        n_players = self.game.n_players
+        if n_players < 2:
+            self._progress = _Progress(1, np.diff(ends, axis=0)[:n_players], np.zeros((n_players, ends.shape[1])))
+            return
+        chunk = self._rows_per_chunk(ends.shape[1])
+        n_units = min(n_units, max(1, chunk // (n_players - 1)))
+        done = self._progress or _Progress(0, *np.zeros((2, n_players, ends.shape[1])))
+        mean, squares, last = done.mean.copy(), done.squares.copy(), np.empty(ends.shape[1])
+        orders = counter_permutations(self._orders_seed, np.arange(done.n_units, done.n_units + n_units), n_players)
+        if self.antithetic:
+            ends = (ends - ends[::-1]) / 2
+        n_rows = n_units * (n_players - 1)
+        for first in range(0, n_rows, chunk):
+            prefixes = np.empty((min(chunk, n_rows - first), n_players), dtype=np.bool_)
+            write_prefixes(orders, first, prefixes)
+            payoffs = self._payoffs(prefixes)
+            add_marginals(orders, first, payoffs, ends, last, done.n_units, mean, squares)
+        self._progress = _Progress(done.n_units + n_units, mean, squares)
+
+    def _payoffs(self, prefixes: Coalitions) -> Floats:
+        """Of prefixes, or of the odd part of the game there: (n_rows, n_columns)."""
+        n_rows = len(prefixes)
+        if not self.antithetic:
+            return self.game(prefixes).reshape(n_rows, -1)
+        payoffs = self.game(np.concatenate([prefixes, ~prefixes])).reshape(2, n_rows, -1)
+        return np.asarray((payoffs[0] - payoffs[1]) / 2)
+
+    def _evaluated_ends(self) -> Floats:
+        """The payoffs of the empty and the grand coalition, (2, *output_shape), evaluated once."""
+        if self._ends is None:
+            nobody_and_all = np.repeat([[False], [True]], self.game.n_players, axis=1)
+            payoffs = self.game(nobody_and_all[: self.n_ends])
+            self._ends = payoffs[[0, -1]]
+        return self._ends
+
+    def _rows_per_chunk(self, n_columns: int) -> int:
+        """How many prefixes to walk at once; the game sees their complements too where walks are antithetic."""
+        most = min(_CHUNK_ROWS, _CHUNK_BYTES // self.game.n_players, _CHUNK_FLOATS // n_columns)
+        return max(1, most // (1 + self.antithetic))
+
+
+class PermutationSampler:
+    """Castro, Gómez and Tejada (2009), exactly as published.
+
+    Permutations are independent and uniform, and every marginal contribution counts once. The empty and the grand
+    coalition are evaluated once, so that C permutations cost 2 + C (n_players - 1) evaluations. The estimate is
+    unbiased, and its sum is the grand coalition's payoff less the empty one's, for every C. A standard error is the
+    sample standard deviation over permutations / √C, NaN for one permutation.
+
+    Memory: two numbers per player and output, and chunks of 64 MiB at most (of one coalition, where that is more).
 
     Args:
         game: any number of players.
-        budget: the most evaluations to spend; at least n_players + 1.
         seed: an integer in [0, 2**64). It fixes the permutations, whatever the game's batch size.
 
-    Returns:
-        an Attribution with values and standard_errors (n_players, *output_shape) in the unit of the payoff. A
-        standard error is the sample standard deviation over permutations / √C: NaN if the budget pays only
-        one permutation.
+    Attributes:
+        game: the game.
+        n_evaluations: how many coalitions have been evaluated, those of finished permutations.
+        least_budget: the cost of the first permutation, n_players + 1.
 
     Raises:
-        ValueError: the budget does not pay one permutation, the seed is not as described, or what `Game`
-            raises.
+        ValueError: the seed is not as described.
 
     >>> import shapkit
-    >>> phi = sample_permutations(shapkit.weighted_voting([4, 4, 4, 2, 2, 1], quota=12), budget=5_002)
-    >>> phi.n_evaluations, float(phi.values.sum().round(12)), bool(phi.standard_errors.max() < 0.02)
-    (5002, 1.0, True)
+    >>> sampler = PermutationSampler(shapkit.weighted_voting([4, 4, 4, 2, 2, 1], quota=12), seed=0)
+    >>> sampler.advance(5_002)
+    5002
+    >>> phi = sampler.attribution()
+    >>> float(phi.values.sum().round(12)), bool(phi.standard_errors.max() < 0.02)
+    (1.0, True)
     """
-    n_players = game.n_players
-    n_permutations = permutations_paid_by(budget, n_players)
-    n_before = game.n_evaluations
-    empty, grand = game(np.array([[False] * n_players, [True] * n_players]))
-    chunk = _permutations_per_chunk(n_players, empty.size)
-    moments = RunningMoments()
-    for first in range(0, n_permutations, chunk):
-        numbers = np.arange(first, min(first + chunk, n_permutations))
-        orders = counter_permutations(seed, numbers, n_players)
-        moments.add(_marginals(game, orders, empty, grand))
-    return Attribution(
-        values=moments.mean,
-        standard_errors=moments.standard_error(),
-        empty_value=empty.copy(),
-        grand_value=grand.copy(),
-        n_evaluations=game.n_evaluations - n_before,
-        names=game.names,
-        index="shapley",
-        method="permutation",
-    )
+
+    def __init__(self, game: Game, seed: int = 0) -> None:
+        self.game = game
+        self._walks = _Walks(game, seed, _PERMUTATION_STREAM, antithetic=False)
+        self.least_budget = self._walks.n_ends + self._walks.unit_cost
+
+    @property
+    def n_evaluations(self) -> int:
+        """How many coalitions have been evaluated, those of finished permutations."""
+        return self._walks.n_evaluations
+
+    def advance(self, n_evaluations: int) -> int:
+        """Evaluate as many more permutations as `n_evaluations` pay for; return what was spent, 0 if they pay none."""
+        return self._walks.advance(n_evaluations)
+
+    def attribution(self) -> Attribution:
+        """Return the means over all permutations so far.
+
+        Raises:
+            ValueError: there is none yet.
+        """
+        return self._walks.attribution("permutation")
 
 
-def permutations_paid_by(budget: int, n_players: int) -> int:
-    """Return how many permutations `budget` evaluations pay for.
+class AntitheticSampler:
+    """Permutations in pairs of one and its reverse: Lomeli and others (2019), Mitchell and others (2022).
 
-    Raises:
-        ValueError: not even one.
+    What a player adds to those before it and what it adds to those after it are, in most games, far from each
+    other on opposite sides of its value, so that their mean is nearer. The pair is the independent unit: a standard
+    error is the sample standard deviation of the means of P pairs / √P, NaN for one pair. P pairs cost
+    2 + 2 P (n_players - 1) evaluations. Unbiased, and the sum is exact for every P; in games of players and pairs of
+    players alone, every value is.
 
-    >>> permutations_paid_by(22, n_players=11)
-    2
-    """
-    budget = positive_integer("budget", budget)
-    if budget < n_players + 1:
-        raise ValueError(
-            f"budget is {budget} evaluations, expected at least n_players + 1 = {n_players + 1}: "
-            "one permutation needs its n_players - 1 prefixes and the empty and the grand coalition"
-        )
-    if n_players == 1:
-        return 2  # both are free and equal, so that the standard error is the zero it should be
-    return (budget - 2) // (n_players - 1)
-
-
-def prefixes(orders: NDArray[np.int64]) -> Coalitions:
-    """Return the proper, non-empty prefixes of permutations.
+    Memory: as for `PermutationSampler`.
 
     Args:
-        orders: int array (n_permutations, n_players).
+        game: any number of players.
+        seed: an integer in [0, 2**64). It fixes the permutations, whatever the game's batch size.
 
-    Returns:
-        bool array (n_players - 1, n_permutations, n_players): [k, p] holds the first k + 1 players of
-        permutation p.
+    Attributes:
+        game: the game.
+        n_evaluations: how many coalitions have been evaluated, those of finished pairs.
+        least_budget: the cost of the first pair, 2 n_players.
 
-    >>> prefixes(np.array([[2, 0, 1]])).astype(int)
-    array([[[0, 0, 1]],
-    <BLANKLINE>
-           [[1, 0, 1]]])
+    Raises:
+        ValueError: the seed is not as described.
+
+    >>> import shapkit
+    >>> sampler = AntitheticSampler(shapkit.table_game([0, 1, 2, 5, 3, 8, 5, 12]), seed=0)
+    >>> sampler.advance(6)
+    6
+    >>> sampler.attribution().values.round(12)  # with interactions of pairs alone, one pair of walks is enough
+    array([4., 3., 5.])
     """
-    n_players = orders.shape[1]
-    positions = np.argsort(orders, axis=1)
-    return np.asarray(positions[None] <= np.arange(n_players - 1)[:, None, None])
 
+    def __init__(self, game: Game, seed: int = 0) -> None:
+        self.game = game
+        self._walks = _Walks(game, seed, _ANTITHETIC_STREAM, antithetic=True)
+        self.least_budget = self._walks.n_ends + self._walks.unit_cost
 
-def _marginals(
-    game: Game, orders: NDArray[np.int64], empty: NDArray[np.float64], grand: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Each player's marginal contribution in each permutation: (n_permutations, n_players, *output_shape)."""
-    n_permutations, n_players = orders.shape
-    payoffs = np.empty((n_players + 1, n_permutations, *empty.shape))
-    payoffs[0], payoffs[-1] = empty, grand
-    if n_players > 1:
-        # Column by column, all permutations' first players, then their first two, for large batches.
-        walked = prefixes(orders).reshape(-1, n_players)
-        payoffs[1:-1] = game(walked).reshape(n_players - 1, n_permutations, *empty.shape)
-    by_position = np.moveaxis(np.diff(payoffs, axis=0), 0, 1)
-    by_player = np.empty_like(by_position)
-    by_player[np.arange(n_permutations)[:, None], orders] = by_position
-    return by_player
+    @property
+    def n_evaluations(self) -> int:
+        """How many coalitions have been evaluated, those of finished pairs."""
+        return self._walks.n_evaluations
 
+    def advance(self, n_evaluations: int) -> int:
+        """Evaluate as many more pairs as `n_evaluations` pay for; return what was spent, 0 if they pay none."""
+        return self._walks.advance(n_evaluations)
 
-def _permutations_per_chunk(n_players: int, payoff_size: int) -> int:
-    """Depends on the problem only: chunks decide the order of sums, and so the last bits of the result."""
-    rows = min(_CHUNK_ROWS, _CHUNK_FLOATS // payoff_size)
-    return max(1, rows // n_players)
+    def attribution(self) -> Attribution:
+        """Return the means over all pairs so far.
+
+        Raises:
+            ValueError: there is none yet.
+        """
+        return self._walks.attribution("antithetic")
