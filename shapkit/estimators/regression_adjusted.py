@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from shapkit.attribution import Attribution
 from shapkit.coalitions import Coalitions
@@ -157,7 +157,7 @@ class RegressionAdjustedSampler:
             uncertainty += variance**2 / (drawn - 1)
         # Satterthwaite (1946); where there is no variance, any number of degrees of freedom will do
         freedom = variances**2 / np.where(uncertainty > 0, uncertainty, 1)
-        widened = stats.t.ppf(0.975, np.maximum(freedom, 1)) / stats.norm.ppf(0.975)
+        widened = stdtrit(np.maximum(freedom, 1), 0.975) / ndtri(0.975)
         return np.asarray(np.sqrt(variances) * widened)
 
     def _modelled(self, pairs: Pairs, fitted: NDArray[np.bool_]) -> tuple[Floats, Floats]:

@@ -33,13 +33,13 @@ def test_shipped_parser_is_right_on_unseen_faces() -> None:
 
 
 def test_training_learns_and_repeats_itself() -> None:
-    first, second = train_parser(steps=12, batch_size=8), train_parser(steps=12, batch_size=8)
+    first, second = train_parser(steps=40, batch_size=8), train_parser(steps=40, batch_size=8)
     for mine, theirs in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     faces = render_faces(20, 32, seed=5)
     images, labels = torch.as_tensor(faces.images).float() / 127.5 - 1, torch.as_tensor(faces.labels).long()
-    untrained = (FaceParser().eval().parse(images) == labels).float().mean()
-    assert (first.parse(images) == labels).float().mean() > untrained + 0.2
+    commonest = labels.flatten().bincount().max() / labels.numel()  # what a parser gets that has learnt one label
+    assert (first.parse(images) == labels).float().mean() > commonest + 0.2
 
 
 def test_mean_iou_is_the_definition() -> None:
