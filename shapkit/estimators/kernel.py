@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from shapkit.attribution import Attribution
 from shapkit.estimators.paired_regression import regression_attribution, shapley_kernel
-from shapkit.estimators.paired_samples import PairedSamples
+from shapkit.estimators.paired_samples import PairedSampler
 from shapkit.games import Game
 
 _STREAM = 0x6B65726E656C  # "kernel": other methods with the same seed draw other numbers
 
 
-class KernelSampler:
+class KernelSampler(PairedSampler):
     """Shapley values by least squares on pairs of coalitions, drawn as often as the Shapley kernel weighs their sizes.
 
     Lundberg and Lee (2017), theorem 2: the Shapley value is the additive game nearest to the game, in squares weighted
@@ -46,25 +46,7 @@ class KernelSampler:
     """
 
     def __init__(self, game: Game, seed: int = 0) -> None:
-        self.game = game
-        self._samples = PairedSamples(game, seed, _STREAM, shapley_kernel)
-
-    @property
-    def n_evaluations(self) -> int:
-        """How many coalitions this sampler has evaluated."""
-        return self._samples.n_evaluations
-
-    @property
-    def least_budget(self) -> int:
-        """The fewest evaluations that say more than the total: of the empty and the grand coalition, and a pair."""
-        return self._samples.least_budget
-
-    def advance(self, n_evaluations: int) -> int:
-        """Evaluate as many more pairs as `n_evaluations` pay for; return what was spent, 0 where that is none.
-
-        The first call begins with the empty and the grand coalition, and may spend on them alone.
-        """
-        return self._samples.advance(n_evaluations)
+        super().__init__(game, seed, _STREAM, shapley_kernel)
 
     def attribution(self) -> Attribution:
         """Return the estimates from all pairs so far; exact, with standard errors of zero, once there are no more.

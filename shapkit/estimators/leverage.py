@@ -6,7 +6,7 @@ import numpy as np
 
 from shapkit.attribution import Attribution
 from shapkit.estimators.paired_regression import regression_attribution
-from shapkit.estimators.paired_samples import Floats, PairedSamples
+from shapkit.estimators.paired_samples import Floats, PairedSampler
 from shapkit.games import Game
 
 _STREAM = 0x6C65766572616765  # "leverage": other methods with the same seed draw other numbers
@@ -17,7 +17,7 @@ def equal_rates(sizes: Floats, n_players: int) -> Floats:
     return np.ones_like(sizes)
 
 
-class LeverageSampler:
+class LeverageSampler(PairedSampler):
     """Shapley values by least squares on pairs of coalitions, the same number of every size.
 
     Musco and Witter (2025), lemma 3.2: the leverage of a coalition in the regression that `KernelSampler` describes is
@@ -55,25 +55,7 @@ class LeverageSampler:
     """
 
     def __init__(self, game: Game, seed: int = 0) -> None:
-        self.game = game
-        self._samples = PairedSamples(game, seed, _STREAM, equal_rates)
-
-    @property
-    def n_evaluations(self) -> int:
-        """How many coalitions this sampler has evaluated."""
-        return self._samples.n_evaluations
-
-    @property
-    def least_budget(self) -> int:
-        """The fewest evaluations that say more than the total: of the empty and the grand coalition, and a pair."""
-        return self._samples.least_budget
-
-    def advance(self, n_evaluations: int) -> int:
-        """Evaluate as many more pairs as `n_evaluations` pay for; return what was spent, 0 where that is none.
-
-        The first call begins with the empty and the grand coalition, and may spend on them alone.
-        """
-        return self._samples.advance(n_evaluations)
+        super().__init__(game, seed, _STREAM, equal_rates)
 
     def attribution(self) -> Attribution:
         """Return the estimates from all pairs so far; exact, with standard errors of zero, once there are no more.

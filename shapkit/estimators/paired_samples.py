@@ -283,6 +283,40 @@ class PairedSamples:
         )
 
 
+class PairedSampler:
+    """What the estimators on a `PairedSamples` have in common; each adds its `attribution`.
+
+    Args:
+        game: any number of players.
+        seed: an integer in [0, 2**64).
+        stream, rates: as for `PairedSamples`.
+
+    Raises:
+        ValueError: the seed is not as described.
+    """
+
+    def __init__(self, game: Game, seed: int, stream: int, rates: Callable[[Floats, int], Floats]) -> None:
+        self.game = game
+        self._samples = PairedSamples(game, seed, stream, rates)
+
+    @property
+    def n_evaluations(self) -> int:
+        """How many coalitions this sampler has evaluated."""
+        return self._samples.n_evaluations
+
+    @property
+    def least_budget(self) -> int:
+        """The fewest evaluations that say more than the total: of the empty and the grand coalition, and a pair."""
+        return self._samples.least_budget
+
+    def advance(self, n_evaluations: int) -> int:
+        """Evaluate as many more pairs as `n_evaluations` pay for; return what was spent, 0 where that is none.
+
+        The first call begins with the empty and the grand coalition, and may spend on them alone.
+        """
+        return self._samples.advance(n_evaluations)
+
+
 def marginal_weights(coalitions: Coalitions) -> Floats:
     """Return 1/|S| for members and -1/(n - |S|) for all others: float64 (n_coalitions, n_players).
 

@@ -15,7 +15,7 @@ from scipy.special import ndtri, stdtrit
 from shapkit.attribution import Attribution
 from shapkit.coalitions import Coalitions
 from shapkit.estimators.game_models import fit_trees
-from shapkit.estimators.paired_samples import PairedSamples, Pairs, marginal_weights, weighted_marginals
+from shapkit.estimators.paired_samples import PairedSampler, Pairs, marginal_weights, weighted_marginals
 from shapkit.games import Game
 
 Floats = NDArray[np.float64]
@@ -42,7 +42,7 @@ Row n_pairs + r is the complement of row r. Row 0 is the empty coalition.
 """
 
 
-class RegressionAdjustedSampler:
+class RegressionAdjustedSampler(PairedSampler):
     """Shapley values of a model fitted to the sample, and of its residuals, by sampling, on top.
 
     Witter, Liu and Musco (2025), RegressionMSR, with four differences. Coalitions come with their complements, so that
@@ -84,26 +84,8 @@ class RegressionAdjustedSampler:
     """
 
     def __init__(self, game: Game, seed: int = 0, fit: Fit = fit_trees) -> None:
-        self.game = game
+        super().__init__(game, seed, _STREAM, residual_rates)
         self._fit = fit
-        self._samples = PairedSamples(game, seed, _STREAM, residual_rates)
-
-    @property
-    def n_evaluations(self) -> int:
-        """How many coalitions this sampler has evaluated."""
-        return self._samples.n_evaluations
-
-    @property
-    def least_budget(self) -> int:
-        """The fewest evaluations that say more than the total: of the empty and the grand coalition, and a pair."""
-        return self._samples.least_budget
-
-    def advance(self, n_evaluations: int) -> int:
-        """Evaluate as many more pairs as `n_evaluations` pay for; return what was spent, 0 where that is none.
-
-        The first call begins with the empty and the grand coalition, and may spend on them alone.
-        """
-        return self._samples.advance(n_evaluations)
 
     def attribution(self) -> Attribution:
         """Return the estimates from all pairs so far; exact, with standard errors of zero, once there are no more.
