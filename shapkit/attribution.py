@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
 from shapkit import _printing
-from shapkit._checks import checked_names
+from shapkit._checks import checked_integer, checked_names, positive_integer
 from shapkit._files import read_arrays, write_arrays
 from shapkit._optional import require
 
@@ -111,8 +111,8 @@ class Attribution:
         for name in ("index", "method"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be a string, got {getattr(self, name)!r}")
-        object.__setattr__(self, "n_evaluations", _integer("n_evaluations", self.n_evaluations, at_least=0))
-        object.__setattr__(self, "order", _integer("order", self.order, at_least=1))
+        object.__setattr__(self, "n_evaluations", checked_integer("n_evaluations", self.n_evaluations, least=0))
+        object.__setattr__(self, "order", positive_integer("order", self.order))
         if not isinstance(self.seeds, tuple | list):
             raise ValueError(f"seeds must be a tuple of integers, got {self.seeds!r}")
         object.__setattr__(self, "seeds", tuple(_integer("each of seeds", seed) for seed in self.seeds))
@@ -519,8 +519,8 @@ def interaction_terms(n_players: int, order: int) -> tuple[tuple[int, ...], ...]
     >>> interaction_terms(3, 2)
     ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))
     """
-    players = range(_integer("n_players", n_players, at_least=0))
-    sizes = range(1, min(_integer("order", order, at_least=1), n_players) + 1)
+    players = range(checked_integer("n_players", n_players, least=0))
+    sizes = range(1, min(positive_integer("order", order), n_players) + 1)
     return tuple(itertools.chain.from_iterable(itertools.combinations(players, size) for size in sizes))
 
 
@@ -595,12 +595,10 @@ def _n_terms(n_players: int, order: int) -> int:
     return sum(math.comb(n_players, size) for size in range(1, min(order, n_players) + 1))
 
 
-def _integer(argument: str, number: int, at_least: int | None = None) -> int:
-    """`number` as an int, or a ValueError that names the argument."""
-    is_integer = isinstance(number, int | np.integer) and not isinstance(number, bool)
-    if not is_integer or (at_least is not None and number < at_least):
-        bound = "" if at_least is None else f" of at least {at_least}"
-        raise ValueError(f"{argument} must be an integer{bound}, got {number!r}")
+def _integer(argument: str, number: int) -> int:
+    """`number`, of either sign, as an int, or a ValueError that names the argument."""
+    if isinstance(number, bool) or not isinstance(number, int | np.integer):
+        raise ValueError(f"{argument} must be an integer, got {number!r}")
     return int(number)
 
 

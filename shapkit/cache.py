@@ -20,6 +20,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from shapkit._checks import positive_integer
+
 _FORMAT = "shapkit.CoalitionCache 1"
 _APPLICATION_ID = 0x53484B31  # "SHK1": in the header of the file, at byte 68, so that others' files are not opened
 _SCHEMA = (
@@ -70,12 +72,10 @@ class CoalitionCache:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None, max_bytes: int = 2**28, key: str = "") -> None:
-        if isinstance(max_bytes, bool) or not isinstance(max_bytes, int | np.integer) or max_bytes < 1:
-            raise ValueError(f"max_bytes must be an integer of at least 1, got {max_bytes!r}")
         if not isinstance(key, str) or len(key) > _LARGEST_FACT:
             raise ValueError(f"key must be a string that describes the game, got {reprlib.repr(key)}")
         self.path = None if path is None else Path(path).absolute()
-        self.max_bytes = int(max_bytes)
+        self.max_bytes = positive_integer("max_bytes", max_bytes)
         self.key = key
         self.output_shape: tuple[int, ...] | None = None
         self._game: tuple[int, tuple[str, ...]] | None = None

@@ -17,6 +17,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from shapkit._checks import positive_integer
 from shapkit.superset_sums import Family, subset_masks
 
 Index: TypeAlias = Literal["shapley", "banzhaf", "SII", "k-SII", "STII", "FSII", "BII", "FBII"]
@@ -142,14 +143,13 @@ def checked_order(index: str, order: int | None) -> int:
         raise ValueError(f"index must be one of {', '.join(map(repr, get_args(Index)))}, got {index!r}")
     if order is None:
         return 1 if index in VALUES else 2
-    if isinstance(order, bool) or not isinstance(order, int | np.integer) or order < 1:
-        raise ValueError(f"order must be an integer of at least 1, got {order!r}")
-    if index in VALUES and order != 1:
+    checked = positive_integer("order", order)
+    if index in VALUES and checked != 1:
         raise ValueError(
             f"index {index!r} is of single players, order 1, got order {order!r}: for interactions choose one of "
             + ", ".join(repr(name) for name in get_args(Index) if name not in VALUES)
         )
-    return int(order)
+    return checked
 
 
 def _bernoulli_numbers(last: int) -> list[Fraction]:
