@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
+from scipy.special import stdtrit
 
 from shapkit import _printing
 from shapkit._checks import checked_integer, checked_names, positive_integer
@@ -35,9 +35,12 @@ if TYPE_CHECKING:
 Floats: TypeAlias = NDArray[np.float64]
 PlotKind: TypeAlias = Literal["bars", "heatmap", "network"]
 
-_FILE_FORMAT = "shapkit.Attribution 2"
-_READABLE_FORMATS = ("shapkit.Attribution 1", _FILE_FORMAT)  # 1 had neither order nor seeds
-_ARRAYS = ("values", "standard_errors", "empty_value", "grand_value")
+_FILE_FORMAT = "shapkit.Attribution 3"
+# 1 had neither order nor seeds, 2 no degrees of freedom
+_READABLE_FORMATS = ("shapkit.Attribution 1", "shapkit.Attribution 2", _FILE_FORMAT)
+_PAYOFFS = ("values", "standard_errors", "empty_value", "grand_value")
+_BY_TERM = ("values", "standard_errors", "degrees_of_freedom")
+_ARRAYS = (*_PAYOFFS, "degrees_of_freedom")
 _FACTS = ("n_evaluations", "names", "index", "method", "order", "seeds", "interrupted")
 _NAMES_IN_ERRORS = 20
 
@@ -55,6 +58,9 @@ class Attribution:
             order 1, row i is player i.
         standard_errors: float64, like values; None where the values are exact, NaN where one sample says
             nothing.
+        degrees_of_freedom: float64, like values: how many independent samples stand behind each standard error, less
+            those that its mean took. None where the errors are as good as known, as those of a posterior are taken
+            to be.
         empty_value: float64 (*output_shape), the payoff of the empty coalition.
         grand_value: float64 (*output_shape), the payoff of all players together.
         n_evaluations: how many coalitions were evaluated.
@@ -98,6 +104,7 @@ class Attribution:
     order: int = 1
     seeds: tuple[int, ...] = ()
     interrupted: bool = False
+    degrees_of_freedom: Floats | None = None
 
     # np.float64(2) * attribution must be ours to compute, not an array of products
     __array_ufunc__: ClassVar[None] = None
@@ -131,14 +138,15 @@ class Attribution:
                 f"values has shape {self.values.shape}, expected {n_terms} rows: one for each coalition of at least "
                 f"one and at most {self.order} of {n_players} players"
             )
-        expected = {"standard_errors": self.values.shape, "empty_value": self.output_shape}
-        expected["grand_value"] = self.output_shape
+        expected = dict.fromkeys(_BY_TERM, self.values.shape) | dict.fromkeys(_PAYOFFS[2:], self.output_shape)
         for name, shape in expected.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
                 raise ValueError(f"{name} has shape {array.shape}, expected {shape} to fit values {self.values.shape}")
         if self.standard_errors is not None and (self.standard_errors < 0).any():
             raise ValueError(f"standard_errors must not be negative, got {np.nanmin(self.standard_errors)}")
+        if self.degrees_of_freedom is not None and (self.degrees_of_freedom < 0).any():
+            raise ValueError(f"degrees_of_freedom must not be negative, got {np.nanmin(self.degrees_of_freedom)}")
 
     @property
     def n_players(self) -> int:
@@ -192,8 +200,9 @@ class Attribution:
     def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
         """Return the lower and upper ends of each value's confidence interval, both shaped like values.
 
-        The estimates are taken as normal, which means over many samples are. Exact values have no width; NaN where
-        the standard error is.
+        Student's (1908): the estimates are taken as normal, which means over many samples are, and the standard
+        errors as no better known than their degrees of freedom say. Exact values have no width; NaN where the
+        standard error is.
 
         Args:
             level: how often such an interval holds the exact value, between 0 and 1.
@@ -204,12 +213,18 @@ class Attribution:
         >>> low, high = Attribution([2.0], [0.5], 0, 2, 40, ("eyes",), "shapley", "permutation").interval()
         >>> low.round(2), high.round(2)
         (array([1.02]), array([2.98]))
+        >>> few = Attribution([2.0], [0.5], 0, 2, 40, ("eyes",), "shapley", "permutation", degrees_of_freedom=[4])
+        >>> few.interval()[1].round(2)
+        array([3.39])
         """
         if not 0 < level < 1:
             raise ValueError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
         if self.standard_errors is None:
             return self.values.copy(), self.values.copy()
-        half = ndtri((1 + level) / 2) * self.standard_errors
+        freedom = np.inf if self.degrees_of_freedom is None else self.degrees_of_freedom
+        # With no degree of freedom nothing is known, unless there is no error
+        with np.errstate(invalid="ignore"):
+            half = np.where(self.standard_errors == 0, 0.0, stdtrit(freedom, (1 + level) / 2) * self.standard_errors)
         return self.values - half, self.values + half
 
     def output(self, where: int | tuple[int, ...]) -> Attribution:
@@ -229,9 +244,9 @@ class Attribution:
                 f"output is {where!r}, expected the index of one element of a payoff of shape {shape}: {example}"
             )
         columns: dict[str, Any] = {
-            name: getattr(self, name)[:, *position] for name in _ARRAYS[:2] if getattr(self, name) is not None
+            name: getattr(self, name)[:, *position] for name in _BY_TERM if getattr(self, name) is not None
         }
-        ends = {name: getattr(self, name)[position] for name in _ARRAYS[2:]}
+        ends = {name: getattr(self, name)[position] for name in _PAYOFFS[2:]}
         return replace(self, **columns, **ends)
 
     def extend(
@@ -255,8 +270,8 @@ class Attribution:
 
         >>> import shapkit
         >>> game = shapkit.weighted_voting([4, 4, 4, 2, 2, 1], quota=12)
-        >>> longer = shapkit.estimate(game, budget=1_000).extend(2_000)
-        >>> bool((longer.values == shapkit.estimate(game, budget=3_000).values).all())
+        >>> longer = shapkit.estimate(game, budget=1_000, method="permutation").extend(2_000)
+        >>> bool((longer.values == shapkit.estimate(game, budget=3_000, method="permutation").values).all())
         True
         """
         continuation = self._continuation
@@ -334,7 +349,8 @@ class Attribution:
 
         Numbers of evaluations add. Standard errors: those of the other, where one is exact; the root of the sum of
         squares, where both were drawn with seeds that they do not share; else, where the draws may be the same, the
-        sum, which is what they are at most, whatever the dependence (Minkowski's inequality).
+        sum, which is what they are at most, whatever the dependence (Minkowski's inequality). Degrees of freedom:
+        Satterthwaite's (1946) of independent errors, and the fewer of the two otherwise.
 
         Raises:
             ValueError: names, index, order or output shape differ.
@@ -345,9 +361,11 @@ class Attribution:
             one, two = getattr(self, what), getattr(other, what)
             if one != two:
                 raise ValueError(f"{what} must agree to add attributions, got {reprlib.repr(one)}, {reprlib.repr(two)}")
+        errors, freedom = _error_of_sum(self, other)
         return Attribution(
             values=self.values + other.values,
-            standard_errors=_error_of_sum(self, other),
+            standard_errors=errors,
+            degrees_of_freedom=freedom,
             empty_value=self.empty_value + other.empty_value,
             grand_value=self.grand_value + other.grand_value,
             n_evaluations=self.n_evaluations + other.n_evaluations,
@@ -408,7 +426,8 @@ class Attribution:
                 raise ValueError(f"its format is {file_format!r}, expected one of {', '.join(_READABLE_FORMATS)}")
             if any(array.dtype.kind != "f" for array in arrays.values()):
                 raise ValueError("an array does not hold floating-point numbers")
-            return cls(**{"standard_errors": None, **arrays, **facts, "names": tuple(facts["names"])})
+            absent = dict.fromkeys(("standard_errors", "degrees_of_freedom"))
+            return cls(**{**absent, **arrays, **facts, "names": tuple(facts["names"])})
         except OSError:
             raise
         except Exception as error:  # whatever the file holds, the caller has one kind of error to expect
@@ -466,7 +485,7 @@ class Attribution:
     def _scaled(self, scale: Callable[[Floats], Floats]) -> Attribution:
         """This attribution under a linear map of the payoff, a multiplication or division by a number."""
         scaled: dict[str, Any] = {
-            name: scale(getattr(self, name)) for name in _ARRAYS if getattr(self, name) is not None
+            name: scale(getattr(self, name)) for name in _PAYOFFS if getattr(self, name) is not None
         }
         if "standard_errors" in scaled:
             scaled["standard_errors"] = np.abs(scaled["standard_errors"])
@@ -581,13 +600,26 @@ def _check_explainable(rows: list[Attribution], scalar: bool) -> None:
             )
 
 
-def _error_of_sum(one: Attribution, two: Attribution) -> Floats | None:
-    """The standard errors of one + two: see `Attribution.__add__`."""
+def _error_of_sum(one: Attribution, two: Attribution) -> tuple[Floats | None, Floats | None]:
+    """The standard errors of one + two and their degrees of freedom: see `Attribution.__add__`."""
     if one.standard_errors is None or two.standard_errors is None:
-        return two.standard_errors if one.standard_errors is None else one.standard_errors
-    if one.seeds and two.seeds and not set(one.seeds) & set(two.seeds):
-        return np.hypot(one.standard_errors, two.standard_errors)
-    return one.standard_errors + two.standard_errors
+        sampled = two if one.standard_errors is None else one
+        return sampled.standard_errors, sampled.degrees_of_freedom
+    independent = one.seeds and two.seeds and not set(one.seeds) & set(two.seeds)
+    errors = np.hypot(one.standard_errors, two.standard_errors)
+    if not independent:
+        errors = one.standard_errors + two.standard_errors
+    if one.degrees_of_freedom is None and two.degrees_of_freedom is None:
+        return errors, None
+    freedoms = [np.inf if a.degrees_of_freedom is None else a.degrees_of_freedom for a in (one, two)]
+    fewest = np.minimum(freedoms[0], freedoms[1])
+    if not independent:
+        return errors, fewest
+    # As shares of the sum, so that squares neither overflow nor vanish; the fewest where there is no error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = [(a.standard_errors / errors) ** 2 for a in (one, two)]
+        lost = sum(share**2 / freedom for share, freedom in zip(shares, freedoms, strict=True))
+        return errors, np.where(errors > 0, np.maximum(1 / lost, fewest), fewest)
 
 
 def _n_terms(n_players: int, order: int) -> int:

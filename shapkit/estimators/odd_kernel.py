@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _MAX_NODES = 24  # Gauss-Legendre: exact up to 47 players; beyond, the integrands are smooth
+_BLOCK_FLOATS = 2**22  # of covariances held at once, about
 _ROUGHER = 10.0  # by how much the rough part grows where rounding has made a Gram matrix indefinite
 
 
@@ -183,6 +184,40 @@ def factorised(kernel: OddKernel, signs: Floats) -> tuple[OddKernel, Floats, Flo
         if not failed:
             return kernel, gram, factor
         kernel = replace(kernel, rough_variance=_ROUGHER * kernel.rough_variance)
+
+
+class OddPosterior:
+    """What is known of odd games with one kernel once some of their pairs have been evaluated.
+
+    Args:
+        kernel: the prior covariance of each column.
+        signs: float64 (n_pairs, n_players) of +1 and -1, distinct pairs.
+        odd: (n_pairs, n_columns), half the difference of each coalition's payoff and its complement's.
+    """
+
+    def __init__(self, kernel: OddKernel, signs: Floats, odd: Floats) -> None:
+        self._kernel, gram, self._factor = factorised(kernel, signs)
+        self._signs = signs
+        weights, _ = lapack.dpotrs(self._factor, odd, lower=1)
+        weights += lapack.dpotrs(self._factor, odd - gram @ weights, lower=1)[0]  # it may be ill-conditioned
+        self._weights = weights
+
+    def shapley(self) -> tuple[Floats, Floats]:
+        """Return the means of the Shapley values (n_players, n_columns), and their variances (n_players,).
+
+        The variances do not depend on the payoffs.
+        """
+        with_shapley = self._kernel.with_shapley(self._signs)
+        whitened, _ = lapack.dtrtrs(self._factor, with_shapley, lower=1)
+        variances = self._kernel.shapley_variances() - (whitened**2).sum(axis=0)
+        return with_shapley.T @ self._weights, np.maximum(variances, 0.0)
+
+    def predict(self, signs: Floats) -> Floats:
+        """Return the means of the odd payoffs of pairs (n, n_players) that have not been evaluated: (n, n_columns)."""
+        step = max(1, _BLOCK_FLOATS // len(self._signs))
+        blocks = (signs[first : first + step] for first in range(0, len(signs), step))
+        means = [self._kernel.between(block, self._signs) @ self._weights for block in blocks]
+        return np.concatenate([np.empty((0, self._weights.shape[1])), *means])
 
 
 def weighted_products(rows: Floats, columns: Floats, weights: Floats) -> Floats:

@@ -49,8 +49,8 @@ def random_pairs(n_players: int, n_wanted: int, seed: int, known: Floats) -> Flo
         if n_rows
     ]
     pairs = np.concatenate(rows) if rows else np.empty((0, n_players))
-    seen = set(_keys(known))
-    fresh = pairs[[key not in seen for key in _keys(pairs)]]
+    seen = set(pair_keys(known))
+    fresh = pairs[[key not in seen for key in pair_keys(pairs)]]
     order = np.argsort(counter_bits(seed, 1, np.arange(len(fresh))), kind="stable")
     return np.asarray(fresh[order[:n_wanted]])
 
@@ -86,16 +86,22 @@ def informative_pairs(
     return candidates[chosen]
 
 
+def pair_keys(pairs: Floats) -> list[bytes]:
+    """Return what tells pairs (n_pairs, n_players) apart: the same bytes for a coalition and its complement."""
+    return [row.tobytes() for row in np.packbits(pairs * pairs[:, :1] > 0, axis=1)]
+
+
 class _Posterior:
     """Variances of candidate pairs, and covariances with Shapley values, as more and more candidates are known."""
 
     def __init__(self, kernel: OddKernel, known: Floats, candidates: Floats, n_wanted: int) -> None:
         kernel, _, factor = factorised(kernel, known)
-        self._kernel, self._candidates = kernel, candidates
-        self._whitened, _ = lapack.dtrtrs(factor, kernel.between(known, candidates), lower=1)
+        whitened, _ = lapack.dtrtrs(factor, kernel.between(known, candidates), lower=1)
         whitened_shapley, _ = lapack.dtrtrs(factor, kernel.with_shapley(known), lower=1)
-        self._with_shapley = kernel.with_shapley(candidates) - self._whitened.T @ whitened_shapley
-        self._variances = kernel.variances(candidates) - (self._whitened**2).sum(axis=0)
+        self._with_shapley = kernel.with_shapley(candidates) - whitened.T @ whitened_shapley
+        self._covariances = kernel.gram(candidates)
+        self._covariances -= whitened.T @ whitened
+        self._variances = self._covariances.diagonal().copy()
         self._added = np.empty((min(n_wanted, len(candidates)), len(candidates)))  # rows of the Cholesky factor
         self._n_added = 0
 
@@ -107,10 +113,7 @@ class _Posterior:
         """Take the candidate as known: one more row of the Cholesky factor, and rank-one updates."""
         deviation = np.sqrt(max(self._variances[candidate], _LEAST_VARIANCE))
         added = self._added[: self._n_added]
-        row = self._kernel.between(self._candidates[candidate : candidate + 1], self._candidates)[0]
-        row[candidate] += self._kernel.rough_variance
-        row -= self._whitened[:, candidate] @ self._whitened + added[:, candidate] @ added
-        row /= deviation
+        row = (self._covariances[candidate] - added[:, candidate] @ added) / deviation
         self._with_shapley -= np.outer(row, self._with_shapley[candidate] / deviation)
         self._variances -= row**2
         self._added[self._n_added] = row
@@ -164,7 +167,7 @@ def _pairs_of_size(n_players: int, size: int, n_rows: int, seed: int) -> Floats:
         n_orders = (n_rows - len(found)) // per_order + 1
         orders = counter_permutations(seed, np.arange(first, first + n_orders), n_players)
         signs = _signs(orders[:, : per_order * size].reshape(-1, size), n_players)
-        for key, row in zip(_keys(signs), signs, strict=True):
+        for key, row in zip(pair_keys(signs), signs, strict=True):
             found.setdefault(key, row)
         first += n_orders
     return np.array(list(found.values())[:n_rows])
@@ -174,8 +177,3 @@ def _signs(members: NDArray[np.int64], n_players: int) -> Floats:
     signs = np.full((len(members), n_players), -1.0)
     np.put_along_axis(signs, members, 1.0, axis=1)
     return signs
-
-
-def _keys(pairs: Floats) -> list[bytes]:
-    """The same bytes for a coalition and its complement."""
-    return [row.tobytes() for row in np.packbits(pairs * pairs[:, :1] > 0, axis=1)]

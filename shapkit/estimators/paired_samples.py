@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from shapkit.attribution import Attribution
 from shapkit.coalitions import Coalitions
+from shapkit.estimators.moments import uncertainties
 from shapkit.games import Game
 from shapkit.randomness import counter_bits, counter_uniform
 
@@ -67,6 +68,7 @@ class PairedSamples:
         stream: a number that tells this use of the seed from others.
         rates: takes sizes, float64 (n_strata,), and the number of players, and returns how often to draw coalitions of
             each size, up to a common factor; for n_players / 2, half as many pairs.
+        ends: the payoffs of the empty and the grand coalition (2, *output_shape), where they are known already.
 
     Attributes:
         n_pairs: how many have been evaluated.
@@ -87,7 +89,14 @@ class PairedSamples:
     (8, True)
     """
 
-    def __init__(self, game: Game, seed: int, stream: int, rates: Callable[[Floats, int], Floats]) -> None:
+    def __init__(
+        self,
+        game: Game,
+        seed: int,
+        stream: int,
+        rates: Callable[[Floats, int], Floats],
+        ends: Floats | None = None,
+    ) -> None:
         self.game, self.seed, self._stream = game, seed, stream
         n_players = game.n_players
         self.sizes = np.arange(1.0, n_players // 2 + 1)
@@ -102,7 +111,7 @@ class PairedSamples:
         self._seen: list[set[bytes]] = [set() for _ in self.sizes]
         self._chunks: list[Pairs] = []
         self.n_pairs = self.n_evaluations = 0
-        self.ends: Floats | None = None
+        self.ends = ends
 
     @property
     def least_budget(self) -> int:
@@ -155,13 +164,16 @@ class PairedSamples:
         assert self.ends is not None
         return np.asarray((self.ends[1] - self.ends[0]).reshape(-1) / max(1, self.game.n_players))
 
-    def attribution(self, values: Floats, standard_errors: Floats, method: str) -> Attribution:
-        """Return estimates (n_players, n_columns) and their standard errors as a result."""
+    def attribution(
+        self, values: Floats, standard_errors: Floats, method: str, degrees_of_freedom: Floats | None = None
+    ) -> Attribution:
+        """Return estimates (n_players, n_columns), their standard errors and the degrees of freedom as a result."""
         assert self.ends is not None
         shape = (self.game.n_players, *self.ends.shape[1:])
         return Attribution(
             values=values.reshape(shape),
             standard_errors=standard_errors.reshape(shape),
+            degrees_of_freedom=None if degrees_of_freedom is None else degrees_of_freedom.reshape(shape),
             empty_value=self.ends[0].copy(),
             grand_value=self.ends[1].copy(),
             n_evaluations=self.n_evaluations,
@@ -336,6 +348,46 @@ def weighted_marginals(coalitions: Coalitions, amounts: Floats) -> Floats:
     for rows in row_blocks(coalitions):
         total += marginal_weights(coalitions[rows]).T @ amounts[rows]
     return total
+
+
+def residual_rates(sizes: Floats, n_players: int) -> Floats:
+    """Return how often to draw each size: half of it equally, half in proportion to 1 / √(s (n - s)).
+
+    The second is Neyman's (1934) allocation for residuals that are as large for all sizes. The first makes sure that
+    small samples have enough pairs of each size for several folds.
+
+    >>> residual_rates(np.array([1.0, 2.0]), 5).round(3)
+    array([0.525, 0.475])
+    """
+    neyman = 1 / np.sqrt(sizes * (n_players - sizes))
+    return np.asarray(0.5 / max(1, len(sizes)) + 0.5 * neyman / neyman.sum())
+
+
+def stratified_variances(samples: PairedSamples, pairs: Pairs, residuals: Floats) -> tuple[Floats, Floats]:
+    """Return the variances of the values that a stratified sample gives residuals, and their `uncertainties`.
+
+    Args:
+        samples: with at least two pairs of each size, or all.
+        pairs: of the sample.
+        residuals: (n_pairs, n_columns), odd payoffs less what was expected without having seen them.
+
+    Returns:
+        both (n_players, n_columns).
+    """
+    variances = np.zeros((pairs.coalitions.shape[1], residuals.shape[1]))
+    uncertainty = np.zeros_like(variances)
+    for stratum, drawn in enumerate(samples.counts):
+        if drawn == samples.populations[stratum]:
+            continue
+        rows = pairs.strata == stratum
+        weights = marginal_weights(pairs.coalitions[rows])
+        squares, sums = (weights**2).T @ residuals[rows] ** 2, weights.T @ residuals[rows]
+        spread = np.maximum(squares - sums**2 / drawn, 0) / (drawn - 1)
+        unknown = 1 - drawn / samples.populations[stratum]
+        variance = (2 * samples.shares[stratum]) ** 2 * unknown * spread / drawn
+        variances += variance
+        uncertainty += uncertainties(variance, int(drawn))
+    return variances, uncertainty
 
 
 def row_blocks(coalitions: Coalitions) -> Iterator[slice]:

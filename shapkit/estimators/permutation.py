@@ -88,6 +88,7 @@ class _Walks:
         return Attribution(
             values=done.mean.reshape(shape).copy(),
             standard_errors=errors.reshape(shape),
+            degrees_of_freedom=np.full(shape, max(done.n_units - 1, 0)),
             empty_value=self._ends[0].copy(),
             grand_value=self._ends[1].copy(),
             n_evaluations=self.n_evaluations,
@@ -147,7 +148,7 @@ class PermutationSampler:
     Permutations are independent and uniform, and every marginal contribution counts once. The empty and the grand
     coalition are evaluated once, so that C permutations cost 2 + C (n_players - 1) evaluations. The estimate is
     unbiased, and its sum is the grand coalition's payoff less the empty one's, for every C. A standard error is the
-    sample standard deviation over permutations / √C, NaN for one permutation.
+    sample standard deviation over permutations / √C, with C - 1 degrees of freedom; NaN for one permutation.
 
     Memory: two numbers per player and output, and chunks of 64 MiB at most (of one coalition, where that is more).
 
@@ -200,9 +201,9 @@ class AntitheticSampler:
 
     What a player adds to those before it and what it adds to those after it are, in most games, far from each
     other on opposite sides of its value, so that their mean is nearer. The pair is the independent unit: a standard
-    error is the sample standard deviation of the means of P pairs / √P, NaN for one pair. P pairs cost
-    2 + 2 P (n_players - 1) evaluations. Unbiased, and the sum is exact for every P; in games of players and pairs of
-    players alone, every value is.
+    error is the sample standard deviation of the means of P pairs / √P, with P - 1 degrees of freedom; NaN for one
+    pair. P pairs cost 2 + 2 P (n_players - 1) evaluations. Unbiased, and the sum is exact for every P; in games of
+    players and pairs of players alone, every value is.
 
     Memory: as for `PermutationSampler`.
 

@@ -10,12 +10,18 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit
 
 from shapkit.attribution import Attribution
 from shapkit.coalitions import Coalitions
 from shapkit.estimators.game_models import fit_trees
-from shapkit.estimators.paired_samples import PairedSampler, Pairs, marginal_weights, weighted_marginals
+from shapkit.estimators.moments import degrees_of_freedom
+from shapkit.estimators.paired_samples import (
+    PairedSampler,
+    Pairs,
+    residual_rates,
+    stratified_variances,
+    weighted_marginals,
+)
 from shapkit.games import Game
 
 Floats = NDArray[np.float64]
@@ -119,28 +125,9 @@ class RegressionAdjustedSampler(PairedSampler):
             represented *= 2 * samples.shares[pairs.strata]
             values += (modelled + weighted_marginals(pairs.coalitions, represented[:, None] * residuals)) / n_folds
             unseen[held_out] = residuals[held_out]
-        return samples.attribution(values, self._standard_errors(pairs, unseen), "regression_adjusted")
-
-    def _standard_errors(self, pairs: Pairs, residuals: Floats) -> Floats:
-        """Those of a stratified sample, from the residuals (n_pairs, n_columns) of pairs unseen by the model."""
-        samples = self._samples
-        variances = np.zeros((self.game.n_players, residuals.shape[1]))
-        uncertainty = np.zeros_like(variances)
-        for stratum, drawn in enumerate(samples.counts):
-            if drawn == samples.populations[stratum]:
-                continue
-            rows = pairs.strata == stratum
-            weights = marginal_weights(pairs.coalitions[rows])
-            squares, sums = (weights**2).T @ residuals[rows] ** 2, weights.T @ residuals[rows]
-            spread = np.maximum(squares - sums**2 / drawn, 0) / (drawn - 1)
-            unknown = 1 - drawn / samples.populations[stratum]
-            variance = (2 * samples.shares[stratum]) ** 2 * unknown * spread / drawn
-            variances += variance
-            uncertainty += variance**2 / (drawn - 1)
-        # Satterthwaite (1946); where there is no variance, any number of degrees of freedom will do
-        freedom = variances**2 / np.where(uncertainty > 0, uncertainty, 1)
-        widened = stdtrit(np.maximum(freedom, 1), 0.975) / ndtri(0.975)
-        return np.asarray(np.sqrt(variances) * widened)
+        variances, uncertainty = stratified_variances(samples, pairs, unseen)
+        freedom = degrees_of_freedom(variances, uncertainty)
+        return samples.attribution(values, np.sqrt(variances), "regression_adjusted", freedom)
 
     def _modelled(self, pairs: Pairs, fitted: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """The model's values less their mean, and the odd part of what it leaves of all pairs.
@@ -163,19 +150,6 @@ class RegressionAdjustedSampler(PairedSampler):
             _checked("predict()", model.predict(c), pairs.odd.shape) for c in (pairs.coalitions, ~pairs.coalitions)
         ]
         return values - values.mean(axis=0), pairs.odd - (halves[0] - halves[1]) / 2
-
-
-def residual_rates(sizes: Floats, n_players: int) -> Floats:
-    """Return how often to draw each size: half of it equally, half in proportion to 1 / √(s (n - s)).
-
-    The second is Neyman's (1934) allocation for residuals that are as large for all sizes. The first makes sure that
-    small samples have enough pairs of each size for several folds.
-
-    >>> residual_rates(np.array([1.0, 2.0]), 5).round(3)
-    array([0.525, 0.475])
-    """
-    neyman = 1 / np.sqrt(sizes * (n_players - sizes))
-    return np.asarray(0.5 / max(1, len(sizes)) + 0.5 * neyman / neyman.sum())
 
 
 def _represented(strata: Integers, held_out: NDArray[np.bool_], counts: Integers, populations: Floats) -> Floats:

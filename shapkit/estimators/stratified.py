@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shapkit.attribution import Attribution
 from shapkit.coalitions import Coalitions
 from shapkit.estimators._kernels import draw_pairs, moments_of_runs
+from shapkit.estimators.moments import degrees_of_freedom, uncertainties
 from shapkit.games import Game
 from shapkit.randomness import counter_bits
 
@@ -32,8 +33,9 @@ _CHUNK_FLOATS = 2**22  # of payoffs
 class _PlayerMoments:
     """What is known of one player after a whole number of rounds; replaced as one, so that no interruption tears it.
 
-    Sums over rounds: of weights, of weighted sums over strata of means (n_columns,) and of their variances
-    (n_columns,), and of each stratum's squared deviations and degrees of freedom (n_strata,).
+    Sums over rounds: of weights, of weighted sums over strata of means (n_columns,), of their variances and of what
+    the squares of those vary by (n_columns,), and of each stratum's squared deviations and degrees of freedom
+    (n_strata,).
     """
 
     n_rounds: int
@@ -41,6 +43,7 @@ class _PlayerMoments:
     weight: int
     means: Floats
     variances: Floats
+    uncertainty: Floats
     squares: Floats
     freedom: Integers
 
@@ -58,8 +61,8 @@ class StratifiedSampler:
     Each round shares out its samples by what the rounds before have seen, with two in each stratum at least, and its
     own estimate counts with a weight fixed in advance, the 2, 4, 8, ... above. Given the past, every round is an
     ordinary stratified sample. So the estimate is unbiased, and so is the square of its standard error, which uses the
-    variances within each round. To average all samples of a stratum alike would not be: where a pilot saw no variation
-    by chance, as of rare pivots, it would also keep more weight.
+    variances within each round, with Satterthwaite's (1946) degrees of freedom. To average all samples of a stratum
+    alike would not be: where a pilot saw no variation by chance, as of rare pivots, it would also keep more weight.
 
     The sum of the values is not exact: `efficiency_gap` is noise of the size of the errors. A budget ends between two
     players; those before have one round more. The first estimate takes 2 + 2 n_players + 4 n_players (n_players - 2)
@@ -137,17 +140,19 @@ class StratifiedSampler:
         flat = self._edges.reshape(len(self._edges), -1)
         empty, grand = flat[0], flat[-1]
         values = np.zeros((n_players, flat.shape[1]))
-        variances = np.zeros_like(values)
+        variances, freedom = np.zeros_like(values), np.zeros_like(values)
         for number, player in enumerate(self._players):
             # With two players, the coalition of one is the other's coalition of all others.
             alone, others = flat[1 + number], flat[-2 - number] if n_players > 1 else empty
             known = alone - empty + (grand - others if n_players > 1 else 0)
             values[number] = (known + player.means / max(1, player.weight)) / n_players
             variances[number] = player.variances / (max(1, player.weight) * n_players) ** 2
+            freedom[number] = degrees_of_freedom(player.variances, player.uncertainty)
         shape = (n_players, *self._edges.shape[1:])
         return Attribution(
             values=values.reshape(shape),
             standard_errors=np.sqrt(variances).reshape(shape),
+            degrees_of_freedom=freedom.reshape(shape),
             empty_value=self._edges[0].copy(),
             grand_value=self._edges[-1].copy(),
             n_evaluations=self.n_evaluations,
@@ -231,7 +236,7 @@ class StratifiedSampler:
 
     def _nothing(self, n_columns: int) -> _PlayerMoments:
         none, no_strata = np.zeros(n_columns), np.zeros(self._n_strata)
-        return _PlayerMoments(0, 0, 0, none, none, no_strata, no_strata.astype(np.int64))
+        return _PlayerMoments(0, 0, 0, none, none, none, no_strata, no_strata.astype(np.int64))
 
 
 def neyman_counts(deviations: Floats, n_samples: int, least: int) -> Integers:
@@ -269,13 +274,15 @@ def neyman_counts(deviations: Floats, n_samples: int, least: int) -> Integers:
 def _after_round(before: _PlayerMoments, counts: Integers, means: Floats, squares: Floats) -> _PlayerMoments:
     """A player's moments with one more round: counts (n_strata,) samples with these moments (n_strata, n_columns)."""
     weight = _SAMPLES[min(before.n_rounds, len(_SAMPLES) - 1)]
-    variances = (squares / (counts * (counts - 1))[:, None]).sum(axis=0)
+    variances = squares / (counts * (counts - 1))[:, None]
+    uncertainty = uncertainties(variances, counts[:, None])
     return _PlayerMoments(
         n_rounds=before.n_rounds + 1,
         n_evaluations=before.n_evaluations + 2 * int(counts.sum()),
         weight=before.weight + weight,
         means=before.means + weight * means.sum(axis=0),
-        variances=before.variances + weight**2 * variances,
+        variances=before.variances + weight**2 * variances.sum(axis=0),
+        uncertainty=before.uncertainty + weight**4 * uncertainty.sum(axis=0),
         squares=before.squares + squares.sum(axis=1),
         freedom=before.freedom + counts - 1,
     )

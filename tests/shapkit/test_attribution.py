@@ -19,7 +19,7 @@ from shapkit import exact, table_game
 from shapkit.attribution import Attribution, interaction_terms, to_shap
 
 NAMES = ("eyes", "nose", "mouth")
-ARRAYS = ("values", "standard_errors", "empty_value", "grand_value")
+ARRAYS = ("values", "standard_errors", "empty_value", "grand_value", "degrees_of_freedom")
 FACTS = ("n_evaluations", "names", "index", "method", "order", "seeds")
 
 
@@ -39,6 +39,7 @@ def attribution(output_shape=(), errors=True, order=1, **changes):
         method="permutation" if errors else "exact",
         order=order,
         seeds=(7,) if errors else (),
+        degrees_of_freedom=rng.uniform(1, 30, size=values.shape) if errors else None,
     )
     return Attribution(**{**facts, **changes})
 
@@ -70,6 +71,9 @@ def attributions(draw, n=1):
             method=draw(st.sampled_from(["regression", "permutation"])) if sampled else "exact",
             order=order,
             seeds=tuple(sorted(draw(st.sets(st.integers(0, 3))))) if sampled else (),
+            degrees_of_freedom=draw(arrays(np.float64, shape, elements=st.floats(1, 1e6)))
+            if sampled and draw(st.booleans())
+            else None,
         )
 
     return [one() for _ in range(n)]
@@ -184,7 +188,7 @@ def test_efficiency_gap():
 
 
 def test_intervals():
-    phi = attribution((2,), standard_errors=np.full((3, 2), 0.5))
+    phi = attribution((2,), standard_errors=np.full((3, 2), 0.5), degrees_of_freedom=None)
     low, high = phi.interval()
     np.testing.assert_allclose(high - phi.values, 0.5 * 1.959963984540054)
     np.testing.assert_allclose(low, 2 * phi.values - high)
@@ -197,13 +201,59 @@ def test_intervals():
             phi.interval(level)
 
 
-def test_95_of_100_intervals_hold_the_exact_value():
-    rng = np.random.default_rng(0)
-    samples = rng.normal(3.0, 2.0, size=(4000, 50))
-    errors, nothing = np.full((1, 4000), 2 / math.sqrt(50)), np.zeros(4000)
-    phi = Attribution(samples.mean(axis=1)[None], errors, nothing, nothing, 50, ("x",), "shapley", "permutation")
+@pytest.mark.parametrize("n_samples", [2, 4, 50])
+def test_95_of_100_intervals_hold_the_exact_value(n_samples):
+    rng, n_runs = np.random.default_rng(0), 20_000
+    samples = rng.normal(3.0, 2.0, size=(n_runs, n_samples))
+    nothing = np.zeros(n_runs)
+    phi = Attribution(
+        values=samples.mean(axis=1)[None],
+        standard_errors=samples.std(axis=1, ddof=1)[None] / math.sqrt(n_samples),
+        empty_value=nothing,
+        grand_value=nothing,
+        n_evaluations=n_samples,
+        names=("x",),
+        index="shapley",
+        method="permutation",
+        degrees_of_freedom=np.full((1, n_runs), n_samples - 1),
+    )
     low, high = phi.interval()
-    assert 0.93 < np.mean((low <= 3) & (high >= 3)) < 0.97
+    deviation = math.sqrt(0.95 * 0.05 / n_runs)
+    assert abs(np.mean((low <= 3) & (high >= 3)) - 0.95) < 4 * deviation
+
+
+def test_an_error_that_nothing_is_known_of_makes_no_interval():
+    phi = attribution(standard_errors=[0.0, 1.0, np.nan], degrees_of_freedom=[0.0, 0.0, 0.0])
+    low, high = phi.interval()
+    assert low[0] == high[0] == phi.values[0] and np.isnan([low[1:], high[1:]]).all()
+
+
+@given(attributions(n=2))
+def test_degrees_of_freedom_of_a_sum(pair):
+    one, two = pair
+    total = one + two
+    if one.standard_errors is None or two.standard_errors is None:
+        sampled = two if one.standard_errors is None else one
+        np.testing.assert_array_equal(total.degrees_of_freedom, sampled.degrees_of_freedom)
+        return
+    if one.degrees_of_freedom is None and two.degrees_of_freedom is None:
+        assert total.degrees_of_freedom is None
+        return
+    first, second = (np.inf if phi.degrees_of_freedom is None else phi.degrees_of_freedom for phi in pair)
+    fewest, most = np.minimum(first, second), first + second
+    assert (total.degrees_of_freedom >= fewest).all()
+    assert (total.degrees_of_freedom <= most * (1 + 1e-9)).all(), "Satterthwaite's are at most those of both"
+    np.testing.assert_array_equal((two + one).degrees_of_freedom, total.degrees_of_freedom)
+    shared, other = (set(phi.seeds) for phi in pair)
+    if not (shared and other and shared.isdisjoint(other)):
+        np.testing.assert_array_equal(total.degrees_of_freedom, fewest)
+
+
+def test_degrees_of_freedom_of_two_means_are_satterthwaites():
+    one, two = (attribution(seeds=(seed,), standard_errors=[s, s, 0.0]) for seed, s in ((1, 3.0), (2, 4.0)))
+    f, g = one.degrees_of_freedom, two.degrees_of_freedom
+    expected = [25.0**2 / (3**4 / f[player] + 4**4 / g[player]) for player in (0, 1)] + [min(f[2], g[2])]
+    np.testing.assert_allclose((one + two).degrees_of_freedom, expected)
 
 
 @pytest.mark.parametrize("errors", [True, False])
@@ -530,9 +580,10 @@ def test_numbers_of_numpy_are_saved(tmp_path):
 
 
 @pytest.mark.parametrize("errors", [True, False])
-def test_files_of_the_first_version_are_loaded(tmp_path, errors):
-    phi = attribution((2,), errors, seeds=())
-    facts = {"format": "shapkit.Attribution 1", **{name: getattr(phi, name) for name in FACTS[:4]}}
+@pytest.mark.parametrize("version, n_facts", [(1, 4), (2, 6)])
+def test_files_of_earlier_versions_are_loaded(tmp_path, errors, version, n_facts):
+    phi = attribution((2,), errors, seeds=(), degrees_of_freedom=None)
+    facts = {"format": f"shapkit.Attribution {version}", **{name: getattr(phi, name) for name in FACTS[:n_facts]}}
     arrays = {name: getattr(phi, name) for name in ARRAYS if getattr(phi, name) is not None}
     np.savez(tmp_path / "old.npz", facts=np.array(json.dumps(facts)), **arrays)
     same(Attribution.load(tmp_path / "old.npz"), phi)
@@ -573,7 +624,7 @@ def test_files_of_others_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "changes, because",
     [
-        ({"format": "shapkit.Attribution 3"}, "its format is 'shapkit.Attribution 3', expected one of"),
+        ({"format": "shapkit.Attribution 4"}, "its format is 'shapkit.Attribution 4', expected one of"),
         ({"n_evaluations": "many"}, "n_evaluations must be an integer"),
         ({"order": 2}, "expected 6 rows"),
         ({"order": 10**12}, "expected 7 rows"),
@@ -664,6 +715,8 @@ def test_damaged_files_are_refused_or_harmless(folder, data):
         ({"values": []}, "names has 3 entries, expected one for each of the 0 players"),
         ({"standard_errors": [1.0]}, r"standard_errors has shape \(1,\), expected \(3,\) to fit values \(3,\)"),
         ({"standard_errors": [1.0, -0.5, np.nan]}, "standard_errors must not be negative, got -0.5"),
+        ({"degrees_of_freedom": [1.0]}, r"degrees_of_freedom has shape \(1,\), expected \(3,\) to fit values"),
+        ({"degrees_of_freedom": [1.0, -0.5, 2.0]}, "degrees_of_freedom must not be negative, got -0.5"),
         ({"empty_value": [1.0]}, r"empty_value has shape \(1,\), expected \(\)"),
         ({"grand_value": [1.0]}, r"grand_value has shape \(1,\), expected \(\)"),
         ({"names": ("a", "b"), "values": [1.0] * 3}, "names has 2 entries, expected one for each of the 3 players"),

@@ -14,9 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shapkit
-from shapkit import Attribution, Game, estimate, table_game
+from shapkit import Attribution, Game, table_game
 from shapkit.coalitions import masks_of_members
 from shapkit.estimators import SAMPLERS, Budget, StandardError
+
+
+def estimate(game, budget=None, method="permutation", **options):
+    """By permutations unless said otherwise: quick, and endless."""
+    return shapkit.estimate(game, budget, method, **options)
+
 
 METHODS = ["permutation", "antithetic", "stratified"]
 TABLE = np.random.default_rng(4).normal(size=(2**6, 2))

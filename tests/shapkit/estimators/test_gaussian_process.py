@@ -13,11 +13,18 @@ from scipy.stats import binom
 
 import shapkit
 from shapkit.coalitions import enumerate_coalitions
-from shapkit.estimators import gaussian_process
-from shapkit.estimators.gaussian_process import GaussianProcessSampler, additive_values, shapley_posterior
-from shapkit.estimators.odd_kernel import coalition_sizes, factorised, pair_shapley, rough_shapley_variance
+from shapkit.estimators import gaussian_process, odd_components
+from shapkit.estimators.gaussian_process import GaussianProcessSampler
+from shapkit.estimators.odd_components import OddModel, additive_values
+from shapkit.estimators.odd_kernel import (
+    OddPosterior,
+    coalition_sizes,
+    factorised,
+    pair_shapley,
+    rough_shapley_variance,
+)
 from shapkit.estimators.odd_kernel_fit import KernelFamily, fit_kernel, objective
-from shapkit.estimators.pair_design import informative_pairs, n_pairs_of, random_pairs
+from shapkit.estimators.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
 
 
 def all_signs(n_players):
@@ -97,7 +104,7 @@ def test_posterior_equals_that_of_the_dense_process():
     expected = shapkit.shapley_values(gain @ odd)
     remaining = dense - gain @ dense[rows]
     spread = shapkit.shapley_values(np.ascontiguousarray(shapkit.shapley_values(remaining).T))
-    means, variances = shapley_posterior(kernel, pairs, odd)
+    means, variances = OddPosterior(kernel, pairs, odd).shapley()
     np.testing.assert_allclose(means, expected, atol=1e-10)
     np.testing.assert_allclose(variances, np.diag(spread), atol=1e-10)
 
@@ -156,7 +163,7 @@ def test_informative_pairs_minimise_the_variances_left_one_by_one():
 
     def left(pairs):
         odd = np.zeros((len(pairs), 1))
-        return sum(w * shapley_posterior(k, pairs, odd)[1].sum() for w, k in zip(weights, kernels, strict=True))
+        return sum(w * OddPosterior(k, pairs, odd).shapley()[1].sum() for w, k in zip(weights, kernels, strict=True))
 
     for pair in chosen:
         totals = [
@@ -314,16 +321,86 @@ def test_more_players_than_it_can_tell_apart():
 
 
 def test_parameters_are_fitted_to_some_of_many_pairs(monkeypatch):
-    monkeypatch.setattr(gaussian_process, "_MAX_FITTED_PAIRS", 30)
+    monkeypatch.setattr(odd_components, "_MAX_FITTED_PAIRS", 30)
     table = smooth_table(8, 4)
     phi = run(shapkit.table_game(table), 160)
     assert np.abs(phi.values - shapkit.shapley_values(table)).max() < 0.02
 
 
-def test_there_is_a_most_of_pairs(monkeypatch):
+def test_the_model_of_some_pairs_predicts_others_as_the_dense_process_does():
+    table = smooth_table(6, n_outputs=2)
+    pairs = some_pairs(6, 15)
+    odd = ((table - table[::-1]) / 2)[table_rows(pairs)]
+    model = OddModel(pairs, odd, {})
+    every, (values, _) = all_signs(6), model.shapley()
+    keys = dict(zip(pair_keys(pairs), odd * pairs[:, :1], strict=True))  # of the coalition with player 0
+    expected = model.predict(every)
+    for row, key in enumerate(pair_keys(every)):
+        if key in keys:  # what has been evaluated is known
+            expected[row] = keys[key] * every[row, 0]
+    np.testing.assert_allclose(shapkit.shapley_values(expected), values, atol=1e-8)
+
+
+def beyond(monkeypatch, max_pairs, game, n_evaluations, seed=0):
+    monkeypatch.setattr(gaussian_process, "MAX_PAIRS", max_pairs)
+    return run(game, n_evaluations, seed)
+
+
+def test_beyond_the_most_of_pairs_it_goes_on_to_the_exact_values(monkeypatch):
     monkeypatch.setattr(gaussian_process, "MAX_PAIRS", 20)
-    sampler = GaussianProcessSampler(shapkit.table_game(smooth_table(7)))
-    assert [sampler.advance(30), sampler.advance(30), sampler.advance(30)] == [30, 10, 0]
+    table = smooth_table(7)
+    sampler = GaussianProcessSampler(shapkit.table_game(table))
+    assert [sampler.advance(30), sampler.advance(31), sampler.advance(1)] == [30, 30, 0]
+    phi = sampler.attribution()
+    assert phi.n_evaluations == 60 and (phi.standard_errors > 0).all()
+    np.testing.assert_allclose(phi.efficiency_gap, 0, atol=1e-9)
+    sampler.advance(1_000)
+    phi = sampler.attribution()
+    np.testing.assert_allclose(phi.values, shapkit.shapley_values(table), atol=1e-9)
+    assert not phi.standard_errors.any() and sampler.advance(100) == 0
+
+
+def test_cuts_beyond_the_most_of_pairs_change_nothing(monkeypatch):
+    game = shapkit.table_game(smooth_table(9, 3, n_outputs=2))
+    whole = beyond(monkeypatch, 20, game, 200)
+    sampler = GaussianProcessSampler(game)
+    for step in (10, 50, 2, 7, 100, 32):
+        sampler.advance(step)
+        with contextlib.suppress(ValueError):
+            sampler.attribution()
+    np.testing.assert_array_equal(sampler.attribution().values, whole.values)
+    np.testing.assert_array_equal(sampler.attribution().standard_errors, whole.standard_errors)
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_more_pairs_correct_the_model(monkeypatch, rough):
+    table = smooth_table(10, 5) + rough * np.random.default_rng(6).normal(0, 0.3, 2**10)
+    exact, game = shapkit.shapley_values(table), shapkit.table_game(table)
+    errors, claimed = {}, {}
+    for n_evaluations in (60, 400):
+        found = [beyond(monkeypatch, 30, game, n_evaluations, seed) for seed in range(12)]
+        errors[n_evaluations] = np.mean([np.sum((phi.values - exact) ** 2) for phi in found])
+        claimed[n_evaluations] = np.mean([np.sum(phi.standard_errors**2) for phi in found])
+    # 20 times as many pairs of residuals as there are of one size: a correction leaves a fraction of the error
+    assert errors[400] < 0.35 * errors[60]
+    assert 0.4 < claimed[400] / errors[400] < 2.5
+
+
+def test_an_output_that_only_seemed_additive_is_corrected(monkeypatch):
+    n_players = 8
+    table = (all_signs(n_players) > 0) @ np.arange(1.0, n_players + 1)
+    pairs_seen = beyond(monkeypatch, 12, shapkit.table_game(table), 24)
+    assert not pairs_seen.standard_errors.any()
+    seen = set()
+
+    def value(coalitions):  # additive on what is asked first, rough on all else
+        rows = table_rows(np.where(coalitions, 1.0, -1.0))
+        if len(seen) < 24:
+            seen.update(rows.tolist())
+        return table[rows] + np.where(np.isin(rows, list(seen)), 0.0, 10 * np.cos(7.0 * rows))
+
+    phi = run(shapkit.Game(value, n_players), 200)
+    assert (phi.standard_errors > 0).all()
 
 
 def test_far_more_accurate_than_permutations():

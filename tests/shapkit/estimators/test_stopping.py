@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 import shapkit
-from shapkit import Attribution, estimate, weighted_voting
+from shapkit import Attribution, weighted_voting
 from shapkit.estimators import Budget, RelativeError, Seconds, StandardError
 from shapkit.estimators.stopping import EVALUATIONS_PER_PLAYER
+
+
+def estimate(game, budget=None, method="permutation", **options):
+    """By permutations unless said otherwise: quick, and endless."""
+    return shapkit.estimate(game, budget, method, **options)
+
 
 GAME = weighted_voting([4, 4, 4, 2, 2, 1], quota=12)
 
