@@ -15,8 +15,8 @@ test: lint
 	$(BIN)/python -m pytest -q
 
 lint: $(STAMP)
-	$(BIN)/ruff format --check shapkit adapters tests benchmarks
-	$(BIN)/ruff check shapkit adapters tests benchmarks
+	$(BIN)/ruff format --check shapkit adapters tests benchmarks examples
+	$(BIN)/ruff check shapkit adapters tests benchmarks examples
 	$(BIN)/mypy
 
 # The constraints file pins the development set; torch among it, because an unpinned torch brings several GB of CUDA.

@@ -4,24 +4,47 @@ from shapkit._optional import require
 
 require("torch", extra="torch", purpose="shapkit.differentiable")
 
-from shapkit.differentiable.absence import absent_input, partner  # noqa: E402
+from shapkit.differentiable.absence import absent_input, partner, standard_noise  # noqa: E402
+from shapkit.differentiable.comparisons import Comparisons  # noqa: E402
+from shapkit.differentiable.layer_leakage import LayerLeakage, layer_leakage  # noqa: E402
 from shapkit.differentiable.loss_report import LossReport  # noqa: E402
 from shapkit.differentiable.penalty import DummyPlayerPenalty  # noqa: E402
+from shapkit.differentiable.region_norm import RegionNorm, RegionNorms, replace_group_norm  # noqa: E402
 from shapkit.differentiable.regions import Regions, Star, allowed_influence, composite, star  # noqa: E402
 from shapkit.differentiable.statistics import statistics_kept  # noqa: E402
-from shapkit.differentiable.values import all_coalitions, shapley_values  # noqa: E402
+from shapkit.differentiable.timestep_weights import min_snr, noise_share, signal_share  # noqa: E402
+from shapkit.differentiable.values import (  # noqa: E402
+    SampledValues,
+    all_coalitions,
+    exact_values,
+    sampled_values,
+    shapley_values,
+)
 
 __all__ = [
+    "Comparisons",
     "DummyPlayerPenalty",
+    "LayerLeakage",
     "LossReport",
+    "RegionNorm",
+    "RegionNorms",
     "Regions",
+    "SampledValues",
     "Star",
     "absent_input",
     "all_coalitions",
     "allowed_influence",
     "composite",
+    "exact_values",
+    "layer_leakage",
+    "min_snr",
+    "noise_share",
     "partner",
+    "replace_group_norm",
+    "sampled_values",
     "shapley_values",
+    "signal_share",
+    "standard_noise",
     "star",
     "statistics_kept",
 ]

@@ -40,11 +40,34 @@ def check_fill(fill: str) -> None:
         raise ValueError(f"fill must be one of {', '.join(get_args(Fill))}, got {fill!r}")
 
 
+def standard_noise(x: Tensor, *, seed: int = 0, step: int = 0, first_index: int = 0) -> Tensor:
+    """Standard normal noise like ``x`` (batch, ...), memory format included.
+
+    Drawn on the CPU, so that every device sees the same.
+
+    Args:
+        x: says which shape, type and device.
+        seed, step: name the noise.
+        first_index: number of the batch's first sample in the global batch, when processes share one; each
+            sample's noise depends on its own number, not on the batch it comes in.
+
+    >>> x = torch.zeros(2, 3, 4, 4)
+    >>> bool((standard_noise(x)[1:] == standard_noise(x[1:], first_index=1)).all())
+    True
+    """
+    noise = [
+        torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(int(bits)), dtype=torch.float64)
+        for bits in counter_bits(seed, step, np.arange(first_index, first_index + x.shape[0]))
+    ]
+    return torch.empty_like(x).copy_(torch.stack(noise), non_blocking=x.is_cuda)  # in x's memory format
+
+
 def absent_input(
     fill: Fill,
     x: Tensor,
     *,
     noise_level: float | Tensor = 1.0,
+    noise: Tensor | None = None,
     seed: int = 0,
     step: int = 0,
     first_index: int = 0,
@@ -55,9 +78,8 @@ def absent_input(
         fill: ``"zeros"``, ``"noise"``, ``"exchange"`` or ``"batch_mean"``.
         x: (batch, channels, height, width).
         noise_level: standard deviation of the noise, one number or one per sample (batch,).
-        seed, step: name the noise; drawn on the CPU, so every device sees the same.
-        first_index: number of the batch's first sample in the global batch, when processes share one; each
-            sample's noise depends on its own number, not on the batch it comes in.
+        noise: the standard normal noise like ``x``, where it has been drawn; else it is drawn here.
+        seed, step, first_index: name the noise as in ``standard_noise``.
 
     Raises:
         ValueError: for an unknown fill, or for ``"exchange"`` of an odd batch.
@@ -68,13 +90,9 @@ def absent_input(
     if fill == "exchange":
         return partner(x)
     if fill == "batch_mean":
-        return x.mean(dim=0, keepdim=True).expand_as(x)
-    noise = torch.stack(
-        [
-            torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(int(bits)), dtype=torch.float64)
-            for bits in counter_bits(seed, step, np.arange(first_index, first_index + x.shape[0]))
-        ]
-    ).to(x, non_blocking=x.is_cuda)
+        return torch.zeros_like(x) + x.mean(dim=0, keepdim=True)  # in x's memory format, as the network wants it
+    if noise is None:
+        noise = standard_noise(x, seed=seed, step=step, first_index=first_index)
     if isinstance(noise_level, Tensor):
         noise_level = noise_level.to(x, non_blocking=x.is_cuda).reshape(-1, 1, 1, 1)
     return noise * noise_level

@@ -14,8 +14,8 @@ def statistics_kept(network: nn.Module) -> Iterator[None]:
     """Within it, runs of ``network`` update no running mean or variance; train and eval mode stay as they are.
 
     A layer in train mode goes on normalising by its batch. Composites are no data, and would spoil the statistics
-    that the network is used with later. Wrap the call of the penalty; runs recomputed in the backward pass by
-    gradient checkpointing lie outside.
+    that the network is used with later. Wrap the call of the penalty, and with gradient checkpointing the backward
+    pass too, which runs the network again.
 
     >>> layer = nn.BatchNorm2d(1)
     >>> with statistics_kept(layer):

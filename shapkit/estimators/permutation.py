@@ -18,8 +18,8 @@ from shapkit.randomness import counter_bits, counter_permutations
 
 Floats = NDArray[np.float64]
 
-_PERMUTATION_STREAM = 0x6361737472  # "castr"; with one seed, no two methods draw the same numbers
-_ANTITHETIC_STREAM = 0x616E7469  # "anti"
+PERMUTATION_STREAM = 0x6361737472  # "castr"; with one seed, no two methods draw the same numbers
+ANTITHETIC_STREAM = 0x616E7469  # "anti"
 
 _CHUNK_ROWS = 2**16  # coalitions the game sees at once, at most
 _CHUNK_BYTES = 2**26  # of coalitions
@@ -175,7 +175,7 @@ class PermutationSampler:
 
     def __init__(self, game: Game, seed: int = 0) -> None:
         self.game = game
-        self._walks = _Walks(game, seed, _PERMUTATION_STREAM, antithetic=False)
+        self._walks = _Walks(game, seed, PERMUTATION_STREAM, antithetic=False)
         self.least_budget = self._walks.n_ends + self._walks.unit_cost
 
     @property
@@ -229,7 +229,7 @@ class AntitheticSampler:
 
     def __init__(self, game: Game, seed: int = 0) -> None:
         self.game = game
-        self._walks = _Walks(game, seed, _ANTITHETIC_STREAM, antithetic=True)
+        self._walks = _Walks(game, seed, ANTITHETIC_STREAM, antithetic=True)
         self.least_budget = self._walks.n_ends + self._walks.unit_cost
 
     @property

@@ -23,7 +23,7 @@ def test_names_are_written_on_the_result():
 
 
 def test_no_two_methods_draw_the_same_numbers():
-    streams = {permutation._PERMUTATION_STREAM, permutation._ANTITHETIC_STREAM}
+    streams = {permutation.PERMUTATION_STREAM, permutation.ANTITHETIC_STREAM}
     for sampler in SAMPLERS.values():
         if sampler.__module__ != permutation.__name__:
             streams.add(sys.modules[sampler.__module__]._STREAM)

@@ -1,5 +1,6 @@
 """Regions, influence graphs and composites against brute force."""
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from shapkit.differentiable import Regions, allowed_influence, composite, star
 
@@ -58,6 +60,89 @@ def test_growth_and_partition(labels: np.ndarray, dilation: int) -> None:
         assert (regions.masks[:, :2] >= smaller.masks[:, :2]).all()
 
 
+def any_label_maps(max_batch: int = 3, max_pixels: int = 7) -> st.SearchStrategy[np.ndarray]:
+    """Label maps of any size in which any label may be missing."""
+    side = st.integers(1, max_pixels)
+    return st.tuples(st.integers(1, max_batch), side, side).flatmap(
+        lambda shape: st.lists(st.integers(0, 3), min_size=int(np.prod(shape)), max_size=int(np.prod(shape))).map(
+            lambda values: np.array(values, dtype=np.int64).reshape(shape)
+        )
+    )
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(labels=any_label_maps(), dilation=st.integers(0, 3))
+def test_growth_where_concepts_are_missing(labels: np.ndarray, dilation: int) -> None:
+    """A concept never takes a pixel from another one, and one that a sample lacks grows nowhere."""
+    regions = Regions.from_labels(torch.as_tensor(labels), CONCEPTS, dilation=dilation, missing="allow")
+    assert np.array_equal(regions.masks.argmax(dim=1).numpy(), grown_by_brute_force(labels, CONCEPTS, dilation))
+    assert regions.masks.sum(dim=1).eq(1).all()
+    for region, values in enumerate(CONCEPTS.values()):
+        shown = np.isin(labels, values)
+        assert regions.masks[:, region].numpy()[shown].all()
+        assert np.array_equal(regions.present[:, region].numpy(), shown.any(axis=(1, 2)))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(labels=any_label_maps(), seed=st.integers(0, 2**31))
+def test_means_and_weights_against_loops(labels: np.ndarray, seed: int) -> None:
+    regions = Regions.from_labels(torch.as_tensor(labels), CONCEPTS, missing="allow")
+    values = torch.randn(2, len(labels), 3, *labels.shape[1:], generator=torch.Generator().manual_seed(seed))
+    values = values.double().requires_grad_()
+    found, weights = regions.means(values), regions.weights
+    for sample in range(len(labels)):
+        expected = {}
+        for region, label_values in enumerate([[1, 2], [3], [0]]):
+            pixels = np.argwhere(np.isin(labels[sample], label_values)).tolist()
+            for game in range(2):
+                if pixels:
+                    owned = [float(values[game, sample, c, i, j].detach()) for i, j in pixels for c in range(3)]
+                    expected[game, region] = sum(owned) / len(owned)
+                mean = expected.get((game, region), 0.0)
+                assert float(found[game, sample, region].detach()) == pytest.approx(mean, abs=1e-12)
+        weighted = (found[0] * weights)[sample].mean()
+        of_those_shown = [mean for (game, _), mean in expected.items() if game == 0]
+        if len(of_those_shown) > 1:
+            assert float(weighted.detach()) == pytest.approx(sum(of_those_shown) / len(of_those_shown), abs=1e-6)
+        else:
+            assert weights[sample].eq(0).all()
+    found.sum().backward()
+    areas = regions.masks.sum(dim=(2, 3), keepdim=True)
+    one_of = (regions.masks / areas.clamp(min=1)).sum(dim=1, keepdim=True) / 3  # each pixel's share of its region
+    torch.testing.assert_close(values.grad, one_of.double().expand_as(values))
+
+
+def test_means_are_single_precision_at_least() -> None:
+    labels = torch.zeros(1, 300, 300, dtype=torch.int64)
+    labels[..., 0, 0] = 1
+    regions = Regions.from_labels(labels, {"dot": [1]}, dtype=torch.float16)
+    found = regions.means(torch.full((2, 4, 300, 300), 60_000.0, dtype=torch.float16))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.full((2, 2), float(torch.tensor(60_000.0).half())))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = regions.means(torch.full((2, 1, 300, 300), 1.001))
+    torch.testing.assert_close(within, torch.full((2, 2), 1.001))
+    assert regions.means(torch.zeros(1, 1, 300, 300, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_masks_that_are_learned_get_finite_gradients_where_a_region_is_missing() -> None:
+    masks = torch.tensor([[[[1.0, 0.5]], [[0.0, 0.5]]], [[[1.0, 1.0]], [[0.0, 0.0]]]], requires_grad=True)
+    values = torch.tensor([1.0, 2.0]).expand(2, 1, 1, 2)
+    Regions(masks, ("a", "b"), "allow").means(values).square().sum().backward()
+    assert masks.grad is not None and bool(masks.grad.isfinite().all()) and bool((masks.grad[0] != 0).any())
+
+
+def test_a_region_may_be_missing_in_the_whole_batch() -> None:
+    regions = Regions.from_labels(torch.zeros(2, 3, 3, dtype=torch.int64), CONCEPTS, missing="allow")
+    assert regions.present.tolist() == [[False, False, True]] * 2
+    assert regions.weights.tolist() == [[0, 0, 0]] * 2  # with one region only, nothing to compare
+    assert Regions(torch.full((1, 2, 1, 1), 0.5), ("a", "b")).weights.tolist() == [[1, 1]]
+    half = Regions(
+        torch.tensor([1, 0, 0.5]).reshape(1, 3, 1, 1).expand(1, 3, 2, 2).clone() / 1.5, tuple("abc"), "allow"
+    )
+    assert half.to(torch.zeros(1, dtype=torch.bfloat16)).weights.tolist() == [[1.5, 0, 1.5]]
+
+
 def test_ties_go_to_the_concept_named_first() -> None:
     labels = torch.tensor([[[0, 1, 0, 3, 0]]])
     eyes_first = Regions.from_labels(labels, {"eyes": [1], "mouth": [3]}, rest=None, dilation=1)
@@ -99,6 +184,14 @@ def test_to_takes_type_and_keeps_the_rest() -> None:
     assert moved.names == regions.names
     assert moved.masks.dtype == torch.float64
     assert torch.equal(moved.masks, regions.masks.double())
+    lenient = Regions.from_labels(torch.tensor([[[1, 1]]]), CONCEPTS, missing="allow")
+    assert lenient.to(torch.zeros(1, dtype=torch.float64)).missing == "allow"
+    assert lenient.masks.dtype == torch.float32  # the first is left alone
+
+
+def test_regions_are_compared_and_hashed_by_identity() -> None:
+    first, second = (Regions.grid(1, 2, 2, 2) for _ in range(2))
+    assert first != second and first == first and len({first, second, first}) == 2
 
 
 def test_areas_of_half_precision_masks_are_counted_exactly() -> None:
@@ -148,8 +241,221 @@ def test_mask_errors() -> None:
         Regions(halves, ("a", "a"))
     with pytest.raises(ValueError, match=r"masks must be floating point, got torch.int64"):
         Regions(halves.ceil().long(), ("a", "b"))
+    with pytest.raises(ValueError, match=r"names must be a tuple of strings, one per region, got \(1, 2\)"):
+        Regions(halves, (1, 2))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="names must be a tuple of strings, one per region, got 'ab'"):
+        Regions(halves, "ab")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="missing must be 'refuse' or 'allow', got 'ignore'"):
+        Regions(halves, ("a", "b"), "ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="region 'b' is empty in sample 0"):
         Regions(torch.stack([torch.ones(4, 4), torch.zeros(4, 4)])[None], ("a", "b"))
+
+
+# Masks that are no partition.
+
+
+@st.composite
+def soft_masks(draw: st.DrawFn) -> torch.Tensor:
+    """Masks (1 or 2, 1 to 4, 2, 2) that overlap, touch and leave pixels out, in twelfths."""
+    batch, n_masks = draw(st.tuples(st.integers(1, 2), st.integers(1, 4)))
+    count = batch * n_masks * 4
+    twelfths = draw(st.lists(st.sampled_from([0, 0, 3, 4, 6, 8, 9, 12, 12]), min_size=count, max_size=count))
+    return torch.tensor(twelfths, dtype=torch.float64).reshape(batch, n_masks, 2, 2) / 12
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(masks=soft_masks(), overlap=st.sampled_from(["refuse", "share", "first"]), single=st.booleans())
+def test_overlapping_masks_against_loops(masks: torch.Tensor, overlap: Any, single: bool) -> None:
+    names = tuple("abcd"[: masks.shape[1]])
+    twelfths = (masks * 12).round().long()
+    if single:
+        masks = masks.float()
+    if overlap == "refuse" and bool((twelfths.sum(dim=1) > 12).any()):
+        with pytest.raises(ValueError, match=r"masks must not overlap: at \d pixels they sum to more than one, to"):
+            Regions.from_masks(masks, names, overlap=overlap, missing="allow")
+        return
+    regions = Regions.from_masks(masks, names, overlap=overlap, missing="allow")
+    assert regions.names == (*names, "rest") and regions.masks.dtype == masks.dtype
+    for sample, row, column in np.ndindex(len(masks), 2, 2):
+        wanted = [Fraction(int(value), 12) for value in twelfths[sample, :, row, column]]
+        given_away = [Fraction(0)] * len(wanted)
+        for k, share in enumerate(wanted):
+            if overlap == "first":
+                given_away[k] = min(share, 1 - sum(given_away, Fraction(0)))
+            else:
+                given_away[k] = share / max(Fraction(1), sum(wanted, Fraction(0)))
+        expected = [float(share) for share in (*given_away, 1 - sum(given_away, Fraction(0)))]
+        assert regions.masks[sample, :, row, column].tolist() == pytest.approx(expected, abs=1e-6)
+        for found, share in zip(regions.masks[sample, :, row, column], expected, strict=True):
+            assert share > 0 or float(found) == 0  # not rounding, which would make the region present
+
+
+def test_boolean_and_half_precision_masks() -> None:
+    face = torch.tensor([[[[True, True, False]], [[False, True, True]]]])
+    regions = Regions.from_masks(face, ["face", "hair"], overlap="first", rest=None)
+    assert regions.masks.dtype == torch.float32
+    assert regions.masks.squeeze().tolist() == [[1, 1, 0], [0, 0, 1]]
+    tenths = torch.full((1, 3, 1, 1), 0.1, dtype=torch.float16)
+    assert Regions.from_masks(tenths, tuple("abc")).masks.flatten().tolist() == pytest.approx(
+        [0.1, 0.1, 0.1, 0.7], abs=2**-11
+    )
+
+
+@pytest.mark.parametrize("overlap", ["refuse", "share", "first"])
+def test_rounding_leaves_no_rest(overlap: Any) -> None:
+    names = tuple("abcdefghijkl")
+    masks = torch.randn(1, 12, 8, 8, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    assert 0 < float((1 - masks.sum(dim=1)).max()) < 1e-6
+    regions = Regions.from_masks(masks, names, overlap=overlap, missing="allow")
+    assert regions.present.tolist() == [[True] * 12 + [False]]
+    with pytest.raises(ValueError, match="region 'rest' is empty in sample 0"):
+        Regions.from_masks(masks, names, overlap=overlap)
+
+
+def test_errors_of_overlapping_masks() -> None:
+    halves = torch.full((1, 2, 4, 4), 0.5)
+    with pytest.raises(ValueError, match="overlap must be one of refuse, share, first, got 'last'"):
+        Regions.from_masks(halves, ("a", "b"), overlap="last")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"float or boolean \(batch or 1, n, height, width\), got torch.float32 \(2,"):
+        Regions.from_masks(halves[0], ("a", "b"))
+    with pytest.raises(ValueError, match=r"float or boolean .* got torch.int64"):
+        Regions.from_masks(halves.long(), ("a", "b"))
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\], got values from -0.5 to -0.5"):
+        Regions.from_masks(-halves, ("a", "b"))
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\], got values from 0.5 to 1.5"):
+        Regions.from_masks(halves + torch.tensor([0, 1]).reshape(1, 2, 1, 1), ("a", "b"))
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\], got values from nan"):
+        Regions.from_masks(halves * float("nan"), ("a", "b"))
+    with pytest.raises(ValueError, match=r"partition.*sums run from 0.5 to 0.5"):
+        Regions.from_masks(halves / 2, ("a", "b"), rest=None)
+    with pytest.raises(ValueError, match="region 'rest' is empty"):
+        Regions.from_masks(halves, ("a", "b"))
+    with pytest.raises(ValueError, match="one mask per name"):
+        Regions.from_masks(halves / 2, ("a", "b", "c"))
+
+
+# Grids, other sizes, parts of a batch.
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_grids_are_even(data: st.DataObject) -> None:
+    height, width = data.draw(st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    rows, columns = data.draw(st.tuples(st.integers(1, height), st.integers(1, width)))
+    regions = Regions.grid(rows, columns, height, width)
+    assert regions.names == tuple(f"r{i}c{j}" for i in range(rows) for j in range(columns))
+    for i, j in np.ndindex(rows, columns):
+        expected = torch.zeros(height, width)
+        expected[i * height // rows : (i + 1) * height // rows, j * width // columns : (j + 1) * width // columns] = 1
+        assert torch.equal(regions.mask(f"r{i}c{j}")[0, 0], expected)
+    heights, widths = {height // rows, -(-height // rows)}, {width // columns, -(-width // columns)}
+    assert set(regions.areas.flatten().int().tolist()) <= {a * b for a in heights for b in widths}
+
+
+def test_grid_errors() -> None:
+    with pytest.raises(ValueError, match="rows must be from 1 to the 4 pixels there are, got 5"):
+        Regions.grid(5, 2, 4, 4)
+    with pytest.raises(ValueError, match="columns must be from 1 to the 3 pixels there are, got 0"):
+        Regions.grid(2, 0, 4, 3)
+    assert Regions.grid(2, 2, 2, 2, dtype=torch.float64).masks.dtype == torch.float64
+
+
+def shares_by_loops(masks: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Share of every region, whole quarters (k, h, w), in every cell of a new grid, fractions (k, height, width)."""
+    shares = np.full((len(masks), height, width), Fraction(0), dtype=object)
+    down, right = Fraction(masks.shape[1], height), Fraction(masks.shape[2], width)
+    for k, i, j, y, x in np.ndindex(*shares.shape, *masks.shape[1:]):
+        tall = min((i + 1) * down, Fraction(y + 1)) - max(i * down, Fraction(y))
+        wide = min((j + 1) * right, Fraction(x + 1)) - max(j * right, Fraction(x))
+        if tall > 0 and wide > 0:
+            shares[k, i, j] += Fraction(int(masks[k, y, x]), 4) * tall * wide / (down * right)
+    return shares
+
+
+@st.composite
+def partitions_in_quarters(draw: st.DrawFn) -> np.ndarray:
+    """Whole quarters (batch, 3, h, w) that sum to four at each pixel; hard where the draw says so."""
+    labels = draw(any_label_maps(max_batch=2, max_pixels=5)) % 3
+    hard = 4 * np.eye(3, dtype=np.int64)[labels].transpose(0, 3, 1, 2)
+    if draw(st.booleans()):
+        return hard
+    moved = draw(st.integers(0, 4))
+    return (hard * moved + np.roll(hard, 1, axis=1) * (4 - moved)) // 4
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(quarters=partitions_in_quarters(), height=st.integers(1, 6), width=st.integers(1, 6))
+def test_resized_regions_are_a_partition_and_those_of_the_loops(quarters: np.ndarray, height: int, width: int) -> None:
+    regions = Regions(torch.as_tensor(quarters).double() / 4, ("a", "b", "c"), "allow")
+    soft, hard = (regions.resized(height, width, hard=hard) for hard in (False, True))
+    for resized in (soft, hard):
+        assert resized.masks.shape == (len(quarters), 3, height, width) and resized.missing == "allow"
+        Regions(resized.masks, resized.names, "allow")  # a partition, as the constructor checks it
+    assert hard.masks.sum(dim=1).eq(1).all() and set(hard.masks.unique().tolist()) <= {0.0, 1.0}
+    for sample in range(len(quarters)):
+        shares = shares_by_loops(quarters[sample], height, width)
+        np.testing.assert_allclose(soft.masks[sample].numpy(), shares.astype(float), rtol=1e-14, atol=1e-15)
+        for i, j in np.ndindex(height, width):
+            cell = list(shares[:, i, j])
+            assert int(hard.masks[sample, :, i, j].argmax()) == cell.index(max(cell))  # the first of equals
+    of_the_picture = height * width / (quarters.shape[2] * quarters.shape[3])
+    torch.testing.assert_close(soft.areas, regions.areas * of_the_picture)
+    assert torch.equal(soft.present, regions.present)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(labels=any_label_maps(), up=st.tuples(st.integers(1, 3), st.integers(1, 3)))
+def test_whole_ratios_pool_and_repeat(labels: np.ndarray, up: tuple[int, int]) -> None:
+    regions = Regions.from_labels(torch.as_tensor(labels), CONCEPTS, missing="allow")
+    height, width = labels.shape[1] * up[0], labels.shape[2] * up[1]
+    repeated = regions.masks.repeat_interleave(up[0], dim=2).repeat_interleave(up[1], dim=3)
+    larger = regions.resized(height, width, hard=True)
+    assert torch.equal(larger.masks, repeated)
+    assert torch.equal(regions.resized(height, width).masks, repeated)
+    assert torch.equal(larger.resized(*labels.shape[1:], hard=True).masks, regions.masks)
+    rolled = Regions(repeated.roll(1, 3), regions.names, "allow")
+    pooled = F.adaptive_avg_pool2d(rolled.masks, labels.shape[1:])
+    torch.testing.assert_close(rolled.resized(*labels.shape[1:]).masks, pooled)
+
+
+def test_resized_types_and_errors() -> None:
+    labels = torch.zeros(2, 6, 6, dtype=torch.int64)
+    labels[0, 0, 0] = labels[1, :4, :4] = 1
+    regions = Regions.from_labels(labels, {"dot": [1]}, dtype=torch.bfloat16)
+    assert regions.resized(4, 4).masks.dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = regions.resized(4, 4)
+    assert torch.equal(within.masks, regions.resized(4, 4).masks)
+    assert regions.resized(6, 6, hard=True).masks.dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"region 'dot' is empty in sample 0 at 2 x 3 pixels: .*'allow'"):
+        regions.resized(2, 3, hard=True)
+    assert regions.resized(2, 3).areas[0, 0] == pytest.approx(6 / 36, rel=1e-6)
+    lenient = Regions.from_labels(labels, {"dot": [1]}, missing="allow").resized(2, 3, hard=True)
+    assert lenient.present.tolist() == [[False, True], [True, True]]
+    assert torch.equal(regions.resized(2, 3, hard=True, missing="allow").masks, lenient.masks.bfloat16())
+    for hard in (False, True):
+        with pytest.raises(ValueError, match="region 'dot' is empty in sample 0 at 6 x 6 pixels"):
+            lenient.resized(6, 6, hard=hard, missing="refuse")
+        with pytest.raises(ValueError, match="missing must be 'refuse' or 'allow', got 'keep'"):
+            lenient.resized(6, 6, hard=hard, missing="keep")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="height and width must be at least one pixel, got 0 x 4"):
+        regions.resized(0, 4)
+
+
+def test_selected_samples() -> None:
+    labels = torch.stack([torch.arange(6).reshape(2, 3) // (sample + 1) for sample in range(4)])
+    regions = Regions.from_labels(labels, {"a": [0], "b": [2]}, missing="allow")
+    for rows in (slice(1, 3), [3, 0], torch.tensor([2, 2]), torch.tensor([True, False, True, False]), [1]):
+        chosen = regions.select(rows)
+        assert torch.equal(chosen.masks, regions.masks[rows]) and chosen.names == regions.names
+        assert chosen.missing == "allow"
+        if rows != [1]:
+            assert torch.equal(chosen.resized(1, 2).masks, regions.resized(1, 2).masks[rows])
+            assert torch.equal(chosen.weights, regions.weights[rows])
+    shared = Regions.grid(2, 2, 4, 4)
+    assert shared.select(slice(2, 3)) is shared
+    with pytest.raises(ValueError, match=r"rows must be a slice, indices or booleans, got 1; write \[1\] for one row"):
+        regions.select(1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (2, 3, 4, 5), (3, 3, 4, 4), (1, 3, 4, 4), (3, 4, 4)])

@@ -17,7 +17,7 @@ from shapkit.estimators.permutation import AntitheticSampler, PermutationSampler
 from shapkit.randomness import counter_bits, counter_permutations
 
 METHODS = ["permutation", "antithetic"]
-STREAMS = {"permutation": permutation._PERMUTATION_STREAM, "antithetic": permutation._ANTITHETIC_STREAM}
+STREAMS = {"permutation": permutation.PERMUTATION_STREAM, "antithetic": permutation.ANTITHETIC_STREAM}
 
 N_PLAYERS = 5
 TABLE = np.random.default_rng(4).normal(size=(2**N_PLAYERS, 2))
