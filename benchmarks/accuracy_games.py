@@ -2,7 +2,8 @@
 
 Games of up to 16 players are tables of all their payoffs, made once and kept in a folder, so that interpreters
 without scikit-learn or torch play exactly the same games. The two voting games are too large for tables; their
-exact values are counted with generating functions. No estimator was tuned on any of these games.
+exact values are counted with generating functions. The other large games have closed forms. No estimator was tuned on
+any of these games.
 """
 
 from __future__ import annotations
@@ -47,15 +48,33 @@ class BenchmarkGame(NamedTuple):
 def open_game(name: str, folder: Path) -> BenchmarkGame:
     """The game of that name; its table is made, and kept in `folder`, where it is not there yet."""
     if name in VOTING_GAMES:
-        weights, quota = VOTING_GAMES[name]
-        game = shapkit.weighted_voting(weights, quota)
-
-        def value(coalitions: Coalitions) -> Floats:
-            return np.asarray(game.value(coalitions), dtype=np.float64)
-
-        return BenchmarkGame(name, len(weights), value, shapley_shubik(weights, quota))
+        return voting(name)
     table = kept_table(name, TABLES[name], folder)
     return table_as_game(name, table)
+
+
+def voting(name: str) -> BenchmarkGame:
+    """A voting game, with its power indices as exact values."""
+    weights, quota = VOTING_GAMES[name]
+    game = shapkit.weighted_voting(weights, quota)
+
+    def value(coalitions: Coalitions) -> Floats:
+        return np.asarray(game.value(coalitions), dtype=np.float64)
+
+    return BenchmarkGame(name, len(weights), value, shapley_shubik(weights, quota))
+
+
+def large_airport(name: str, n_players: int, seed: int) -> BenchmarkGame:
+    """An airport game of too many players for a table."""
+    costs = runway_costs(n_players, seed)
+    return BenchmarkGame(name, n_players, shapkit.airport_game(costs).value, airport_values(costs))
+
+
+def large_unanimity(name: str, n_players: int, seed: int) -> BenchmarkGame:
+    """A sum of three unanimity games for each player, too many players for a table."""
+    carriers, weights = dividends(n_players, seed, n_carriers=3 * n_players, sizes=(2, 7), signed=True)
+    game = shapkit.unanimity_sum(n_players, carriers, weights)
+    return BenchmarkGame(name, n_players, game.value, unanimity_values(n_players, carriers, weights))
 
 
 def table_as_game(name: str, table: Floats) -> BenchmarkGame:
@@ -113,21 +132,47 @@ def all_payoffs(game: shapkit.Game) -> Floats:
     return game(all_coalitions(game.n_players))
 
 
+def runway_costs(n_players: int, seed: int) -> Floats:
+    return np.random.default_rng(seed).gamma(2.0, 1.0, n_players)
+
+
 def airport(n_players: int, seed: int) -> Floats:
-    costs = np.random.default_rng(seed).gamma(2.0, 1.0, n_players)
-    return all_payoffs(shapkit.airport_game(costs))
+    return all_payoffs(shapkit.airport_game(runway_costs(n_players, seed)))
 
 
-def unanimity(n_players: int, seed: int, n_carriers: int, sizes: tuple[int, int], signed: bool) -> Floats:
-    """A sum of unanimity games with random carriers."""
+def airport_values(costs: Floats) -> Floats:
+    """Exact Shapley values of an airport game: Littlechild and Owen (1973)."""
+    cheapest_first = np.argsort(costs)
+    steps = np.diff(costs[cheapest_first], prepend=0.0)
+    values = np.empty(len(costs))
+    values[cheapest_first] = np.cumsum(steps / np.arange(len(costs), 0, -1))
+    return values
+
+
+def dividends(
+    n_players: int, seed: int, n_carriers: int, sizes: tuple[int, int], signed: bool
+) -> tuple[list[list[int]], Floats]:
+    """Random carriers, and the weight of each."""
     generator = np.random.default_rng(seed)
     low, high = sizes
     carriers = [
         generator.choice(n_players, generator.integers(low, high + 1), replace=False).tolist()
         for _ in range(n_carriers)
     ]
-    weights = generator.normal(size=n_carriers) if signed else generator.uniform(size=n_carriers)
-    return all_payoffs(shapkit.unanimity_sum(n_players, carriers, weights))
+    return carriers, generator.normal(size=n_carriers) if signed else generator.uniform(size=n_carriers)
+
+
+def unanimity(n_players: int, seed: int, n_carriers: int, sizes: tuple[int, int], signed: bool) -> Floats:
+    """A sum of unanimity games with random carriers."""
+    return all_payoffs(shapkit.unanimity_sum(n_players, *dividends(n_players, seed, n_carriers, sizes, signed)))
+
+
+def unanimity_values(n_players: int, carriers: list[list[int]], weights: Floats) -> Floats:
+    """Exact Shapley values of a sum of unanimity games: each weight is shared equally by its carrier."""
+    values = np.zeros(n_players)
+    for carrier, weight in zip(carriers, weights, strict=True):
+        values[carrier] += weight / len(carrier)
+    return values
 
 
 def noisy_concave(n_players: int, seed: int, noise: float) -> Floats:
@@ -277,6 +322,15 @@ TABLES: dict[str, Callable[[], Floats]] = {
     "denoiser's regions": partial(denoiser_regions, 3, 4, explained=5, timestep=500, seed=113),
 }
 GAMES = (*VOTING_GAMES, *TABLES)
+
+# Of more players than can be enumerated, with exact values in closed form
+LARGE_GAMES: dict[str, Callable[[], BenchmarkGame]] = {
+    **{name: partial(voting, name) for name in VOTING_GAMES},
+    "airport 30": partial(large_airport, "airport 30", 30, seed=131),
+    "unanimity 40": partial(large_unanimity, "unanimity 40", 40, seed=132),
+    **{f"airport {n}": partial(large_airport, f"airport {n}", n, seed=n) for n in (150, 400, 1000)},
+    **{f"unanimity {n}": partial(large_unanimity, f"unanimity {n}", n, seed=n + 1) for n in (150, 400, 1000)},
+}
 
 # Of few players, so that thousands of repetitions are affordable. The last is the hardest: payoffs of 0 and 1, and
 # players so weak that a sample may hold no coalition in which they matter.

@@ -1,10 +1,11 @@
-"""Put the measured figures into the README: every table there comes from a JSON file in ``docs/results``.
+"""Put the measured figures into the README and the pages here: every table comes from a JSON file in ``docs/results``.
 
     make demo && cp runs/demo-faces/summary.json docs/results/demo-faces.json
     python benchmarks/exact.py
     python docs/tables.py
 
-A table stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``, where ``docs/results/NAME.json`` holds its figures.
+A table stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``, where ``docs/results/NAME.json`` holds its figures
+and ``report`` of ``benchmarks/NAME.py`` makes it; ``<!-- NAME:PART -->`` is made by the function PART there instead.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +22,38 @@ from shapkit_diffusion.demo import comparison_table, verdict
 ROOT = Path(__file__).parents[1]
 
 
+def pages() -> list[Path]:
+    """The files that have tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
 def filled(text: str, results: Path) -> str:
     """``text`` with every marked table made anew from the JSON files in ``results``."""
 
     def table(match: re.Match[str]) -> str:
-        name = match["name"]
+        marker, name = match["marker"], match["name"]
         measured = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
-        return f"<!-- {name} -->\n{rendered(name, measured)}\n<!-- end {name} -->"
+        return f"<!-- {marker} -->\n{rendered(name, measured, match['part'] or 'report')}\n<!-- end {marker} -->"
 
-    return re.sub(r"<!-- (?P<name>[\w-]+) -->.*?<!-- end (?P=name) -->", table, text, flags=re.DOTALL)
+    marked = r"<!-- (?P<marker>(?P<name>[\w-]+)(?::(?P<part>\w+))?) -->.*?<!-- end (?P=marker) -->"
+    return re.sub(marked, table, text, flags=re.DOTALL)
 
 
-def rendered(name: str, measured: dict[str, Any]) -> str:
+def rendered(name: str, measured: dict[str, Any], part: str = "report") -> str:
     """The figures of one JSON file as Markdown."""
     if name.startswith("demo-"):
         return f"```\n{comparison_table(measured)}\n```\n\n{verdict(measured)}"
     spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
-    return f"```\n{benchmark.report(measured)}\n```"
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # for the modules beside it
+    try:
+        spec.loader.exec_module(benchmark)
+        return f"```\n{getattr(benchmark, part)(measured)}\n```"
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text(encoding="utf-8"), ROOT / "docs" / "results"), encoding="utf-8")
+    for page in pages():
+        page.write_text(filled(page.read_text(encoding="utf-8"), ROOT / "docs" / "results"), encoding="utf-8")

@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from shapkit import Attribution
 from shapkit.differentiable import allowed_influence, star
 from shapkit_diffusion import report
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate, realism_floor
-from shapkit_diffusion.influence import END_TO_END, influence_maps, outside_mass
+from shapkit_diffusion.influence import END_TO_END, Influence, influence_maps, outside_mass
+from shapkit_diffusion.influence_report import influence_text, picture_of_influences
 from shapkit_diffusion.progress import Bars
 from shapkit_diffusion.runs import RunFolder, write_json
 from shapkit_diffusion.sampling import draw_noise
@@ -86,7 +86,7 @@ class Measured:
     """One model's figures, and its influence matrices by name."""
 
     evaluation: Evaluation
-    influences: dict[str, Attribution]
+    influences: dict[str, Influence]
 
 
 def shipped_model() -> Denoiser:
@@ -122,8 +122,8 @@ def run_demo(config: DemoConfig, out: str | Path, *, overwrite: bool = False) ->
     summary["seconds"] = round(time.perf_counter() - started, 1)
     table = comparison_table(summary)
     _write_results(run.path, summary, table, pictures, domain)
-    print(f"\nThe plain model, {END_TO_END}: share of each output region's change (row) by input region (column)")
-    print(influence_table(measured[PLAIN].influences[END_TO_END]))
+    print(f"\nThe plain model, {END_TO_END}: share (%) of each output region's change (row) by input region (column)")
+    print(influence_text(measured[PLAIN].influences[END_TO_END]))
     print(f"\n{table}\n\n{verdict(summary)}")
     print(f"\nreport: {run.path / 'report.html'}   figures: {run.path / 'summary.json'}")
     return summary
@@ -180,7 +180,7 @@ def _measure_task(config: DemoConfig, folder: Path, channel: Any) -> Measured:
     return Measured(evaluate(model, domain, config.evaluation, channel), _influences(model, domain, config))
 
 
-def _influences(model: Denoiser, domain: Domain, config: DemoConfig) -> dict[str, Attribution]:
+def _influences(model: Denoiser, domain: Domain, config: DemoConfig) -> dict[str, Influence]:
     """Influence within single runs at some timesteps and from x_T to x_0, on images that the model generated itself."""
     noise = draw_noise(model, config.influence_images, config.evaluation.seed + 3)
     return influence_maps(
@@ -252,23 +252,15 @@ def comparison_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def influence_table(attribution: Attribution) -> str:
-    """The shares of an influence matrix as text: one row per output region, one column per input region."""
-    lines = [" " * 10 + "".join(f"{name:>10}" for name in attribution.names)]
-    for name, shares in zip(attribution.names, attribution.values.T, strict=True):
-        lines.append(f"{name:<10}" + "".join(f"{share:>10.1%}" for share in shares))
-    return "\n".join(lines)
-
-
 def _pictures(out: Path, measured: Mapping[str, Measured]) -> dict[str, bytes]:
     """Every picture of the report as PNG, by caption."""
     before = measured[PLAIN].influences
     ends = {name: model.influences[END_TO_END] for name, model in measured.items()}
     pictures = {
         "Which region of the noise drives which region of the image: the plain model, within one run of the network at "
-        "three timesteps and from noise to image": report.picture_of_influence(before, "Influence in the plain model"),
-        "The same from noise to image, for all three models": report.picture_of_influence(
-            ends, "Influence from noise to image"
+        "three timesteps and from noise to image": picture_of_influences({"": before}, "Influence in the plain model"),
+        "The same from noise to image, for all three models": picture_of_influences(
+            {"": ends}, "Influence from noise to image"
         ),
     }
     for concept in CONCEPTS:

@@ -1,6 +1,7 @@
 """Denoisers: a diffusers UNet with its noise schedule, called in one way whatever it predicts; loading and saving.
 
-A denoiser's folder is a diffusers ``DDPMPipeline`` folder, so either side opens what the other wrote.
+Pixel models, latent models (with the autoencoder that makes their latents) and Stable Diffusion without text. A
+denoiser's folder is a diffusers pipeline's folder, so either side opens what the other wrote.
 """
 
 from __future__ import annotations
@@ -10,22 +11,34 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from shapkit_diffusion.autoencoders import AUTOENCODERS, Autoencoder
+from shapkit_diffusion.checkpoints import PICKLES, check_same_architecture, find_folder, load_module, load_schedule
+from shapkit_diffusion.prompts import EMBEDDING, TEXT_FOLDERS, prompt_embedding_of
+
+__all__ = ["PREDICTIONS", "Denoiser", "check_same_architecture", "load_denoiser", "small_denoiser"]
+
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+MAX_SIDE = 4096
 
 
 class Denoiser(nn.Module):
     """A network that, given a noisy image and its timestep, predicts noise, image or velocity.
 
+    A latent model does the same with latents: what is called ``x``, ``clean`` or ``noise`` here has ``latent_shape``,
+    and ``encode`` and ``decode`` lead from images and back. A pixel model's latents are the images themselves.
+
     Args:
         unet: maps (batch, channels, height, width) and timesteps (batch,) to a tensor of that shape.
         scheduler: the noise schedule the network was trained with; ``clip_sample`` is switched off, because
             clipping makes generation impossible to invert.
+        autoencoder: what made the latents that a latent model was trained on. No part of the module's parameters.
+        prompt_embedding: (1, tokens, width), handed to a ``UNet2DConditionModel`` with every input.
 
     Raises:
         ValueError: if the schedule's prediction type is unknown.
@@ -37,8 +50,15 @@ class Denoiser(nn.Module):
     """
 
     alphas_cumprod: Tensor
+    prompt_embedding: Tensor | None
 
-    def __init__(self, unet: nn.Module, scheduler: DDPMScheduler) -> None:
+    def __init__(
+        self,
+        unet: nn.Module,
+        scheduler: DDPMScheduler,
+        autoencoder: Autoencoder | None = None,
+        prompt_embedding: Tensor | None = None,
+    ) -> None:
         super().__init__()
         if scheduler.config["prediction_type"] not in PREDICTIONS:
             raise ValueError(
@@ -47,7 +67,11 @@ class Denoiser(nn.Module):
         self.unet = unet
         self.scheduler = DDPMScheduler.from_config(scheduler.config, clip_sample=False)
         self.prediction: str = scheduler.config["prediction_type"]
-        self.register_buffer("alphas_cumprod", scheduler.alphas_cumprod.double(), persistent=False)
+        self.autoencoder = autoencoder
+        self.text_source: Path | None = None
+        """The folder whose text encoder and tokenizer belong to the model; ``save`` copies them."""
+        self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.double(), persistent=False)
+        self.register_buffer("prompt_embedding", prompt_embedding, persistent=False)
 
     @property
     def n_timesteps(self) -> int:
@@ -55,16 +79,42 @@ class Denoiser(nn.Module):
         return len(self.alphas_cumprod)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what the denoiser works on."""
+    def is_latent(self) -> bool:
+        """Whether the denoiser works on latents, not on pixels."""
+        return self.autoencoder is not None
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the denoiser works on: latents, or images if it is a pixel model."""
         config: Any = self.unet.config
         size = config["sample_size"]
         height, width = (size, size) if isinstance(size, int) else size
         return int(config["in_channels"]), int(height), int(width)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        if self.autoencoder is None:
+            return self.latent_shape
+        _, height, width = self.latent_shape
+        factor = self.autoencoder.factor
+        return self.autoencoder.image_channels, factor * height, factor * width
+
+    def encode(self, images: Tensor, batch_size: int = 8) -> Tensor:
+        """Latents (n, *latent_shape) of images (n, *image_shape) in [-1, 1], without gradient; see `Autoencoder`."""
+        return images if self.autoencoder is None else self.autoencoder.encode(images, batch_size)
+
+    def decode(self, latents: Tensor, batch_size: int = 8) -> Tensor:
+        """Images (n, *image_shape), roughly in [-1, 1], of latents, without gradient; see `Autoencoder`."""
+        return latents if self.autoencoder is None else self.autoencoder.decode(latents, batch_size)
+
     def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
         """The network's own prediction, shape of ``x`` (batch, channels, height, width); timesteps (batch,)."""
-        output: Tensor = self.unet(x, timesteps).sample
+        if self.prompt_embedding is None:
+            output: Tensor = self.unet(x, timesteps).sample
+        else:
+            prompt = self.prompt_embedding.to(x.dtype).expand(len(x), -1, -1)
+            output = self.unet(x, timesteps, encoder_hidden_states=prompt).sample
         return output
 
     def signal_and_noise(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,7 +166,11 @@ class Denoiser(nn.Module):
         return clean
 
     def save(self, folder: str | Path, card: str | None = None) -> None:
-        """Write a diffusers ``DDPMPipeline`` folder (safetensors), whole or not at all.
+        """Write a diffusers pipeline's folder (safetensors), whole or not at all.
+
+        A pixel model becomes a ``DDPMPipeline``, a latent one an ``LDMPipeline``, one with a prompt a
+        ``StableDiffusionPipeline``; the latter's text encoder and tokenizer are copied from ``text_source``, without
+        which diffusers wants them passed.
 
         Args:
             folder: where; an earlier denoiser there is replaced.
@@ -125,65 +179,132 @@ class Denoiser(nn.Module):
         folder = Path(folder)
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        DDPMPipeline(unet=self.unet, scheduler=self.scheduler).save_pretrained(partial, safe_serialization=True)
+        pipeline, parts = self._parts()
+        for name, part in parts.items():
+            part.save_pretrained(partial / name)
+        index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
+        index |= {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
+        if self.prompt_embedding is not None:
+            save_file({"prompt_embedding": self.prompt_embedding.contiguous()}, partial / EMBEDDING)
+            index |= self._copy_text_folders(partial) | {
+                "safety_checker": [None, None],
+                "feature_extractor": [None, None],
+            }
+        (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
 
+    def _parts(self) -> tuple[str, dict[str, Any]]:
+        """The diffusers pipeline that the model makes, and its parts by their folders' names."""
+        if self.autoencoder is None:
+            return "DDPMPipeline", {"unet": self.unet, "scheduler": self.scheduler}
+        # Latent pipelines sample in few steps, which a DDPM scheduler does badly.
+        parts = {"unet": self.unet, "scheduler": DDIMScheduler.from_config(self.scheduler.config)}
+        if self.prompt_embedding is None:
+            return "LDMPipeline", parts | {"vqvae": self.autoencoder.network}
+        return "StableDiffusionPipeline", parts | {"vae": self.autoencoder.network}
 
-def load_denoiser(folder: str | Path) -> Denoiser:
-    """The denoiser of a diffusers folder: ``unet/`` and ``scheduler/``, or the UNet at the root; safetensors only.
+    def _copy_text_folders(self, target: Path) -> dict[str, list[str | None]]:
+        """Their entries in ``model_index.json``."""
+        if self.text_source is None:
+            return {name: [None, None] for name in TEXT_FOLDERS}
+        for name in TEXT_FOLDERS:
+            shutil.copytree(self.text_source / name, target / name, ignore=_pickles)
+        return {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+
+
+def load_denoiser(name: str | Path, prompt_embedding: Tensor | None = None) -> Denoiser:
+    """The denoiser of a diffusers folder or hub repository, in evaluation mode; safetensors only.
+
+    The UNet lies in ``unet/`` or at the root, the autoencoder of a latent model in ``vqvae/`` or ``vae/``, the schedule
+    in ``scheduler/`` or at the root; any of diffusers' DDPM-like samplers may have written it.
+
+    Args:
+        name: a folder, or a hub repository such as ``"google/ddpm-celebahq-256"`` or ``"CompVis/ldm-celebahq-256"``.
+        prompt_embedding: (1, tokens, width), what a Stable Diffusion model is conditioned on; by default the empty
+            prompt's embedding, which takes transformers to compute.
 
     Raises:
-        ValueError: if the folder holds no such model, or its weights fit another architecture.
+        ValueError: if there is no such model, or its files are damaged or do not fit one another.
 
     >>> load_denoiser("no/such/folder")
     Traceback (most recent call last):
     ...
     ValueError: no/such/folder holds no denoiser: expected unet/config.json (or config.json) of a diffusers UNet2DModel
     """
-    folder = Path(folder)
+    folder = find_folder(name)
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (unet_folder / "config.json").is_file():
         raise ValueError(
             f"{folder} holds no denoiser: expected unet/config.json (or config.json) of a diffusers UNet2DModel"
         )
-    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
-    try:
-        unet = _load_unet(unet_folder)
-        scheduler = DDPMScheduler.from_pretrained(scheduler_folder, local_files_only=True)
-    except (OSError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise ValueError(f"{folder} does not load: {_first_line(error)}") from error
-    denoiser = Denoiser(unet, scheduler)
+    unet = load_module(unet_folder, (UNet2DModel, UNet2DConditionModel))
+    _check_supported(unet, unet_folder)
+    schedule = load_schedule(folder / "scheduler" if (folder / "scheduler").is_dir() else folder)
+    autoencoder = _load_autoencoder(folder, unet)
+    conditional = isinstance(unet, UNet2DConditionModel)
+    if prompt_embedding is None and conditional:
+        prompt_embedding = prompt_embedding_of(folder)
+    _check_prompt(prompt_embedding, unet, folder)
+    denoiser = Denoiser(unet, schedule, autoencoder, prompt_embedding)
+    if conditional and all((folder / part).is_dir() for part in TEXT_FOLDERS):
+        denoiser.text_source = folder
     denoiser.eval()
     return denoiser
 
 
-def _load_unet(folder: Path) -> UNet2DModel:
-    weights = folder / "diffusion_pytorch_model.safetensors"
-    if not weights.is_file():
-        raise OSError(f"{weights} is missing (only safetensors are read)")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("_class_name") != "UNet2DModel":
-        raise OSError(f"{folder / 'config.json'} describes a {config.get('_class_name')}, not a UNet2DModel")
-    unet: UNet2DModel = UNet2DModel.from_config(config)
-    state = load_file(weights)
-    check_same_architecture(unet, state, weights)
-    unet.load_state_dict(state)
-    return unet
+def _load_autoencoder(folder: Path, unet: nn.Module) -> Autoencoder | None:
+    for part in ("vqvae", "vae"):
+        if (folder / part).is_dir():
+            autoencoder = Autoencoder(load_module(folder / part, AUTOENCODERS))
+            config: Any = unet.config
+            if autoencoder.latent_channels != config["in_channels"]:
+                raise ValueError(
+                    f"{folder} does not fit together: {part} makes latents of {autoencoder.latent_channels} channels, "
+                    f"the UNet takes {config['in_channels']}"
+                )
+            return autoencoder
+    if isinstance(unet, UNet2DConditionModel):
+        raise ValueError(f"{folder} has no autoencoder: expected vae/config.json beside the UNet2DConditionModel")
+    return None
 
 
-def check_same_architecture(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
-    """Raise a ValueError that names the first difference unless ``state`` holds the weights of ``module``."""
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise ValueError(
-                f"{source} holds another architecture: {name} is {found.get(name, 'absent')} there and "
-                f"{expected.get(name, 'absent')} in the model"
-            )
+def _check_supported(unet: nn.Module, folder: Path) -> None:
+    """Raise a ValueError for UNets that need more than an image and a timestep, or give something else back."""
+    config: Any = unet.config
+    for setting in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"):
+        if config.get(setting) is not None:
+            raise ValueError(f"{folder}: models conditioned by {setting} are not supported, got {config[setting]!r}")
+    if config["in_channels"] != config["out_channels"]:
+        raise ValueError(
+            f"{folder}: the model must give back as many channels as it takes, got {config['in_channels']} and "
+            f"{config['out_channels']} (inpainting models and learned variances are not supported)"
+        )
+    size = config["sample_size"]
+    sides = [size] * 2 if isinstance(size, int) else size
+    if not isinstance(sides, list | tuple) or len(sides) != 2 or not all(_is_side(side) for side in sides):
+        raise ValueError(f"{folder}: sample_size must be 1..{MAX_SIDE} pixels or two such numbers, got {size!r}")
+
+
+def _is_side(side: object) -> bool:
+    return isinstance(side, int) and 1 <= side <= MAX_SIDE
+
+
+def _check_prompt(embedding: Tensor | None, unet: nn.Module, folder: Path) -> None:
+    if embedding is None:
+        return
+    config: Any = unet.config
+    width = config.get("cross_attention_dim")
+    if width is None:
+        raise ValueError(f"{folder} takes no prompt_embedding: it is no Stable Diffusion model")
+    if embedding.ndim != 3 or len(embedding) != 1 or embedding.shape[2] != width:
+        raise ValueError(f"prompt_embedding must be (1, tokens, {width}), got {tuple(embedding.shape)}")
+
+
+def _pickles(_: str, names: list[str]) -> list[str]:
+    return [name for name in names if Path(name).suffix in PICKLES]
 
 
 def small_denoiser(
@@ -228,7 +349,3 @@ def small_denoiser(
         )
     scheduler = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type=prediction, clip_sample=False)
     return Denoiser(unet, scheduler)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -60,13 +60,28 @@ class Bars:
             except queue.Empty:
                 return
             if title not in self._bars:
-                self._bars[title] = bar(title, total, position=len(self._bars))
+                self._bars[title] = bar(title, total, position=len(self._bars), initial=max(0, done - 1))
             self._bars[title].update(done - self._bars[title].n)
 
 
-def bar(title: str, total: int, position: int = 0) -> tqdm[Any]:
-    """A progress bar; on a terminal it redraws often, in a log seldom."""
-    return tqdm(total=total, desc=f"{title:<26}", position=position, leave=True, mininterval=1.0, dynamic_ncols=True)
+def bar(title: str, total: int, position: int = 0, initial: int = 0) -> tqdm[Any]:
+    """A progress bar; on a terminal it redraws often, in a log seldom.
+
+    Args:
+        title: what stands before it.
+        total: the number of steps.
+        position: its line, from the top.
+        initial: steps that were done before, by a run that was interrupted; they do not count for the speed.
+    """
+    return tqdm(
+        total=total,
+        desc=f"{title:<26}",
+        position=position,
+        initial=initial,
+        leave=True,
+        mininterval=1.0,
+        dynamic_ncols=True,
+    )
 
 
 def on_terminal(title: str) -> Callable[[int, int], None]:
@@ -75,7 +90,7 @@ def on_terminal(title: str) -> Callable[[int, int], None]:
 
     def progress(done: int, total: int) -> None:
         if not shown:
-            shown.append(bar(title, total))
+            shown.append(bar(title, total, initial=max(0, done - 1)))
         shown[0].update(done - shown[0].n)
         if done >= total:
             shown[0].close()

@@ -1,6 +1,6 @@
 """Pictures and the HTML report of a comparison of models: one file, readable without the network.
 
-Everything is drawn from what ``evaluate`` and ``influence`` return; nothing is measured here.
+Everything is drawn from what ``evaluate`` returns; nothing is measured here. ``influence_report`` draws influence.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from shapkit import Attribution
 from shapkit._optional import require
 from shapkit_diffusion.evaluation.locality import SwapResults
 from shapkit_diffusion.training import to_bytes
@@ -67,32 +66,6 @@ def picture_of_swaps(swaps: Mapping[str, SwapResults], concept: str, count: int 
         _label_row(heat[0], "change")
     bar = figure.colorbar(drawn, ax=axes.ravel().tolist(), shrink=0.5, pad=0.01)
     bar.set_label("change of the pixel (CIELAB distance)")
-    return figure
-
-
-def picture_of_influence(maps: Mapping[str, Attribution], title: str) -> Figure:
-    """A heat map per attribution: share of each output region's change that each input region drives, in per cent."""
-    pyplot: Any = require("matplotlib.pyplot", extra="plots", purpose="pictures of influence")
-    figure: Figure
-    figure, axes = pyplot.subplots(
-        1, len(maps), figsize=(3.1 * len(maps) + 0.8, 3.4), squeeze=False, layout="constrained"
-    )
-    for axis, (name, attribution) in zip(axes[0], maps.items(), strict=True):
-        shares = 100 * attribution.values.T
-        drawn = axis.imshow(shares, cmap="cividis", vmin=0, vmax=100)
-        ticks = range(len(attribution.names))
-        axis.set_xticks(ticks, attribution.names, rotation=45, ha="right")
-        axis.set_yticks(ticks, attribution.names)
-        axis.set_title(name, fontsize=10)
-        axis.set_xlabel("input region")
-        for output in ticks:
-            for source in ticks:
-                share = shares[output, source]
-                colour = "black" if share > 55 else "white"
-                axis.text(source, output, f"{share:.1f}", ha="center", va="center", fontsize=8, color=colour)
-    axes[0, 0].set_ylabel("output region")
-    figure.colorbar(drawn, ax=axes.ravel().tolist(), shrink=0.8).set_label("share of the change (%)")
-    figure.suptitle(title, fontsize=11)
     return figure
 
 

@@ -1,11 +1,15 @@
-"""Deterministic sampling: DDIM from noise to image and back, and edits of a region's noise.
+"""Deterministic sampling: DDIM from noise to image and back, and the mixing of two noises in a region.
 
 With DDIM the image is a function of the noise x_T, so a region of the image is edited by changing that region's noise
-and generating again.
+and generating again; ``edits`` says how.
+
+Everything here has the shape that the denoiser works on, ``latent_shape``: for a latent model, "image" means latents,
+and ``Denoiser.encode`` and ``decode`` lead from and to images.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -21,7 +25,7 @@ def draw_noise(denoiser: Denoiser, count: int, seed: int, first: int = 0) -> Ten
 
     Drawn on the CPU, one generator per image, so that an image is the same on every device and in every batch.
     """
-    shape = denoiser.image_shape
+    shape = denoiser.latent_shape
     rows = [torch.randn(shape, generator=_generator(seed, first + row)) for row in range(count)]
     return torch.stack(rows).to(denoiser.alphas_cumprod.device)
 
@@ -39,8 +43,15 @@ def generate(denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int
         ValueError: if ``steps`` is not between 1 and the schedule's length, or the noise has another shape.
     """
     _check(denoiser, noise, steps)
-    grid = _grid(denoiser, steps)
-    return _in_batches(denoiser, noise, batch_size, lambda x: _follow(denoiser, x, list(_pairs(grid))))
+    pairs = list(_pairs(_grid(denoiser, steps)))
+
+    def follow(rows: slice) -> Tensor:
+        x = noise[rows]
+        for pair in pairs:
+            x = _step(denoiser, x, pair)
+        return x
+
+    return _in_batches(denoiser, len(noise), batch_size, follow)
 
 
 def invert(denoiser: Denoiser, images: Tensor, steps: int = 25, refinements: int = 3, batch_size: int = 64) -> Tensor:
@@ -57,32 +68,101 @@ def invert(denoiser: Denoiser, images: Tensor, steps: int = 25, refinements: int
         batch_size: images at a time.
 
     Raises:
-        ValueError: as ``generate``.
+        ValueError: as ``generate``, or if ``refinements`` is negative.
     """
     _check(denoiser, images, steps)
+    if refinements < 0:
+        raise ValueError(f"refinements must be at least 0, got {refinements}")
     pairs = list(_pairs(_grid(denoiser, steps)))[::-1]
 
-    def climb(x: Tensor) -> Tensor:
+    def climb(rows: slice) -> Tensor:
+        x = images[rows]
         for noisier, cleaner in pairs:
             cosine, sine = _rotation(denoiser, noisier, cleaner, x)
+            timesteps = noisier.to(x.device).expand(len(x))
             guess = x
             for _ in range(refinements + 1):
-                guess = (x + sine * denoiser.velocity(guess, noisier.expand(len(x)))) / cosine
+                guess = (x + sine * denoiser.velocity(guess, timesteps)) / cosine
             x = guess
         return x
 
-    return _in_batches(denoiser, images, batch_size, climb)
+    return _in_batches(denoiser, len(images), batch_size, climb)
 
 
-def swap(noise: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """``noise`` with the masked pixels taken from ``other``, shape of ``noise``; mask (n or 1, 1, height, width)."""
-    return torch.lerp(noise, other, mask.to(noise).expand_as(noise))
+def trajectory(denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64) -> Tensor:
+    """Every x_t that ``generate`` goes through, (steps + 1, n, channels, height, width): x_T first, x_0 last.
+
+    Args and errors as of ``generate``.
+    """
+    _check(denoiser, noise, steps)
+    pairs = list(_pairs(_grid(denoiser, steps)))
+
+    def follow(rows: slice) -> Tensor:
+        states = [noise[rows]]
+        for pair in pairs:
+            states.append(_step(denoiser, states[-1], pair))
+        return torch.stack(states, dim=1)
+
+    return _in_batches(denoiser, len(noise), batch_size, follow).transpose(0, 1)
 
 
-def resample(noise: Tensor, mask: Tensor, seed: int) -> Tensor:
-    """``noise`` with fresh noise in the masked pixels; row ``i``'s depends on the seed and ``i`` alone."""
-    fresh = torch.stack([torch.randn(row.shape, generator=_generator(seed, i)) for i, row in enumerate(noise)])
-    return swap(noise, fresh.to(noise), mask)
+def replay(denoiser: Denoiser, noise: Tensor, original: Tensor, mask: Tensor, batch_size: int = 64) -> Tensor:
+    """Images as ``generate`` makes of ``noise``, but everything outside the mask follows another trajectory.
+
+    After every step x_t is put back to ``original`` wherever the mask is zero, so that the result there is bit for
+    bit the original's and the inside is generated to go with it. (RePaint, Lugmayr et al. 2022, does so with noised
+    versions of the image; here the trajectory is known.)
+
+    Args:
+        denoiser: the model; left in the mode it was in.
+        noise: x_T, (n, channels, height, width).
+        original: what ``trajectory`` returned for the same n images; says how many steps there are.
+        mask: (n or 1, 1, height, width), not zero where the image may change.
+        batch_size: images at a time.
+
+    Raises:
+        ValueError: as ``generate``, or if the trajectory is not one of these images.
+    """
+    steps = len(original) - 1
+    _check(denoiser, noise, steps)
+    if original.shape[1:] != noise.shape:
+        raise ValueError(f"the trajectory is of {tuple(original.shape[1:])}, the noise of {tuple(noise.shape)}")
+    pairs = list(_pairs(_grid(denoiser, steps)))
+    inside = (mask > 0).to(noise.device).expand(len(noise), -1, -1, -1)
+
+    def follow(rows: slice) -> Tensor:
+        x = torch.where(inside[rows], noise[rows], original[0, rows])
+        for pair, before in zip(pairs, original[1:, rows], strict=True):
+            x = torch.where(inside[rows], _step(denoiser, x, pair), before)
+        return x
+
+    return _in_batches(denoiser, len(noise), batch_size, follow)
+
+
+def swap(noise: Tensor, other: Tensor, mask: Tensor, strength: float = 1.0) -> Tensor:
+    """``noise`` mixed with ``other`` in the mask, such that two independent unit normals make a unit normal.
+
+    At a pixel with mask m the result is cos(a) noise + sin(a) other with a = m arcsin(strength): the variance is
+    cos^2 + sin^2 = 1 for soft masks too, where a linear mix would fall to 1/2. Strength 1 in a hard mask takes over
+    ``other`` bit for bit; strength 0, and pixels outside the mask, leave ``noise`` bit for bit.
+
+    Args:
+        noise: (n, channels, height, width).
+        other: of that shape, or one for all images.
+        mask: (n or 1, 1, height, width) in [0, 1].
+        strength: in [0, 1]; within a hard mask sqrt(1 - strength^2) is the correlation with ``noise``.
+
+    Raises:
+        ValueError: if the strength lies outside [0, 1].
+
+    >>> swap(torch.zeros(1, 1, 1, 3), torch.ones(1, 1, 1, 3), torch.tensor([[[[0.0, 1.0, 1.0]]]]), 0.6)
+    tensor([[[[0.0000, 0.6000, 0.6000]]]])
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must lie in [0, 1], got {strength}")
+    sine = torch.sin(mask.to(noise.device, torch.float64) * math.asin(strength))
+    mixed = (1 - sine.square()).sqrt().to(noise) * noise + sine.to(noise) * other.to(noise)
+    return torch.where(sine > 0, mixed, noise)
 
 
 def peak_signal_to_noise(images: Tensor, reference: Tensor) -> Tensor:
@@ -98,8 +178,8 @@ def _generator(seed: int, number: int) -> torch.Generator:
 def _check(denoiser: Denoiser, x: Tensor, steps: int) -> None:
     if not 1 <= steps <= denoiser.n_timesteps:
         raise ValueError(f"steps must be 1..{denoiser.n_timesteps}, got {steps}")
-    if tuple(x.shape[1:]) != denoiser.image_shape:
-        raise ValueError(f"the denoiser works on {denoiser.image_shape}, got a batch of {tuple(x.shape[1:])}")
+    if tuple(x.shape[1:]) != denoiser.latent_shape:
+        raise ValueError(f"the denoiser works on {denoiser.latent_shape}, got a batch of {tuple(x.shape[1:])}")
 
 
 def _grid(denoiser: Denoiser, steps: int) -> list[int]:
@@ -122,20 +202,20 @@ def _rotation(denoiser: Denoiser, noisier: Tensor, cleaner: Tensor, like: Tensor
     return cosine.to(like), sine.to(like)
 
 
-def _follow(denoiser: Denoiser, x: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _step(denoiser: Denoiser, x: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12 without noise) as a rotation: x' = cos x - sin v."""
-    for noisier, cleaner in pairs:
-        cosine, sine = _rotation(denoiser, noisier, cleaner, x)
-        x = cosine * x - sine * denoiser.velocity(x, noisier.to(x.device).expand(len(x)))
-    return x
+    noisier, cleaner = pair
+    cosine, sine = _rotation(denoiser, noisier, cleaner, x)
+    return cosine * x - sine * denoiser.velocity(x, noisier.to(x.device).expand(len(x)))
 
 
-def _in_batches(denoiser: Denoiser, x: Tensor, batch_size: int, work: Callable[[Tensor], Tensor]) -> Tensor:
+def _in_batches(denoiser: Denoiser, count: int, batch_size: int, work: Callable[[slice], Tensor]) -> Tensor:
+    """What ``work`` makes of the rows of each batch, joined; the denoiser in evaluation mode meanwhile."""
     training = denoiser.training
     denoiser.eval()
     try:
         with torch.inference_mode():
-            parts = [work(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]
+            parts = [work(slice(start, start + batch_size)) for start in range(0, count, batch_size)]
     finally:
         denoiser.train(training)
     return torch.cat(parts).clone()

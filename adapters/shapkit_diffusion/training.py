@@ -1,208 +1,81 @@
 """Training and fine-tuning of a denoiser, with or without the dummy-player penalty, resumable to the same numbers.
 
 Every random draw of a step is named by the seed and the step, so a run that was interrupted and resumed computes what
-an uninterrupted one would have, and any number of processes sees the same global batch.
+an uninterrupted one would have, and any number of processes sees the same global batch. One process or many, the
+command is the same behind its launcher; a run folder must be one that all processes see:
+
+    shapkit-diffusion finetune --out runs/eyes ...                                                  # one GPU, or a CPU
+    accelerate launch --num_processes 8 -m shapkit_diffusion.cli finetune --out runs/eyes ...       # 8 GPUs
+    accelerate launch --num_machines 4 --num_processes 32 --machine_rank $RANK --main_process_ip $HOST \\
+        --main_process_port 29500 -m shapkit_diffusion.cli finetune --out runs/eyes ...             # on each of 4 nodes
+    ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 -m shapkit_diffusion.cli finetune ...          # 2 CPU processes
+
+SIGTERM and SIGUSR1 end a run after the step it is in, with its state saved; ``--resume`` goes on from there.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
-import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shapkit.differentiable import DummyPlayerPenalty, Regions, star
+from shapkit.differentiable import (
+    Comparisons,
+    DummyPlayerPenalty,
+    LossReport,
+    Regions,
+    min_snr,
+    noise_share,
+    signal_share,
+    star,
+)
 from shapkit.differentiable.regions import Graph
 from shapkit.randomness import counter_bits
-from shapkit_diffusion.data.labelled import Images, concept_labels, label_template
-from shapkit_diffusion.denoisers import Denoiser, check_same_architecture
+from shapkit_diffusion.data.labelled import Images
+from shapkit_diffusion.denoisers import Denoiser
 from shapkit_diffusion.runs import RunFolder
+from shapkit_diffusion.stop_signals import EXIT_STOPPED, StopSignals, TrainingStopped
+from shapkit_diffusion.training_config import ALL_CONCEPTS, PenaltyConfig, TrainConfig
+from shapkit_diffusion.training_data import Batch, draw_batch, encoding, players, to_bytes, to_unit_range
+from shapkit_diffusion.training_log import TrainingLog, averaged_samples, figures_of, shared_report
+from shapkit_diffusion.training_state import TrainingState
+
+__all__ = [
+    "ALL_CONCEPTS",
+    "EXIT_STOPPED",
+    "Batch",
+    "Losses",
+    "PenaltyConfig",
+    "TrainConfig",
+    "TrainingStopped",
+    "draw_batch",
+    "losses",
+    "to_bytes",
+    "to_unit_range",
+    "train",
+]
 
 
-@dataclass(frozen=True)
-class PenaltyConfig:
-    """How the penalty is weighed and what it asks for; the defaults are those of the shipped demonstration.
+class Losses(NamedTuple):
+    """The denoising loss and the penalty of a batch, two scalars with gradients, and what the penalty is made of."""
 
-    Args:
-        weight: lambda at the first step.
-        final_weight: lambda at the last step; between the two it changes exponentially, as published.
-        concepts: the concepts that become players, by label name; ``rest`` is every other pixel.
-        graph: ``"star"`` (concepts may look at the rest, never the reverse) or ``"own"``.
-        estimator, fill, payoff, samples: see ``DummyPlayerPenalty``.
-        dilation: pixels by which concepts grow.
-        regions: ``"template"`` takes one partition for all images, where each concept occurs at all (aligned images:
-            a denoiser cannot know at high noise which pixels a concept is going to cover, and a border that moves from
-            image to image punishes it for looking at its neighbours); ``"label_maps"`` takes each image's own.
-        output: what the payoffs are taken from: ``"clean"``, the clean image that the prediction amounts to, or
-            ``"prediction"``, the network's own output (published, where it is the noise). Through the clean image the
-            penalty counts at each timestep as much as the leak counts in the image; the bare prediction puts most
-            weight on the last timesteps, where the network denoises across a region's border and should.
-    """
-
-    weight: float = 24.0
-    final_weight: float = 24.0
-    concepts: tuple[str, ...] = ("eyes", "nose", "mouth")
-    graph: str = "star"
-    estimator: str = "present"
-    fill: str = "exchange"
-    payoff: str = "pixels"
-    samples: int = 1
-    dilation: int = 1
-    regions: str = "template"
-    output: str = "clean"
-
-    def __post_init__(self) -> None:
-        if self.regions not in ("template", "label_maps"):
-            raise ValueError(f"regions must be 'template' or 'label_maps', got {self.regions!r}")
-        if self.output not in ("clean", "prediction"):
-            raise ValueError(f"output must be 'clean' or 'prediction', got {self.output!r}")
-        if not 0 < self.final_weight <= float("inf") or not 0 < self.weight <= float("inf"):
-            raise ValueError(f"weights must be positive, got {self.weight} and {self.final_weight}")
-
-    def at(self, step: int, steps: int) -> float:
-        """lambda at ``step`` of ``steps``.
-
-        >>> PenaltyConfig(weight=100, final_weight=1).at(50, 101)
-        10.0
-        """
-        if self.weight == self.final_weight:
-            return self.weight
-        share = step / max(1, steps - 1)
-        weight: float = self.weight * (self.final_weight / self.weight) ** share
-        return round(weight, 12)
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A training run. Equal configurations give equal numbers on one machine.
-
-    Args:
-        steps: optimiser steps.
-        batch_size: images per step over all processes; even, because samples are paired for the exchange.
-        learning_rate: reached after ``warmup`` steps; then constant, or falling to zero along a half cosine.
-        warmup: steps of linear increase.
-        decay: whether the learning rate falls to zero along a half cosine.
-        ema: decay of the exponential moving average of the weights, which is what is kept.
-        seed: names every random draw.
-        precision: ``"no"`` or ``"bf16"``.
-        flip: mirror half of the images.
-        save_every: steps between saved states.
-        log_every: steps between lines of ``metrics.jsonl``.
-        anchor: learn from the predictions of the model that the run starts from, not from the noise itself. Both have
-            the same minimum under the penalty (the mean of the one given ``x`` is the other), but the anchor's
-            gradients carry no noise, which matters when few steps are to change a good model a little.
-        penalty: the dummy-player penalty; ``None`` trains without.
-    """
-
-    steps: int
-    batch_size: int = 32
-    learning_rate: float = 4e-4
-    warmup: int = 50
-    decay: bool = False
-    ema: float = 0.995
-    seed: int = 0
-    precision: str = "no"
-    flip: bool = False
-    save_every: int = 250
-    log_every: int = 25
-    anchor: bool = False
-    penalty: PenaltyConfig | None = field(default=None)
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.batch_size < 2 or self.batch_size % 2:
-            raise ValueError(f"batch_size must be even, since samples are exchanged in pairs, got {self.batch_size}")
-        if self.precision not in ("no", "bf16"):
-            raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
-
-    def rate(self, step: int) -> float:
-        """The learning rate at ``step``."""
-        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup))
-        if self.decay:
-            rate *= 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        return rate
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The global batch of a step, or one process's share of it.
-
-    ``images`` float (n, channels, height, width) in [-1, 1]; ``labels`` int64 (n, height, width); ``noise`` like
-    images; ``timesteps`` int64 (n,), equal within each pair of neighbours; ``first`` is the number of the first row in
-    the global batch.
-    """
-
-    images: Tensor
-    labels: Tensor
-    noise: Tensor
-    timesteps: Tensor
-    first: int = 0
-
-    def share(self, rank: int, world: int) -> Batch:
-        """The rows of process ``rank`` of ``world``; pairs of neighbours stay together."""
-        size = len(self.images) // world
-        rows = slice(rank * size, (rank + 1) * size)
-        return Batch(
-            self.images[rows], self.labels[rows], self.noise[rows], self.timesteps[rows], self.first + rows.start
-        )
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(
-            self.images.to(device),
-            self.labels.to(device),
-            self.noise.to(device),
-            self.timesteps.to(device),
-            self.first,
-        )
-
-
-def draw_batch(data: Images, config: TrainConfig, n_timesteps: int, step: int) -> Batch:
-    """The global batch of ``step``: images in an order that shuffles every epoch anew, noise and timesteps.
-
-    Neighbouring samples share their timestep, because the exchange of noise between them needs it; the timesteps of the
-    pairs are stratified, one per equal part of the schedule, which makes the loss less noisy and biases nothing.
-    """
-    indices = [_shuffled(data, config.seed, step * config.batch_size + row) for row in range(config.batch_size)]
-    images, labels = data.rows(indices)
-    generator = torch.Generator().manual_seed(int(counter_bits(config.seed, step)) >> 1)
-    pairs = config.batch_size // 2
-    strata = (torch.arange(pairs) + torch.rand(pairs, generator=generator)) / pairs
-    order = torch.randperm(pairs, generator=generator)
-    timesteps = (strata[order] * n_timesteps).long().clamp(max=n_timesteps - 1).repeat_interleave(2)
-    clean = to_unit_range(torch.as_tensor(images))
-    noise = torch.randn(clean.shape, generator=generator)
-    targets = torch.as_tensor(labels).long()
-    if config.flip:
-        mirrored = torch.rand(len(clean), generator=generator) < 0.5
-        clean = torch.where(mirrored[:, None, None, None], clean.flip(3), clean)
-        targets = torch.where(mirrored[:, None, None], targets.flip(2), targets)
-    return Batch(clean, targets, noise, timesteps)
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def to_bytes(images: Tensor) -> np.ndarray:
-    """Images in [-1, 1] as uint8, what lies outside cut off."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+    denoising: Tensor
+    penalty: Tensor
+    report: LossReport | None = None
 
 
 def losses(
@@ -213,17 +86,29 @@ def losses(
     regions: Regions | None,
     step: int,
     anchor: Denoiser | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The denoising loss and the penalty of a batch, two scalars with gradients.
+    *,
+    with_report: bool = False,
+) -> Losses:
+    """The losses of a batch, in float32 whatever the precision of the network's operations.
 
     Args:
         denoiser: what is called, possibly wrapped for several processes.
         model: the denoiser itself, for its schedule.
+        batch: of what the denoiser works on: latents, if it is a latent model.
+        config: the run.
         regions: the players; None without a penalty.
+        step: number of the training step; names the penalty's random draws.
         anchor: a frozen model whose prediction is the target; the noise (or velocity, or image) itself if None.
+        with_report: take the penalty apart by region, too.
     """
+
+    def predict(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            output: Tensor = denoiser(x, batch.timesteps)
+        return output.float()
+
     noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
-    predicted = denoiser(noisy, batch.timesteps).float()
+    predicted = predict(noisy)
     if anchor is None:
         target = model.target(batch.images, batch.noise, batch.timesteps)
     else:
@@ -231,21 +116,26 @@ def losses(
             target = anchor(noisy, batch.timesteps).float()
     denoising = (predicted - target).square().mean()
     if config.penalty is None or regions is None:
-        return denoising, torch.zeros_like(denoising)
+        return Losses(denoising, torch.zeros_like(denoising))
     from_clean = config.penalty.output == "clean"
 
     def explained(x: Tensor, output: Tensor) -> Tensor:
         return model.as_clean(output, x, batch.timesteps) if from_clean else output
 
-    return denoising, _penalty(config.penalty, config.seed)(
-        lambda x: explained(x, denoiser(x, batch.timesteps).float()),
+    penalty, regions = _penalty(config.penalty, config.seed), regions.to(noisy)
+    drawn = penalty.draw(noisy, regions, step=step, first_index=batch.first)
+    drawn = _weighted_by_timestep(drawn, config.penalty, model, batch.timesteps)
+    terms = penalty.terms(
+        lambda x: explained(x, predict(x)),
         noisy,
         regions,
+        drawn,
         output=explained(noisy, predicted),
-        step=step,
-        first_index=batch.first,
         noise_level=model.signal_and_noise(batch.timesteps, noisy)[1].flatten(),
     )
+    # The penalty's own reduction, as of DummyPlayerPenalty.unreduced, of terms that the report wants to see too.
+    loss = ((drawn.weights * terms).sum(dim=0) * regions.weights).mean()
+    return Losses(denoising, loss, LossReport.from_terms(terms, drawn, regions) if with_report else None)
 
 
 def train(
@@ -259,31 +149,30 @@ def train(
 ) -> Denoiser:
     """Train ``denoiser`` and leave its averaged weights in ``folder/model``; returns that averaged model.
 
-    The run folder holds ``config.json``, ``metrics.jsonl`` (one line per ``log_every`` steps), ``state/`` (the last
-    saved state) and, at the end, ``model/`` in diffusers' layout.
+    The run folder holds ``config.json``, ``metrics.jsonl`` (one line per ``log_every`` steps; the same in
+    ``tensorboard/`` where TensorBoard is installed), ``state/`` (the last saved state), ``samples/`` if asked for and,
+    at the end, ``model/`` in diffusers' layout.
 
     Args:
-        denoiser: the model to start from; changed in place.
+        denoiser: the model to start from, of pixels or latents; changed in place.
         data: images with label maps.
         config: the run.
         folder: the run folder; must be new, unless ``resume``.
         resume: go on from the last saved state of the same configuration.
-        progress: called as ``progress(done, total)`` after every step.
+        progress: called as ``progress(done, total)`` after every step, in the main process.
 
     Raises:
         ValueError: if the folder exists (or, with ``resume``, holds another run), the images do not fit the model, or
             the loss is no longer finite.
+        TrainingStopped: after SIGTERM or SIGUSR1, when the step is done and the state saved.
     """
     image_shape = tuple(data.rows([0])[0].shape[1:])
     if image_shape != denoiser.image_shape:
         raise ValueError(f"the model works on images of shape {denoiser.image_shape}, the data has {image_shape}")
     if config.penalty is not None:
         _penalty(config.penalty, config.seed)  # refused here, before anything is written
-    regions_of = _players(data, config)
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
-    world, rank = accelerator.num_processes, accelerator.process_index
-    if config.batch_size % (2 * world):
-        raise ValueError(f"batch_size must be a multiple of 2 x {world} processes, got {config.batch_size}")
+    regions_of = players(data, denoiser, config)
+    accelerator = _accelerator(config)
     with accelerator.main_process_first():  # it makes the folder, and the others join
         resumed = resume or not accelerator.is_main_process
         run = RunFolder.open(folder, {"training": dataclasses.asdict(config)}, resume=resumed)
@@ -293,51 +182,173 @@ def train(
     optimizer = accelerator.prepare(optimizer)
     average = EMAModel(denoiser.parameters(), decay=config.ema)
     average.to(accelerator.device)
-    first = _load_state(run.path / "state", denoiser, optimizer, average) if resume else 0
-    if accelerator.is_main_process:
-        run.drop_metrics_from(first)
-    denoiser.train()
-    started, before = time.perf_counter(), run.seconds()
-    for step in range(first, config.steps):
-        batch = draw_batch(data, config, denoiser.n_timesteps, step).share(rank, world).to(accelerator.device)
-        denoising, penalty = losses(model, denoiser, batch, config, regions_of(batch), step, anchor)
-        weight = config.penalty.at(step, config.steps) if config.penalty else 0.0
-        loss = denoising + weight * penalty
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate(step)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.step(denoiser.parameters())
-        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-            shared = accelerator.reduce(torch.stack([denoising.detach(), penalty.detach()]), reduction="mean").tolist()
-            record = {
-                "step": step + 1,
-                "denoising": shared[0],
-                "penalty": shared[1],
-                "weight": weight,
-                "learning_rate": config.rate(step),
-                "gradient_norm": float(norm),
-                "seconds": round(before + time.perf_counter() - started, 3),
-            }
-            if not math.isfinite(record["denoising"] + record["penalty"]):
-                raise ValueError(
-                    f"the loss is not finite at step {step + 1} (denoising {record['denoising']}, penalty "
-                    f"{record['penalty']}): lower the learning rate or the penalty's weight"
-                )
-            if accelerator.is_main_process:
-                run.log(record)
-        if accelerator.is_main_process and (step + 1) % config.save_every == 0:
-            _save_state(run.path / "state", denoiser, optimizer, average, step + 1)
-        if progress is not None:
-            progress(step + 1, config.steps)
+    state = TrainingState(denoiser, optimizer, average)
+    first = state.load(run.path / "state", accelerator) if resume else 0
+    steps = _Steps(data, encoding(data, denoiser, config, run.path, accelerator), regions_of, model, anchor, state)
+    main = accelerator.is_main_process
+    with (
+        _training_mode(denoiser, config),
+        StopSignals() as signals,
+        TrainingLog(run, first) if main else nullcontext() as log,
+    ):
+        started, before = time.perf_counter(), run.seconds()
+        for step in range(first, config.steps):
+            done = step + 1
+            logging = done % config.log_every == 0 or done == config.steps
+            found = steps.take(step, config, accelerator, with_report=logging)
+            stopping = signals.received(accelerator) and done < config.steps
+            saving = done % config.save_every == 0 or stopping
+            if logging or saving:
+                record = found.record(done, config, accelerator)
+            if logging and log is not None:
+                log.record(record | {"seconds": round(before + time.perf_counter() - started, 3)})
+            if config.sample_every and done % config.sample_every == 0 and log is not None:
+                log.samples(averaged_samples(denoiser, average, config.seed), done)
+            if saving:
+                state.save(run.path / "state", done, accelerator)
+            if progress is not None and main:
+                progress(done, config.steps)
+            if stopping:
+                raise TrainingStopped(done, config.steps, run.path)
     average.copy_to(denoiser.parameters())
-    denoiser.eval()
-    if accelerator.is_main_process:
+    if main:
         denoiser.save(run.path / "model")
     accelerator.wait_for_everyone()
     return denoiser
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a step of one process found, on its device."""
+
+    losses: Losses
+    gradient_norm: Tensor
+
+    def record(self, done: int, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+        """The figures of all processes together, as logged; a ValueError if they are not finite."""
+        own = torch.stack([self.losses.denoising, self.losses.penalty])
+        denoising, penalty = accelerator.reduce(own, reduction="mean").tolist()
+        if not math.isfinite(denoising + penalty):
+            raise ValueError(
+                f"the loss is not finite at step {done} (denoising {denoising}, penalty {penalty}): lower the learning "
+                "rate or the penalty's weight"
+            )
+        report = self.losses.report
+        return {
+            "step": done,
+            "denoising": denoising,
+            "penalty": penalty,
+            "weight": config.penalty.at(done - 1, config.steps) if config.penalty else 0.0,
+            "learning_rate": config.rate(done - 1),
+            "gradient_norm": float(self.gradient_norm),
+        } | (figures_of(shared_report(report, accelerator)) if report else {})
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What a step needs."""
+
+    data: Images
+    encoded: Callable[[Batch], Batch]
+    regions_of: Callable[[Batch], Regions | None]
+    model: Any
+    anchor: Denoiser | None
+    state: TrainingState
+
+    def take(self, step: int, config: TrainConfig, accelerator: Accelerator, *, with_report: bool) -> _Found:
+        """One optimiser step, in ``config.accumulation`` micro-batches."""
+        denoiser, parts = self.state.denoiser, []
+        weight = config.penalty.at(step, config.steps) if config.penalty else 0.0
+        batch = draw_batch(
+            self.data,
+            config,
+            denoiser.n_timesteps,
+            step,
+            noise_shape=denoiser.latent_shape,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        for number in range(config.accumulation):
+            last = number + 1 == config.accumulation
+            micro = self.encoded(batch.share(number, config.accumulation).to(accelerator.device))
+            with (
+                nullcontext() if last else accelerator.no_sync(self.model),
+                _named_randomness(config.seed, step, micro.first, accelerator.device),
+            ):
+                part = losses(
+                    self.model,
+                    denoiser,
+                    micro,
+                    config,
+                    self.regions_of(micro),
+                    step,
+                    self.anchor,
+                    with_report=with_report,
+                )
+                accelerator.backward((part.denoising + weight * part.penalty) / config.accumulation)
+            parts.append(part)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = config.rate(step)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad()
+        self.state.average.step(denoiser.parameters())
+        return _Found(_together(parts), norm)
+
+
+def _together(parts: list[Losses]) -> Losses:
+    """The losses of micro-batches as those of the whole, without gradients."""
+    denoising, penalty = (
+        torch.stack([loss.detach() for loss in of_parts]).mean()
+        for of_parts in ([part.denoising for part in parts], [part.penalty for part in parts])
+    )
+    reports = [part.report for part in parts if part.report is not None]
+    return Losses(denoising, penalty, reduce(add, reports) if reports else None)
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    """The processes there are; a ValueError if the run cannot be split over them.
+
+    What a launcher's configuration file says of precision and accumulation is left aside: the run's own counts.
+    """
+    accelerator = Accelerator(
+        mixed_precision="no",
+        cpu=not torch.cuda.is_available(),
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(f"train keeps the whole model in every process, and does not run under {kind.value}")
+    parts = accelerator.num_processes * config.accumulation
+    if config.batch_size % (2 * parts):
+        raise ValueError(
+            f"batch_size must be a multiple of 2 x {accelerator.num_processes} processes x {config.accumulation} "
+            f"micro-batches, got {config.batch_size}"
+        )
+    return accelerator
+
+
+@contextmanager
+def _training_mode(denoiser: Denoiser, config: TrainConfig) -> Iterator[None]:
+    """Training mode, with gradient checkpointing if wanted; evaluation mode and no checkpointing afterwards."""
+    unet: Any = denoiser.unet
+    denoiser.train()
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        if config.gradient_checkpointing:
+            unet.disable_gradient_checkpointing()
+        denoiser.eval()
+
+
+@contextmanager
+def _named_randomness(seed: int, step: int, first: int, device: torch.device) -> Iterator[None]:
+    """What layers draw from torch's own generators, dropout say, named by the step like everything else."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(int(counter_bits(seed, 2, step, first)) >> 1)
+        yield
 
 
 def _penalty(wanted: PenaltyConfig, seed: int) -> DummyPlayerPenalty:
@@ -352,19 +363,6 @@ def _penalty(wanted: PenaltyConfig, seed: int) -> DummyPlayerPenalty:
     )
 
 
-def _players(data: Images, config: TrainConfig) -> Callable[[Batch], Regions | None]:
-    """A function that gives the regions of a batch, one partition for all or one per image."""
-    penalty = config.penalty
-    if penalty is None:
-        return lambda batch: None
-    concepts = concept_labels(data.label_names, penalty.concepts)
-    if penalty.regions == "label_maps":
-        return lambda batch: Regions.from_labels(batch.labels, concepts, dilation=penalty.dilation)
-    template = torch.as_tensor(label_template(data, concepts, mirrored=config.flip)[None]).long()
-    shared = Regions.from_labels(template, concepts, dilation=penalty.dilation)
-    return lambda batch: shared
-
-
 def _graph(name: str) -> Graph:
     if name == "star":
         return star()
@@ -373,57 +371,14 @@ def _graph(name: str) -> Graph:
     raise ValueError(f"graph must be 'star' or 'own', got {name!r}")
 
 
-def _shuffled(data: Images, seed: int, number: int) -> int:
-    """The image that comes ``number``-th: each epoch is a permutation of its own."""
-    epoch, position = divmod(number, len(data))
-    return int(_epoch_order(len(data), seed, epoch)[position])
-
-
-_ORDERS: dict[tuple[int, int, int], np.ndarray] = {}
-
-
-def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    key = (count, seed, epoch)
-    if key not in _ORDERS:
-        if len(_ORDERS) > 2:
-            _ORDERS.clear()
-        _ORDERS[key] = np.argsort(counter_bits(seed, 1, epoch, np.arange(count)))
-    return _ORDERS[key]
-
-
-def _save_state(folder: Path, denoiser: Denoiser, optimizer: Any, average: EMAModel, step: int) -> None:
-    """Weights, optimiser moments and averages as safetensors; written aside, then renamed."""
-    partial = folder.with_name("state.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in denoiser.state_dict().items()}, partial / "weights.safetensors")
-    moments = {
-        f"{number}.{name}": torch.as_tensor(value).contiguous()
-        for number, entry in optimizer.state_dict()["state"].items()
-        for name, value in entry.items()
-    }
-    save_file(moments, partial / "optimizer.safetensors")
-    save_file({f"{i}": p.contiguous() for i, p in enumerate(average.shadow_params)}, partial / "average.safetensors")
-    (partial / "state.json").write_text(json.dumps({"step": step, "average_steps": average.optimization_step}))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _load_state(folder: Path, denoiser: Denoiser, optimizer: Any, average: EMAModel) -> int:
-    """Fill model, optimiser and averages from the last saved state; returns the step to go on with, 0 without one."""
-    if not (folder / "state.json").is_file():
-        return 0
-    state = json.loads((folder / "state.json").read_text())
-    weights = load_file(folder / "weights.safetensors")
-    check_same_architecture(denoiser, weights, folder)
-    denoiser.load_state_dict(weights)
-    entries: dict[int, dict[str, Tensor]] = {}
-    for key, value in load_file(folder / "optimizer.safetensors").items():
-        number, name = key.split(".", 1)
-        entries.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    shadows = load_file(folder / "average.safetensors")
-    for position, shadow in enumerate(average.shadow_params):
-        shadow.copy_(shadows[f"{position}"])
-    average.optimization_step = int(state["average_steps"])
-    return int(state["step"])
+def _weighted_by_timestep(drawn: Comparisons, wanted: PenaltyConfig, model: Denoiser, timesteps: Tensor) -> Comparisons:
+    """The comparisons, each sample's counting as ``wanted.timestep_weighting`` says."""
+    if wanted.timestep_weighting == "none":
+        return drawn
+    alpha = model.alphas_cumprod[timesteps]
+    ratio = alpha / (1 - alpha)
+    if wanted.timestep_weighting == "min_snr":
+        weights = min_snr(ratio, prediction="sample" if wanted.output == "clean" else model.prediction)  # type: ignore[arg-type]
+    else:
+        weights = {"signal_share": signal_share, "noise_share": noise_share}[wanted.timestep_weighting](ratio)
+    return dataclasses.replace(drawn, weights=drawn.weights * weights.to(drawn.weights)[:, None])

@@ -53,16 +53,18 @@ class StratifiedSampler:
 
     A player's value is the mean over its n_players strata; those of the first and the last place hold one coalition
     each and are known exactly. Samples of a stratum are independent: a random coalition without the player, and with
-    it. The variance of all values together is least where samples are in proportion to the strata's standard
-    deviations (Neyman 1934).
+    it. The variance of a value is least where samples are in proportion to its strata's standard deviations (Neyman
+    1934).
 
     The published method learns those from a first half of a known budget and averages both halves. Here the budget
     need not be known, and nothing is lost in bias. Samples come in rounds of 2, 4, 8, 8, ... per stratum on average.
-    Each round shares out its samples by what the rounds before have seen, with two in each stratum at least, and its
-    own estimate counts with a weight fixed in advance, the 2, 4, 8, ... above. Given the past, every round is an
-    ordinary stratified sample. So the estimate is unbiased, and so is the square of its standard error, which uses the
-    variances within each round, with Satterthwaite's (1946) degrees of freedom. To average all samples of a stratum
-    alike would not be: where a pilot saw no variation by chance, as of rare pivots, it would also keep more weight.
+    Each round of a player shares out its samples by what the rounds before have seen, with two in each stratum at
+    least, and its own estimate counts with a weight fixed in advance, the 2, 4, 8, ... above. Given the past, every
+    round is an ordinary stratified sample. So the estimate is unbiased, and so is the square of its standard error,
+    which uses the variances within each round, with Satterthwaite's (1946) degrees of freedom. To average all samples
+    of a stratum alike would not be: where a pilot saw no variation by chance, as of rare pivots, it would also keep
+    more weight. Nor would it be to give players that vary more the longer rounds, as the published method does: what a
+    player has shown would decide whether the budget pays for its next round.
 
     The sum of the values is not exact: `efficiency_gap` is noise of the size of the errors. A budget ends between two
     players; those before have one round more. The first estimate takes 2 + 2 n_players + 4 n_players (n_players - 2)
@@ -176,13 +178,17 @@ class StratifiedSampler:
         return np.arange(first, first + n_taken), counts[:n_taken]
 
     def _allocated(self, n_samples: int) -> Integers:
-        """How often to sample each stratum (n_players, n_strata): as Neyman says, `n_samples` times on average."""
+        """How often to sample each stratum (n_players, n_strata): `n_samples` times on average over a player's.
+
+        All players' rounds cost the same. If what a player has shown decided what its next round costs, it would also
+        decide whether the budget pays for it, and the mean over the rounds that were paid for would be biased.
+        """
         squares = np.array([player.squares for player in self._players])
         freedom = np.array([player.freedom for player in self._players])
         # Two samples may agree by chance: each stratum borrows a degree of freedom from its player's others.
         typical = squares.sum(axis=1, keepdims=True) / np.maximum(1, freedom.sum(axis=1, keepdims=True))
         deviations = np.sqrt((squares + typical) / (freedom + 1))
-        return neyman_counts(deviations.reshape(-1), n_samples * deviations.size, _LEAST).reshape(deviations.shape)
+        return np.array([neyman_counts(of_player, n_samples * self._n_strata, _LEAST) for of_player in deviations])
 
     def _sample(self, players: Integers, counts: Integers) -> None:
         """One round of `players`, with counts (n, n_strata) samples of their strata."""

@@ -1,4 +1,4 @@
-"""The accuracy benchmark measures what it says: its exact values, its count of evaluations, and its report."""
+"""The games of the accuracy benchmark have the exact values that they say."""
 
 from __future__ import annotations
 
@@ -12,12 +12,6 @@ import pytest
 import shapkit
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture
-def accuracy(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    return importlib.import_module("accuracy")
 
 
 @pytest.fixture
@@ -44,32 +38,17 @@ def test_a_kept_table_is_the_one_that_was_made(games: ModuleType, tmp_path: Path
     np.testing.assert_array_equal(games.open_game("unanimity, signed", tmp_path).exact, made.exact)
 
 
-def test_no_method_evaluates_more_than_its_budget(accuracy: ModuleType) -> None:
-    counted = accuracy.CountedValue(lambda rows: rows.sum(axis=1), n_players=3, budget=4)
-    ends = np.array([[False] * 3, [True] * 3])
-    counted(ends)
-    counted(ends)  # paid for already
-    counted(np.array([True, False, False]))
-    counted(np.array([True, False, False]))  # a repeated coalition is not free
-    assert counted.n_evaluations == 4
-    with pytest.raises(accuracy.OverBudgetError, match="5 evaluations asked for, 4 granted"):
-        counted(np.array([False, True, False]))
+def test_closed_forms_are_what_enumeration_finds(games: ModuleType) -> None:
+    airport = games.large_airport("airport 9", 9, seed=1)
+    unanimity = games.large_unanimity("unanimity 9", 9, seed=2)
+    for game in (airport, unanimity):
+        exact = shapkit.exact(shapkit.Game(game.value, 9)).values
+        np.testing.assert_allclose(game.exact, exact, atol=1e-12)
 
 
-def test_a_killed_run_goes_on_and_is_reported(
-    accuracy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["run", "--cache", str(tmp_path), "--games", "council of the EU", "--only", "permutation"]
-    arguments += ["--factors", "5"]
-    accuracy.run(tmp_path, accuracy.parsed([*arguments, "--seeds", "2"]))
-    lines = (tmp_path / "shapkit.jsonl").read_text(encoding="utf-8")
-    (tmp_path / "shapkit.jsonl").write_text(lines + '{"game": "council', encoding="utf-8")
-    accuracy.run(tmp_path, accuracy.parsed([*arguments, "--seeds", "3"]))
-    results = accuracy.aggregate(tmp_path)
-    measured = results["games"]["council of the EU"]["factors"]["5"]["methods"]["permutation"]
-    assert measured["n_seeds"] == 3
-    assert measured["evaluations"] <= 5 * 27
-    assert results["methods"]["permutation"]["5"]["value"] == 1.0
-    assert "permutation" in accuracy.report(results)
-    accuracy.draw(results, tmp_path / "accuracy.png")
-    assert (tmp_path / "accuracy.png").stat().st_size > 0
+def test_large_games_are_known_by_their_names(games: ModuleType) -> None:
+    for name, make in games.LARGE_GAMES.items():
+        game = make()
+        assert game.name == name and game.exact.shape == (game.n_players,)
+        nobody, everybody = game.value(np.array([[False] * game.n_players, [True] * game.n_players]))
+        assert game.exact.sum() == pytest.approx(everybody - nobody, rel=1e-12, abs=1e-10)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from shapkit_diffusion.cli import main
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers import load_denoiser, small_denoiser
+from shapkit_diffusion.domains import open_domain
 
 TRAINING = ["--batch-size", "4", "--count", "8", "--log-every", "1", "--precision", "no"]
 
@@ -68,19 +72,89 @@ def test_influence_writes_shares_that_sum_to_one(
     assert "x_T to x_0" in capsys.readouterr().out
 
 
-def test_edit_of_generated_images_and_of_a_given_one(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def edit_grey(tmp_path: Path) -> list[str]:
+    """Edits of the photographs' grey kind, whose regions are known: one template."""
+    small_denoiser(size=24, image_channels=1, channels=(8, 16), seed=1).save(tmp_path / "grey")
+    return ["edit", "--data", "photographs", "--model", str(tmp_path / "grey")]
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    path = tmp_path / "face.jpg"
+    Image.fromarray(np.moveaxis(render_faces(1, 48, seed=2).images[0], 0, -1)).save(path)
+    return path
+
+
+def test_edits_of_generated_images_chain_with_a_seed_and_strength_each(edit_grey: list[str], tmp_path: Path) -> None:
+    few = [*edit_grey, "--steps", "2", "--count", "2", "--region", "mouth"]
+    seeds = ["--region", "eyes", "--seed", "3", "7", "--strength", "1", "0.5"]
+    names = ("both", "again", "eyes-later", "other-image")
+    for name, more in zip(names, ([], [], ["--seed", "3", "8"], ["--image-seed", "1"]), strict=True):
+        assert main([*few, *seeds, "--variants", "2", *more, "--out", str(tmp_path / name)]) == 0
+    shown = {name: {p.name: p.read_bytes() for p in (tmp_path / name).glob("*-image-*.png")} for name in names}
+    assert {Path(name).stem for name in shown["both"]} == {
+        f"{kind}-image-{number}" for kind in ("original", "variant-1", "variant-2") for number in (1, 2)
+    }
+    assert shown["both"] == shown["again"]
+    assert shown["both"]["original-image-1.png"] == shown["eyes-later"]["original-image-1.png"]
+    for name, image in (("eyes-later", "variant-1-image-1.png"), ("other-image", "original-image-1.png")):
+        assert shown["both"][image] != shown[name][image]
+    assert Image.open(tmp_path / "both" / "edits.png").width > 100
+    assert json.loads((tmp_path / "both" / "config.json").read_text())["strength"] == [1.0, 0.5]
+
+
+def test_edit_of_a_given_image_says_first_how_well_it_was_inverted(
+    edit_grey: list[str], photograph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "generated"
-    few = ["--region", "mouth", "--model", str(model), "--steps", "3", "--variants", "2"]
-    assert main(["edit", *few, "--count", "2", "--out", str(out)]) == 0
-    assert len(list(out.glob("variant-*.png"))) == 4 and len(list(out.glob("original-*.png"))) == 2
-    picture = tmp_path / "face.png"
-    Image.fromarray(np.moveaxis(render_faces(1, 48, seed=2).images[0], 0, -1)).save(picture)
+    few = [*edit_grey, "--region", "mouth", "--steps", "3", "--image", str(photograph)]
     given = tmp_path / "given"
-    assert main(["edit", *few, "--image", str(picture), "--out", str(given)]) == 0
-    assert "inversion round trip" in capsys.readouterr().out
-    assert Image.open(given / "variant-1-image-1.png").size == (32, 32)
+    assert main([*few, "--variants", "2", "--out", str(given)]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    psnr = json.loads((given / "round_trip.json").read_text())["psnr_db"][0]
+    assert first.startswith(f"inversion round trip of {photograph}: {psnr:.1f} dB")
+    assert ("below 40 dB" in first) == (psnr < 40)
+    assert last.startswith("edited images are in")
+    assert {path.stem for path in given.glob("*-image-1.png")} == {
+        f"{kind}-image-1" for kind in ("original", "reconstruction", "variant-1", "variant-2")
+    }
+    assert Image.open(given / "variant-1-image-1.png").size == (24, 24)
+    swapped = tmp_path / "swapped"
+    assert main([*few, "--swap-with", str(photograph), "--out", str(swapped)]) == 0
+    # Exchanged for its own noise, the mouth stays what it was.
+    same = [(swapped / f"{kind}-image-1.png").read_bytes() for kind in ("variant-1", "reconstruction")]
+    assert same[0] == same[1] and not (swapped / "variant-2-image-1.png").exists()
+
+
+def test_edit_with_a_replay_leaves_the_outside_of_the_written_image_alone(
+    edit_grey: list[str], photograph: Path, tmp_path: Path
+) -> None:
+    mouth = open_domain("photographs").regions(torch.zeros(1, 1, 24, 24), ["mouth"], 1).mask("mouth")[0, 0] > 0
+    few = [*edit_grey, "--region", "mouth", "--steps", "3", "--variants", "1"]
+    for outside in ("free", "replay"):
+        out = tmp_path / outside
+        assert main([*few, "--image", str(photograph), "--outside", outside, "--out", str(out)]) == 0
+        kinds = ("reconstruction", "variant-1")
+        before, after = (np.asarray(Image.open(out / f"{kind}-image-1.png")) for kind in kinds)
+        assert (before != after)[mouth.numpy()].any()
+        assert (before != after)[~mouth.numpy()].any() == (outside == "free")
+
+
+def test_a_picture_of_100_megapixels_is_refused_in_one_line(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    huge = tmp_path / "huge.png"
+    header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    chunks = (header, b"IDAT" + zlib.compress(b""), b"IEND")
+    huge.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    )
+    out = tmp_path / "out"
+    assert main(["edit", "--model", str(model), "--region", "eyes", "--image", str(huge), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "10000 x 10000 pixels" in error and error.count("\n") == 1
+    assert not out.exists() and not [w for w in recwarn if "DecompressionBomb" in w.category.__name__]
 
 
 def test_evaluate_writes_figures_and_pictures(model: Path, tmp_path: Path) -> None:
@@ -118,6 +192,32 @@ def test_mistakes_are_one_line_and_leave_nothing(
             "--out",
             str(new),
         ): "not-an-image.png",
+        (
+            "edit",
+            "--model",
+            str(model),
+            "--region",
+            "eyes",
+            "--seed",
+            "1",
+            "2",
+            "--out",
+            str(new),
+        ): "--seed takes one value, or one for each of the 1 regions, got 2",
+        (
+            "edit",
+            "--model",
+            str(model),
+            "--region",
+            "eyes",
+            "--strength",
+            "2",
+            "--count",
+            "1",
+            "--out",
+            str(new),
+        ): "[0, 1]",
+        ("edit", "--model", str(model), "--region", "eyes", "--variants", "0", "--out", str(new)): "--variants must be",
         ("edit", "--model", str(tmp_path / "none"), "--region", "eyes", "--out", str(new)): "holds no denoiser",
         ("evaluate", "--model", str(model), "--data", "dogs", "--out", str(new)): "data must be faces",
         ("influence", "--model", str(model), "--out", str(taken)): "exists: choose another",

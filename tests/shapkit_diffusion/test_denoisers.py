@@ -1,16 +1,120 @@
-"""Denoisers: one signature for three kinds of prediction; folders that diffusers opens; clear refusals."""
+"""Denoisers: one signature for three kinds of prediction, pixels and latents; folders that diffusers opens."""
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    LDMPipeline,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
+
+TIMESTEPS = torch.tensor([5, 500])
+DOWN_UP: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pixel_unet(channels: int = 3, **settings: Any) -> UNet2DModel:
+    """The blocks of google/ddpm-celebahq-256, few and narrow."""
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        **settings,
+    )
+
+
+def vq_model(**settings: Any) -> VQModel:
+    return VQModel(
+        block_out_channels=(8, 8), norm_num_groups=8, latent_channels=3, num_vq_embeddings=16, **DOWN_UP, **settings
+    )
+
+
+def kl_model(latent_channels: int = 4, **settings: Any) -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=8, latent_channels=latent_channels, **DOWN_UP, **settings
+    )
+
+
+def conditional_unet(**settings: Any) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        **{
+            "sample_size": 8,
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "norm_num_groups": 8,
+            "attention_head_dim": 4,
+            "cross_attention_dim": 12,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        }
+        | settings
+    )
+
+
+def frozen(network: Any) -> Any:
+    """As an ``Autoencoder`` is: torch rounds convolutions with frozen weights otherwise."""
+    return network.eval().requires_grad_(False)
+
+
+def change(path: Path, **settings: Any) -> None:
+    """Give settings of a JSON file other values; None takes one out."""
+    config = json.loads(path.read_text()) | settings
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(7)  # diffusers draws weights from the global generator
+
+
+@pytest.fixture
+def ldm(tmp_path: Path) -> Path:
+    """A folder as CompVis/ldm-celebahq-256 lies on the hub, whose autoencoder's config lacks the scaling factor."""
+    scheduler = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", clip_sample=False)
+    LDMPipeline(vqvae=vq_model(), unet=pixel_unet(), scheduler=scheduler).save_pretrained(tmp_path / "ldm")
+    config = tmp_path / "ldm" / "vqvae" / "config.json"
+    assert json.loads(config.read_text())["scaling_factor"] == 0.18215  # what diffusers would take it to be
+    change(config, scaling_factor=None)
+    return tmp_path / "ldm"
+
+
+@pytest.fixture
+def stable_diffusion(tmp_path: Path) -> Path:
+    """A Stable Diffusion folder without its text encoder."""
+    folder = tmp_path / "sd"
+    conditional_unet().save_pretrained(folder / "unet")
+    kl_model().save_pretrained(folder / "vae")
+    betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    PNDMScheduler(skip_prk_steps=True, steps_offset=1, **betas).save_pretrained(folder / "scheduler")
+    return folder
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -43,57 +147,260 @@ def test_noise_and_targets_are_those_of_diffusers(prediction: str) -> None:
 
 def test_saved_folder_opens_here_and_in_diffusers(tiny: Denoiser, tmp_path: Path) -> None:
     tiny.save(tmp_path / "model", card="# A card")
-    x, timesteps = torch.randn(2, 3, 16, 16), torch.tensor([5, 500])
-    expected = tiny(x, timesteps)
-    torch.testing.assert_close(load_denoiser(tmp_path / "model")(x, timesteps), expected, rtol=0, atol=0)
+    x = normal(2, 3, 16, 16)
+    expected = tiny(x, TIMESTEPS)
+    torch.testing.assert_close(load_denoiser(tmp_path / "model")(x, TIMESTEPS), expected, rtol=0, atol=0)
     pipeline = DDPMPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
-    torch.testing.assert_close(pipeline.unet(x, timesteps).sample, expected, rtol=0, atol=0)
+    torch.testing.assert_close(pipeline.unet(x, TIMESTEPS).sample, expected, rtol=0, atol=0)
     assert (tmp_path / "model" / "README.md").read_text() == "# A card"
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_saving_keeps_the_kind_of_prediction(prediction: str, tmp_path: Path) -> None:
+    small_denoiser(size=16, channels=(8, 16), prediction=prediction).save(tmp_path / "model")
+    assert load_denoiser(tmp_path / "model").prediction == prediction
+
+
 def test_unet_at_the_root_loads_as_published_checkpoints_lie(tmp_path: Path) -> None:
-    unet = UNet2DModel(
-        sample_size=16,
-        block_out_channels=(8, 16),
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D",) * 2,
-        up_block_types=("UpBlock2D",) * 2,
-    )
+    unet = pixel_unet()
     unet.save_pretrained(tmp_path)
     DDPMScheduler(clip_sample=True).save_pretrained(tmp_path)
     denoiser = load_denoiser(tmp_path)
-    assert denoiser.prediction == "epsilon"
+    assert (denoiser.prediction, denoiser.is_latent, denoiser.training) == ("epsilon", False, False)
     assert denoiser.scheduler.config["clip_sample"] is False  # clipping would make inversion impossible
+    assert denoiser.image_shape == denoiser.latent_shape == (3, 8, 8)
+    x = normal(2, 3, 8, 8)
+    torch.testing.assert_close(denoiser(x, TIMESTEPS), unet(x, TIMESTEPS).sample, rtol=0, atol=0)
+    assert denoiser.encode(x) is x and denoiser.decode(x) is x
 
 
-def test_a_checkpoint_of_another_architecture_is_refused_by_name(tiny: Denoiser, tmp_path: Path) -> None:
-    tiny.save(tmp_path / "model")
-    path = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+def test_latent_diffusion_does_what_diffusers_parts_do(ldm: Path) -> None:
+    denoiser = load_denoiser(ldm)
+    assert denoiser.is_latent
+    assert (denoiser.latent_shape, denoiser.image_shape) == ((3, 8, 8), (3, 16, 16))
+    unet = UNet2DModel.from_pretrained(ldm / "unet")
+    vqvae = frozen(VQModel.from_pretrained(ldm / "vqvae", scaling_factor=1.0))
+    x, images = normal(2, 3, 8, 8), normal(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(denoiser(x, TIMESTEPS), unet(x, TIMESTEPS).sample, rtol=0, atol=0)
+        torch.testing.assert_close(denoiser.encode(images), vqvae.encode(images).latents, rtol=0, atol=0)
+        decoded = vqvae.decode(x / vqvae.config.scaling_factor).sample  # as LDMPipeline does
+        torch.testing.assert_close(denoiser.decode(x), decoded, rtol=0, atol=0)
+        raw = vqvae.decode(x, force_not_quantize=True).sample
+    assert float((denoiser.decode(x) - raw).abs().max()) > 1e-3  # decoding quantises
+
+
+def test_saved_latent_diffusion_opens_in_its_pipeline(ldm: Path, tmp_path: Path) -> None:
+    denoiser = load_denoiser(ldm)
+    denoiser.save(tmp_path / "saved")
+    pipeline = LDMPipeline.from_pretrained(tmp_path / "saved", local_files_only=True)
+    assert type(pipeline.scheduler) is DDIMScheduler
+    assert pipeline.vqvae.config.scaling_factor == 1.0  # written out, so that diffusers takes the right one too
+    frozen(pipeline.vqvae)
+    x = normal(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(pipeline.unet(x, TIMESTEPS).sample, denoiser(x, TIMESTEPS), rtol=0, atol=0)
+        torch.testing.assert_close(pipeline.vqvae.decode(x).sample, denoiser.decode(x), rtol=0, atol=0)
+    torch.testing.assert_close(pipeline.scheduler.alphas_cumprod.double(), denoiser.alphas_cumprod, rtol=0, atol=0)
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline(num_inference_steps=2, output_type="np").images.shape == (1, 16, 16, 3)
+    again = load_denoiser(tmp_path / "saved")
+    torch.testing.assert_close(again.decode(again(x, TIMESTEPS)), denoiser.decode(denoiser(x, TIMESTEPS)))
+
+
+def test_unconditional_latents_of_a_kl_autoencoder(tmp_path: Path) -> None:
+    vae, unet = kl_model(latent_channels=3, scaling_factor=0.25), pixel_unet()
+    scheduler = LMSDiscreteScheduler(prediction_type="v_prediction")
+    LDMPipeline(vqvae=vae, unet=unet, scheduler=scheduler).save_pretrained(tmp_path / "kl")
+    denoiser = load_denoiser(tmp_path / "kl")
+    assert denoiser.prediction == "v_prediction"
+    images, latents = normal(3, 3, 16, 16), normal(3, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(denoiser.encode(images), vae.encode(images).latent_dist.mode() * 0.25)
+        torch.testing.assert_close(denoiser.decode(latents), vae.decode(latents / 0.25).sample)
+    denoiser.save(tmp_path / "again")
+    saved = LDMPipeline.from_pretrained(tmp_path / "again", local_files_only=True)
+    assert type(saved.vqvae) is AutoencoderKL and saved.vqvae.config.scaling_factor == 0.25
+
+
+def test_batches_do_not_change_what_is_encoded(ldm: Path) -> None:
+    denoiser, images = load_denoiser(ldm), normal(5, 3, 16, 16)
+    torch.testing.assert_close(denoiser.encode(images, batch_size=2), denoiser.encode(images, batch_size=5))
+    latents = normal(5, 3, 8, 8)
+    torch.testing.assert_close(denoiser.decode(latents, batch_size=2), denoiser.decode(latents, batch_size=5))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = denoiser.decode(latents, 5)
+    torch.testing.assert_close(inside, denoiser.decode(latents, 5), rtol=0, atol=0)  # not for the autoencoder
+
+
+def test_training_a_latent_denoiser_leaves_its_autoencoder_alone(ldm: Path) -> None:
+    denoiser = load_denoiser(ldm)
+    unet = UNet2DModel.from_pretrained(ldm / "unet")
+    assert [tuple(p.shape) for p in denoiser.parameters()] == [tuple(p.shape) for p in unet.parameters()]
+    assert all(name.startswith("unet.") for name in denoiser.state_dict())
+    denoiser.train().requires_grad_(True)
+    assert denoiser.autoencoder is not None
+    network = denoiser.autoencoder.network
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+    assert copy.deepcopy(denoiser).autoencoder is denoiser.autoencoder
+
+
+def test_images_and_latents_that_do_not_fit_are_refused(ldm: Path, tmp_path: Path) -> None:
+    denoiser = load_denoiser(ldm)
+    with pytest.raises(ValueError, match=r"3 channels and sides that are multiples of 2, got \(3, 15, 16\)"):
+        denoiser.encode(normal(1, 3, 15, 16))
+    with pytest.raises(ValueError, match="must have 3 channels"):
+        denoiser.decode(normal(1, 4, 8, 8))
+    for setting in ("shift_factor", "scaling_factor"):
+        kl_model(latent_channels=3, **{setting: -0.5}).save_pretrained(tmp_path / setting / "vae")
+        pixel_unet().save_pretrained(tmp_path / setting / "unet")
+        DDPMScheduler().save_pretrained(tmp_path / setting / "scheduler")
+        with pytest.raises(ValueError, match=setting):
+            load_denoiser(tmp_path / setting)
+
+
+def test_stable_diffusion_runs_on_a_given_embedding_and_saves_it(stable_diffusion: Path, tmp_path: Path) -> None:
+    embedding = normal(1, 5, 12)
+    denoiser = load_denoiser(stable_diffusion, prompt_embedding=embedding)
+    assert (denoiser.latent_shape, denoiser.image_shape) == ((4, 8, 8), (3, 16, 16))
+    unet = UNet2DConditionModel.from_pretrained(stable_diffusion / "unet")
+    vae = frozen(AutoencoderKL.from_pretrained(stable_diffusion / "vae"))
+    x, images = normal(2, 4, 8, 8), normal(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = unet(x, TIMESTEPS, encoder_hidden_states=torch.cat([embedding, embedding])).sample
+        torch.testing.assert_close(denoiser(x, TIMESTEPS), expected, rtol=0, atol=0)
+        mode = vae.encode(images).latent_dist.mode()
+        torch.testing.assert_close(denoiser.encode(images), mode * 0.18215, rtol=0, atol=0)
+        torch.testing.assert_close(denoiser.decode(x), vae.decode(x / 0.18215).sample, rtol=0, atol=0)
+    denoiser.save(tmp_path / "saved")
+    again = load_denoiser(tmp_path / "saved")  # without transformers: the embedding lies beside the model
+    torch.testing.assert_close(again(x, TIMESTEPS), expected, rtol=0, atol=0)
+    torch.testing.assert_close(again.alphas_cumprod, denoiser.alphas_cumprod, rtol=0, atol=0)
+    saved = UNet2DConditionModel.from_pretrained(tmp_path / "saved" / "unet")
+    torch.testing.assert_close(saved(x, TIMESTEPS, encoder_hidden_states=embedding.repeat(2, 1, 1)).sample, expected)
+    assert AutoencoderKL.from_pretrained(tmp_path / "saved" / "vae").config.scaling_factor == 0.18215
+    assert json.loads((tmp_path / "saved" / "model_index.json").read_text())["_class_name"] == "StableDiffusionPipeline"
+
+
+def test_a_prompt_that_does_not_fit_or_is_missing_is_refused(stable_diffusion: Path, ldm: Path) -> None:
+    with pytest.raises(ValueError, match=r"prompt_embedding must be \(1, tokens, 12\), got \(1, 5, 13\)"):
+        load_denoiser(stable_diffusion, prompt_embedding=normal(1, 5, 13))
+    with pytest.raises(ValueError, match="takes no prompt_embedding"):
+        load_denoiser(ldm, prompt_embedding=normal(1, 5, 12))
+    with pytest.raises(ValueError, match="has no text_encoder and tokenizer: pass prompt_embedding"):
+        load_denoiser(stable_diffusion)
+    if importlib.util.find_spec("transformers") is None:
+        for part in ("text_encoder", "tokenizer"):
+            (stable_diffusion / part).mkdir()
+        with pytest.raises(ValueError, match="install transformers, or pass prompt_embedding"):
+            load_denoiser(stable_diffusion)
+
+
+def write_text_encoder(folder: Path) -> Any:
+    """A random CLIP text encoder of width 12 and a tokenizer of four words, as Stable Diffusion folders have them."""
+    transformers = pytest.importorskip("transformers")
+    settings = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = transformers.CLIPTextConfig(vocab_size=8, max_position_embeddings=9, **settings, **special)
+    encoder = transformers.CLIPTextModel(config).eval()
+    encoder.save_pretrained(folder / "text_encoder")
+    (folder / "tokenizer").mkdir()
+    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "b</w>", "a", "b"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+    names = {"bos_token": words[0], "eos_token": words[1], "pad_token": words[1], "unk_token": words[1]}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 9, **names}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    return encoder
+
+
+def test_the_empty_prompt_is_embedded_as_the_pipeline_does(stable_diffusion: Path, tmp_path: Path) -> None:
+    encoder = write_text_encoder(stable_diffusion)
+    denoiser = load_denoiser(stable_diffusion)
+    with torch.no_grad():
+        expected = encoder(torch.tensor([[0] + [1] * 8]))[0]  # start, end, and padding with the end
+    assert denoiser.prompt_embedding is not None
+    torch.testing.assert_close(denoiser.prompt_embedding, expected)
+    denoiser.save(tmp_path / "saved")
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "saved", local_files_only=True)
+    theirs, _ = pipeline.encode_prompt("", "cpu", 1, do_classifier_free_guidance=False)
+    torch.testing.assert_close(theirs, denoiser.prompt_embedding)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline("", num_inference_steps=2, guidance_scale=1.0, output_type="np").images
+    assert images.shape == (1, 16, 16, 3)
+    load_denoiser(tmp_path / "saved").save(tmp_path / "saved")  # over itself
+    assert (tmp_path / "saved" / "text_encoder" / "model.safetensors").is_file()
+
+
+def test_text_encoders_are_read_with_the_same_care(stable_diffusion: Path) -> None:
+    write_text_encoder(stable_diffusion)
+    expected = load_denoiser(stable_diffusion).prompt_embedding
+    path, config = (stable_diffusion / "text_encoder" / name for name in ("model.safetensors", "config.json"))
     weights = load_file(path)
-    weights["conv_in.weight"] = torch.zeros(12, 3, 3, 3)
-    save_file(weights, path)
-    with pytest.raises(ValueError, match=r"another architecture: conv_in\.weight is \(12, 3, 3, 3\) there"):
-        load_denoiser(tmp_path / "model")
-
-
-def test_other_refusals_say_what_is_wrong(tiny: Denoiser, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no denoiser"):
-        load_denoiser(tmp_path)
-    tiny.save(tmp_path / "model")
-    config = tmp_path / "model" / "unet" / "config.json"
-    settings = json.loads(config.read_text())
-    config.write_text(json.dumps(settings | {"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(ValueError, match="describes a UNet2DConditionModel"):
-        load_denoiser(tmp_path / "model")
-    config.write_text(json.dumps(settings))
-    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
+    bare = {name.removeprefix("text_model."): value for name, value in weights.items()}
+    save_file({f"text_model.{name}": value for name, value in bare.items()}, path)  # as published
+    torch.testing.assert_close(load_denoiser(stable_diffusion).prompt_embedding, expected)
+    for settings, message in (
+        ({"num_hidden_layers": 10**9}, "asks for num_hidden_layers = 1000000000, but"),
+        ({"num_hidden_layers": 3}, "does not load: .*is missing"),
+        ({"vocab_size": 10**10}, "does not load"),
+    ):
+        change(config, **settings)
+        with pytest.raises(ValueError, match=message):
+            load_denoiser(stable_diffusion)
+        change(config, vocab_size=8, num_hidden_layers=2)
+    path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="does not load"):
-        load_denoiser(tmp_path / "model")
-    weights.unlink()
-    with pytest.raises(ValueError, match="only safetensors are read"):
-        load_denoiser(tmp_path / "model")
+        load_denoiser(stable_diffusion)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pixel_unet(class_embed_type="timestep"), "conditioned by class_embed_type are not supported"),
+        (lambda: pixel_unet(num_class_embeds=3), "conditioned by num_class_embeds are not supported"),
+        (lambda: conditional_unet(in_channels=9), "as many channels as it takes, got 9 and 4"),
+        (lambda: conditional_unet(sample_size=None), "sample_size must be"),
+        (lambda: conditional_unet(sample_size=10**9), "sample_size must be"),
+        (conditional_unet, "has no autoencoder"),
+    ],
+)
+def test_models_that_need_or_give_something_else_are_refused(
+    make: Callable[[], Any], message: str, tmp_path: Path
+) -> None:
+    make().save_pretrained(tmp_path / "unet")
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ValueError, match=message):
+        load_denoiser(tmp_path)
+
+
+def test_an_autoencoder_of_other_latents_is_refused(tmp_path: Path) -> None:
+    pixel_unet().save_pretrained(tmp_path / "unet")
+    kl_model(latent_channels=4).save_pretrained(tmp_path / "vae")
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ValueError, match="vae makes latents of 4 channels, the UNet takes 3"):
+        load_denoiser(tmp_path)
+
+
+def test_a_save_that_fails_leaves_the_earlier_model(tiny: Denoiser, tmp_path: Path) -> None:
+    tiny.save(tmp_path / "model")
+
+    def full_disk(folder: Path) -> None:
+        raise OSError("no space left on device")
+
+    broken = small_denoiser(size=16, channels=(8, 16), seed=2)
+    broken.scheduler.save_pretrained = full_disk
+    with pytest.raises(OSError, match="no space left"):
+        broken.save(tmp_path / "model")
+    x = normal(2, 3, 16, 16)
+    torch.testing.assert_close(load_denoiser(tmp_path / "model")(x, TIMESTEPS), tiny(x, TIMESTEPS), rtol=0, atol=0)
+
+
+def test_small_denoisers_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 4"):
         small_denoiser(size=30)
     with pytest.raises(ValueError, match="prediction_type must be one of"):

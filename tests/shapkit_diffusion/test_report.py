@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from shapkit import Attribution
 from shapkit_diffusion import report
 from shapkit_diffusion.evaluation.locality import SwapResults
 
@@ -21,15 +20,6 @@ def test_change_maps_are_lab_distances() -> None:
     assert report.change_map(black, white) == pytest.approx(np.full((1, 4, 4), 100), abs=1e-3)
     assert report.change_map(black[:, :1], white[:, :1]) == pytest.approx(np.full((1, 4, 4), 100), abs=1e-3)
     assert not report.change_map(white, white).any()
-
-
-def test_influence_picture_writes_every_share() -> None:
-    values = np.array([[0.9, 0.2], [0.1, 0.8]])
-    phi = Attribution(values, None, np.zeros(2), np.ones(2), 4, ("eyes", "rest"), "shapley", "exact")
-    figure = report.picture_of_influence({"plain": phi}, "Influence")
-    texts = [text.get_text() for text in figure.axes[0].texts]
-    assert texts == ["90.0", "10.0", "20.0", "80.0"]  # row by row: output eyes, output rest
-    assert report.png(figure).startswith(b"\x89PNG")
 
 
 def test_swap_and_sample_pictures_draw_what_they_are_given() -> None:

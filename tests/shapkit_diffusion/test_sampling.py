@@ -1,13 +1,23 @@
-"""DDIM against diffusers' own, its inversion, and edits that touch the masked noise alone."""
+"""DDIM against diffusers' own, its inversion, replayed trajectories, and the mix of two noises in a mask."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
 
 from shapkit_diffusion.denoisers import Denoiser, small_denoiser
-from shapkit_diffusion.sampling import draw_noise, generate, invert, peak_signal_to_noise, resample, swap
+from shapkit_diffusion.sampling import (
+    draw_noise,
+    generate,
+    invert,
+    peak_signal_to_noise,
+    replay,
+    swap,
+    trajectory,
+)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -55,19 +65,72 @@ def test_generation_leaves_the_mode_and_gradients_alone(tiny: Denoiser) -> None:
     (images * 2).add_(1)  # an ordinary tensor, not one locked by inference mode
 
 
-def test_edits_of_noise_stay_in_the_mask() -> None:
+def test_a_trajectory_leads_from_the_noise_to_the_image(tiny: Denoiser) -> None:
+    noise = draw_noise(tiny, 3, seed=0)
+    states = trajectory(tiny, noise, steps=4, batch_size=2)
+    assert states.shape == (5, 3, 3, 16, 16)
+    assert torch.equal(states[0], noise)
+    assert torch.equal(states[-1], generate(tiny, noise, steps=4, batch_size=2))
+
+
+def test_a_replay_follows_the_edited_noise_inside_and_the_original_outside(tiny: Denoiser) -> None:
+    noise, other = draw_noise(tiny, 3, seed=0), draw_noise(tiny, 3, seed=1)
+    states = trajectory(tiny, noise, steps=4, batch_size=2)
+    everywhere, nowhere = torch.ones(1, 1, 16, 16), torch.zeros(1, 1, 16, 16)
+    assert torch.equal(replay(tiny, other, states, everywhere, 2), generate(tiny, other, steps=4, batch_size=2))
+    assert torch.equal(replay(tiny, other, states, nowhere, 2), states[-1])
+    mask = torch.zeros(3, 1, 16, 16)
+    for row in range(3):
+        mask[row, :, 4 * row : 4 * row + 4, 2:9] = 0.5  # soft masks count as inside
+    edited = swap(noise, other, mask)
+    outside = (mask == 0).expand_as(noise)
+    result = replay(tiny, edited, states, mask, batch_size=2)
+    assert torch.equal(result[outside], states[-1][outside])
+    assert not torch.isclose(result[~outside], states[-1][~outside]).all()
+    x = edited
+    for step in range(4):
+        x = torch.where(outside, states[step], x)
+        x = _one_step(tiny, x, 1000 - 250 * step - 1, 750 - 250 * step - 1)
+    torch.testing.assert_close(result[~outside], x[~outside], rtol=1e-4, atol=1e-5)
+
+
+def _one_step(denoiser: Denoiser, x: torch.Tensor, noisier: int, cleaner: int) -> torch.Tensor:
+    """DDIM in its published form: the predicted image and noise, put together with the next step's factors."""
+    factors = []
+    for timestep in (noisier, cleaner):
+        alpha = float(denoiser.alphas_cumprod[timestep]) if timestep >= 0 else 1.0
+        factors.append((math.sqrt(alpha), math.sqrt(1 - alpha)))
+    (signal, sigma), (next_signal, next_sigma) = factors
+    with torch.no_grad():
+        v = denoiser(x, torch.full((len(x),), noisier))
+    image, noise = signal * x - sigma * v, sigma * x + signal * v
+    return next_signal * image + next_sigma * noise
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.4, 1.0])
+def test_noises_are_mixed_on_a_circle_pixel_by_pixel(strength: float) -> None:
+    rng = torch.Generator().manual_seed(0)
+    noise, other = torch.randn(2, 2, 3, 4, 4, generator=rng).unbind()
+    mask = torch.rand(2, 1, 4, 4, generator=rng)
+    mask[0, 0, 0] = torch.tensor([0.0, 1.0, 0.0, 1.0])
+    mixed = swap(noise, other, mask, strength)
+    for index in torch.cartesian_prod(*(torch.arange(size) for size in noise.shape)).tolist():
+        n, c, row, column = index
+        angle = float(mask[n, 0, row, column]) * math.asin(strength)
+        expected = math.cos(angle) * float(noise[n, c, row, column]) + math.sin(angle) * float(other[n, c, row, column])
+        assert float(mixed[n, c, row, column]) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_a_hard_swap_copies_bits_and_keeps_what_is_not_finite_out() -> None:
     noise, other = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)
     mask = torch.zeros(2, 1, 8, 8)
     mask[0, :, :4] = 1
     mask[1, :, 4:] = 1
+    other[0, :, 4:] = torch.nan
     swapped = swap(noise, other, mask)
-    torch.testing.assert_close(swapped, torch.where(mask.bool(), other, noise), rtol=0, atol=0)
-    drawn = resample(noise, mask, seed=5)
-    outside = (1 - mask).bool().expand_as(noise)
-    assert torch.equal(drawn[outside], noise[outside])
-    assert not torch.isclose(drawn[~outside], noise[~outside]).any()
-    assert torch.equal(drawn, resample(noise, mask, seed=5))
-    assert not torch.equal(drawn, resample(noise, mask, seed=6))
+    assert torch.equal(swapped, torch.where(mask.bool(), other, noise))
+    with pytest.raises(ValueError, match=r"strength must lie in \[0, 1\], got -0.1"):
+        swap(noise, other, mask, -0.1)
 
 
 def test_bad_arguments_are_named(tiny: Denoiser) -> None:
@@ -75,3 +138,7 @@ def test_bad_arguments_are_named(tiny: Denoiser) -> None:
         generate(tiny, draw_noise(tiny, 1, seed=0), steps=0)
     with pytest.raises(ValueError, match=r"works on \(3, 16, 16\), got a batch of \(3, 8, 8\)"):
         generate(tiny, torch.zeros(1, 3, 8, 8))
+    with pytest.raises(ValueError, match="refinements must be at least 0, got -1"):
+        invert(tiny, torch.zeros(1, 3, 16, 16), refinements=-1)
+    with pytest.raises(ValueError, match=r"the trajectory is of \(2, 3, 16, 16\), the noise of \(1, 3, 16, 16\)"):
+        replay(tiny, torch.zeros(1, 3, 16, 16), torch.zeros(5, 2, 3, 16, 16), torch.ones(1, 1, 16, 16))

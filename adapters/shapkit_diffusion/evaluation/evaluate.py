@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shapkit.differentiable import Regions
 from shapkit_diffusion.data.labelled import concept_labels
 from shapkit_diffusion.denoisers import Denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain
+from shapkit_diffusion.evaluation.leakage import decoder_leakage
 from shapkit_diffusion.evaluation.locality import Locality, Normalisation, SwapResults, swap_and_measure
 from shapkit_diffusion.evaluation.realism import WHOLE, concept_box, frechet_distance, statistics_of
+from shapkit_diffusion.latents import latent_regions
 from shapkit_diffusion.sampling import draw_noise, generate
 from shapkit_diffusion.training import to_unit_range
 
@@ -51,11 +54,17 @@ class Evaluation:
     realism: dict[str, float]
     swaps: SwapResults
     samples: Tensor
+    decoder_floor: list[Locality] | None = None
+    """Of latent models: the locality that the decoder alone leaves, see ``decoder_leakage``."""
 
     def figures(self) -> dict[str, Any]:
         """Everything measured, as plain numbers for JSON."""
-        locality = {entry.concept: {**asdict(entry), "ratio": entry.ratio} for entry in self.locality}
-        return {"locality": locality, "frechet": self.realism}
+        figures: dict[str, Any] = {"locality": _plain(self.locality), "frechet": self.realism}
+        return figures if self.decoder_floor is None else {**figures, "decoder_floor": _plain(self.decoder_floor)}
+
+
+def _plain(locality: list[Locality]) -> dict[str, Any]:
+    return {entry.concept: {**asdict(entry), "ratio": entry.ratio} for entry in locality}
 
 
 def evaluate(
@@ -76,26 +85,50 @@ def evaluate(
     total = config.images + config.pairs * (1 + len(concepts))
     done = 0
 
-    def make(noise: Tensor) -> Tensor:
+    def latents_of(noise: Tensor) -> Tensor:
         nonlocal done
         parts = []
         for part in noise.split(50):
             with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                parts.append(generate(denoiser, part, config.steps).clamp(-1, 1))
+                parts.append(generate(denoiser, part, config.steps))
             done += len(part)
             if progress is not None:
                 progress(min(done, total), total)
         return torch.cat(parts)
 
+    def make(noise: Tensor) -> Tensor:
+        return denoiser.decode(latents_of(noise)).clamp(-1, 1)
+
     noise = draw_noise(denoiser, config.pairs, config.seed)
     other = draw_noise(denoiser, config.pairs, config.seed + 1)
     locality, swaps = swap_and_measure(
-        make, domain.parse, noise, other, concepts, dilation=config.dilation, normalisation=config.normalisation
+        make,
+        domain.parse,
+        noise,
+        other,
+        concepts,
+        dilation=config.dilation,
+        normalisation=config.normalisation,
+        noise_regions=lambda regions: latent_regions(regions, denoiser, missing="allow"),
     )
-    samples = make(draw_noise(denoiser, config.images, config.seed + 2))
+    latents = latents_of(draw_noise(denoiser, config.images, config.seed + 2))
+    samples = denoiser.decode(latents).clamp(-1, 1)
     if progress is not None:
         progress(total, total)
-    return Evaluation(locality, realism(samples, domain, concepts), swaps, samples)
+    floor = _decoder_floor(denoiser, domain, config, latents, samples) if denoiser.is_latent else None
+    return Evaluation(locality, realism(samples, domain, concepts), swaps, samples, floor)
+
+
+def _decoder_floor(
+    denoiser: Denoiser, domain: Domain, config: EvaluateConfig, latents: Tensor, samples: Tensor
+) -> list[Locality]:
+    """``decoder_leakage`` of each concept on generated samples, as many as there are pairs in the locality."""
+    count = 2 * min(config.pairs, len(latents) // 2)
+    labels = domain.parse(samples[:count])
+    concepts = concept_labels(domain.label_names, config.concepts)
+    regions = Regions.from_labels(labels, concepts, dilation=config.dilation, missing="allow")
+    floor = decoder_leakage(denoiser, latents[:count], regions, normalisation=config.normalisation)
+    return [entry for entry in floor if entry.concept in concepts]
 
 
 def realism(samples: Tensor, domain: Domain, concepts: dict[str, list[int]]) -> dict[str, float]:

@@ -88,6 +88,7 @@ def swap_and_measure(
     *,
     dilation: int = 1,
     normalisation: Normalisation = "own_area",
+    noise_regions: Callable[[Regions], Regions] = lambda regions: regions,
 ) -> tuple[list[Locality], SwapResults]:
     """Locality of every concept, and the pictures it was measured on.
 
@@ -99,6 +100,7 @@ def swap_and_measure(
         noise, other: the noises of the pairs.
         concepts: label values of each concept.
         dilation: pixels by which concepts grow, as in training.
+        noise_regions: takes regions of images to those of noise, where noise has another grid (``latent_regions``).
 
     Raises:
         ValueError: if no original shows all concepts.
@@ -112,9 +114,10 @@ def swap_and_measure(
         raise ValueError(f"none of the {len(noise)} generated images shows all of {', '.join(concepts)}")
     noise, other, originals, labels = noise[shown], other[shown], originals[shown], labels[shown]
     regions = Regions.from_labels(labels, concepts, dilation=dilation)
+    players = noise_regions(regions)
     edited, masks, results = {}, {}, []
     for concept in concepts:
         masks[concept] = regions.mask(concept)
-        edited[concept] = make(swap(noise, other, masks[concept]))
+        edited[concept] = make(swap(noise, other, players.mask(concept)))
         results.append(locality_of(concept, originals, edited[concept], masks[concept], normalisation))
     return results, SwapResults(originals, edited, masks)

@@ -69,7 +69,13 @@ class FaceParser(nn.Module):
 
     @torch.no_grad()
     def parse(self, images: Tensor, batch_size: int = 256) -> Tensor:
-        """Label maps int64 (batch, height, width) whose values index ``label_names``."""
+        """Label maps int64 (batch, height, width) whose values index ``label_names``.
+
+        Raises:
+            ValueError: if a side is not divisible by 4, as the network halves it twice.
+        """
+        if images.shape[2] % 4 or images.shape[3] % 4:
+            raise ValueError(f"height and width of images must be divisible by 4, got {tuple(images.shape[2:])}")
         return torch.cat([self(part).argmax(dim=1) for part in images.split(batch_size)])
 
 

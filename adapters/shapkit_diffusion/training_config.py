@@ -1,0 +1,198 @@
+"""What a training run is: the schedule of its steps, and the penalty that it adds; the published settings among them.
+
+The defaults are those of the shipped demonstration; ``TrainConfig.published`` and ``PenaltyConfig.published`` are those
+of Liu et al. 2025.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+TimestepWeighting = Literal["none", "min_snr", "signal_share", "noise_share"]
+
+ALL_CONCEPTS = ("all",)
+"""As ``PenaltyConfig.concepts``: every label of the data but the background."""
+
+
+@dataclass(frozen=True)
+class PenaltyConfig:
+    """How the penalty is weighed and what it asks for; the defaults are those of the shipped demonstration.
+
+    Args:
+        weight: lambda at the first step.
+        final_weight: lambda at the last step; between the two it changes exponentially, as published. None, or the same
+            number, for a constant.
+        concepts: the concepts that become players, by label name; ``rest`` is every other pixel. One name is the
+            published setting, a concept against the rest; several share one model; ``("all",)`` takes every label of
+            the data but ``background``.
+        graph: ``"star"`` (concepts may look at the rest, never the reverse) or ``"own"``.
+        estimator, fill, payoff, samples: see ``DummyPlayerPenalty``. The mean of ``fill="batch_mean"`` is that of the
+            micro-batch.
+        dilation: pixels by which concepts grow.
+        regions: ``"template"`` takes one partition for all images, where each concept occurs at all (aligned images:
+            a denoiser cannot know at high noise which pixels a concept is going to cover, and a border that moves from
+            image to image punishes it for looking at its neighbours); ``"label_maps"`` takes each image's own, and
+            images without a concept do not count for it.
+        output: what the payoffs are taken from: ``"clean"``, the clean image that the prediction amounts to, or
+            ``"prediction"``, the network's own output (published, where it is the noise). Through the clean image the
+            penalty counts at each timestep as much as the leak counts in the image; the bare prediction puts most
+            weight on the last timesteps, where the network denoises across a region's border and should.
+        timestep_weighting: what a sample's penalty counts, by its signal-to-noise ratio, on top of that: ``"none"``,
+            or a function of ``shapkit.differentiable``: ``"min_snr"``, ``"signal_share"``, ``"noise_share"``.
+
+    Raises:
+        ValueError: for an unknown name or a weight that is not positive.
+    """
+
+    weight: float = 24.0
+    final_weight: float | None = None
+    concepts: tuple[str, ...] = ("eyes", "nose", "mouth")
+    graph: str = "star"
+    estimator: str = "present"
+    fill: str = "exchange"
+    payoff: str = "pixels"
+    samples: int = 1
+    dilation: int = 1
+    regions: str = "template"
+    output: str = "clean"
+    timestep_weighting: TimestepWeighting = "none"
+
+    def __post_init__(self) -> None:
+        if self.regions not in ("template", "label_maps"):
+            raise ValueError(f"regions must be 'template' or 'label_maps', got {self.regions!r}")
+        if self.output not in ("clean", "prediction"):
+            raise ValueError(f"output must be 'clean' or 'prediction', got {self.output!r}")
+        if self.timestep_weighting not in get_args(TimestepWeighting):
+            names = ", ".join(get_args(TimestepWeighting))
+            raise ValueError(f"timestep_weighting must be one of {names}, got {self.timestep_weighting!r}")
+        if not self.concepts:
+            raise ValueError("concepts must name at least one label")
+        for weight in (self.weight, self.weight if self.final_weight is None else self.final_weight):
+            if not 0 < weight < math.inf:
+                raise ValueError(f"weights must be positive and finite, got {self.weight} and {self.final_weight}")
+
+    @classmethod
+    def published(cls, concept: str) -> PenaltyConfig:
+        """The penalty of Liu et al. 2025 for one concept against the rest: eq. (8) by permutations, on the noise.
+
+        Lambda falls from 1e3 to 10 for the nose and to 1 for every other concept. The paper does not say what fills an
+        absent region, taken here as zeros, nor by how much masks are dilated.
+
+        >>> penalty = PenaltyConfig.published("nose")
+        >>> penalty.weight, penalty.final_weight, penalty.concepts
+        (1000.0, 10.0, ('nose',))
+        """
+        return cls(
+            weight=1e3,
+            final_weight=10.0 if concept == "nose" else 1.0,
+            concepts=(concept,),
+            graph="own",
+            estimator="per_region",
+            fill="zeros",
+            payoff="mean",
+            regions="label_maps",
+            output="prediction",
+        )
+
+    def at(self, step: int, steps: int) -> float:
+        """lambda at ``step`` of ``steps``.
+
+        >>> PenaltyConfig(weight=100, final_weight=1).at(50, 101)
+        10.0
+        """
+        if self.final_weight is None or self.weight == self.final_weight:
+            return self.weight
+        share = step / max(1, steps - 1)
+        weight: float = self.weight * (self.final_weight / self.weight) ** share
+        return round(weight, 12)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. Equal configurations give equal numbers on one machine.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: images per step over all processes and micro-batches; even, because samples are paired for the
+            exchange.
+        learning_rate: reached after ``warmup`` steps; then constant, or falling to zero along a half cosine.
+        warmup: steps of linear increase.
+        decay: whether the learning rate falls to zero along a half cosine.
+        ema: decay of the exponential moving average of the weights, which is what is kept.
+        seed: names every random draw.
+        precision: ``"no"`` or ``"bf16"``: the network's operations under autocast; weights, residuals and losses stay
+            in float32.
+        flip: mirror half of the images.
+        save_every: steps between saved states.
+        log_every: steps between lines of ``metrics.jsonl``.
+        anchor: learn from the predictions of the model that the run starts from, not from the noise itself. Both have
+            the same minimum under the penalty (the mean of the one given ``x`` is the other), but the anchor's
+            gradients carry no noise, which matters when few steps are to change a good model a little.
+        accumulation: micro-batches in which each process takes its share of a batch, one after the other. More of them
+            take less memory and give the same numbers up to rounding.
+        gradient_checkpointing: compute the UNet's activations again in the backward pass and keep none: slower, and
+            less memory.
+        gradient_clip: the gradient's largest norm; what is longer is scaled down to it.
+        sample_every: steps between grids of images that the averaged model generates from fixed noise; 0 for none.
+        cache_latents: encode all images once, before the first step, into a file of the run folder, and not each batch
+            anew; has no effect on pixel models.
+        penalty: the dummy-player penalty; ``None`` trains without.
+
+    Raises:
+        ValueError: for a number out of its range.
+    """
+
+    steps: int
+    batch_size: int = 32
+    learning_rate: float = 4e-4
+    warmup: int = 50
+    decay: bool = False
+    ema: float = 0.995
+    seed: int = 0
+    precision: str = "no"
+    flip: bool = False
+    save_every: int = 250
+    log_every: int = 25
+    anchor: bool = False
+    accumulation: int = 1
+    gradient_checkpointing: bool = False
+    gradient_clip: float = 1.0
+    sample_every: int = 0
+    cache_latents: bool = False
+    penalty: PenaltyConfig | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "save_every", "log_every", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise ValueError(f"batch_size must be even, since samples are exchanged in pairs, got {self.batch_size}")
+        if self.precision not in ("no", "bf16"):
+            raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        if not self.gradient_clip > 0:
+            raise ValueError(f"gradient_clip must be positive, got {self.gradient_clip}")
+        if self.sample_every < 0:
+            raise ValueError(f"sample_every must be a number of steps, or 0 for no samples, got {self.sample_every}")
+
+    @classmethod
+    def published(cls, concept: str, steps: int) -> TrainConfig:
+        """The training of Liu et al. 2025: a constant learning rate of 2e-4, an EMA of 0.9999, ``PenaltyConfig``'s own.
+
+        The paper gives hours, not steps or batch sizes: the former are asked for, the latter is this class's default.
+
+        >>> config = TrainConfig.published("eyes", steps=100_000)
+        >>> config.learning_rate, config.ema, config.penalty.at(99_999, 100_000)
+        (0.0002, 0.9999, 1.0)
+        """
+        return cls(steps, learning_rate=2e-4, warmup=0, ema=0.9999, penalty=PenaltyConfig.published(concept))
+
+    def rate(self, step: int) -> float:
+        """The learning rate at ``step``."""
+        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup))
+        if self.decay:
+            rate *= 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return rate

@@ -1,0 +1,104 @@
+"""Checkpoints of a training run: all that the next step depends on, in safetensors, whole or not at all.
+
+Random numbers are named by seed and step, so there is no generator's state to keep, and a checkpoint does not depend on
+how many processes made it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from shapkit_diffusion.denoisers import Denoiser, check_same_architecture
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a step changes: the weights, the optimiser's moments, the average of the weights.
+
+    Args:
+        denoiser: the model, not wrapped for several processes.
+        optimizer: what ``accelerator.prepare`` made of it.
+        average: the exponential moving average.
+    """
+
+    denoiser: Denoiser
+    optimizer: Any
+    average: EMAModel
+
+    def save(self, folder: Path, step: int, accelerator: Accelerator) -> None:
+        """Write ``folder/step-N`` and remove what was there before; every process calls it, and all wait for its end.
+
+        It is written aside and renamed, and the older one goes last, so that a kill at any time leaves a complete one.
+        """
+        if accelerator.is_main_process:
+            self._write(folder / f"step-{step:08d}", step)
+        accelerator.wait_for_everyone()
+
+    def _write(self, target: Path, step: int) -> None:
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        moments = {
+            f"{number}.{name}": torch.as_tensor(value)
+            for number, entry in self.optimizer.state_dict()["state"].items()
+            for name, value in entry.items()
+        }
+        shadows = {f"{number}": shadow for number, shadow in enumerate(self.average.shadow_params)}
+        for name, tensors in (("weights", self.denoiser.state_dict()), ("optimizer", moments), ("average", shadows)):
+            save_file({key: value.contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
+        state = {"step": step, "average_steps": self.average.optimization_step}
+        (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        older = [path for path in target.parent.iterdir() if path not in (partial, target)]
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        for path in older:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def load(self, folder: Path, accelerator: Accelerator) -> int:
+        """Fill everything from the last checkpoint; returns the step to go on with, 0 where there is none.
+
+        Raises:
+            ValueError: if the checkpoint is of another model, or not every process sees the same one.
+        """
+        last = max(_complete(folder), default=None)  # the names sort by step
+        state = json.loads((last / "state.json").read_text(encoding="utf-8")) if last else {"step": 0}
+        step = int(state["step"])
+        found = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+        if len(set(found)) > 1:
+            raise ValueError(
+                f"the processes found checkpoints of different steps in {folder}, {found}: it must be one folder that "
+                "all of them can read"
+            )
+        if last:
+            self._read(last)
+            self.average.optimization_step = int(state["average_steps"])
+        return step
+
+    def _read(self, source: Path) -> None:
+        weights = load_file(source / "weights.safetensors")
+        check_same_architecture(self.denoiser, weights, source)
+        self.denoiser.load_state_dict(weights)
+        entries: dict[int, dict[str, Tensor]] = {}
+        for key, value in load_file(source / "optimizer.safetensors").items():
+            parameter, name = key.split(".", 1)
+            entries.setdefault(int(parameter), {})[name] = value
+        self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        shadows = load_file(source / "average.safetensors")
+        for number, shadow in enumerate(self.average.shadow_params):
+            shadow.copy_(shadows[f"{number}"])
+
+
+def _complete(folder: Path) -> Iterator[Path]:
+    """The checkpoints that were written to their end."""
+    return (path.parent for path in folder.glob("step-*/state.json") if path.parent.suffix != ".partial")
