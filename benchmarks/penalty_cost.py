@@ -168,7 +168,7 @@ def measure(problem: Problem, sizes: Iterable[int], turns: int) -> list[dict[str
         for (form, n), regions in cases.items():
             if (form, n) in too_large or (turn == 0 and form != "exchange"):
                 continue  # turn 0 warms up, which one form per number of regions does
-            for _ in range(3 if form in ("grand coalition", "exchange") else 1):
+            for _ in range(12 if form in ("grand coalition", "exchange") else 1):  # a step more or less is little
                 plain, _one_run = one(None, regions, turn)
                 try:
                     seconds, n_runs = one(form, regions, turn)

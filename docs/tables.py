@@ -46,6 +46,7 @@ def rendered(name: str, measured: dict[str, Any], part: str = "report") -> str:
     spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = benchmark  # where its dataclasses look for their module
     sys.path.insert(0, str(ROOT / "benchmarks"))  # for the modules beside it
     try:
         spec.loader.exec_module(benchmark)
