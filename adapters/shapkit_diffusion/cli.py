@@ -51,7 +51,7 @@ from shapkit_diffusion.training import (
     to_unit_range,
     train,
 )
-from shapkit_diffusion.training_config import TimestepWeighting
+from shapkit_diffusion.training_config import TimestepWeighting, fast_precision
 
 DATA_HELP = "faces (rendered), photographs (100 real ones), celebamask:FOLDER or folder:IMAGES:LABELS"
 
@@ -214,7 +214,9 @@ def _add_train(commands: Any) -> None:
         "--channels", type=int, nargs="+", default=[16, 32, 64], help="width of each level of the UNet, multiples of 8"
     )
     parser.add_argument("--prediction", choices=("v_prediction", "epsilon", "sample"), default="v_prediction")
-    _add_training(parser, TrainConfig(steps=4500, learning_rate=1e-3, warmup=200, ema=0.999, precision="bf16"))
+    _add_training(
+        parser, TrainConfig(steps=4500, learning_rate=1e-3, warmup=200, ema=0.999, precision=fast_precision())
+    )
 
 
 def _train(options: argparse.Namespace) -> None:

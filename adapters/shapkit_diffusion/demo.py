@@ -30,6 +30,7 @@ from shapkit_diffusion.progress import Bars
 from shapkit_diffusion.runs import RunFolder, write_json
 from shapkit_diffusion.sampling import draw_noise
 from shapkit_diffusion.training import PenaltyConfig, TrainConfig, train
+from shapkit_diffusion.training_config import fast_precision
 
 PLAIN, CONTROL, PENALISED = "plain", "control", "with penalty"
 TIMESTEPS = (100, 500, 900)
@@ -41,7 +42,7 @@ class DemoConfig:
 
     data: str
     finetune: TrainConfig
-    evaluation: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(precision="bf16"))
+    evaluation: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(precision=fast_precision()))
     base: TrainConfig | None = None
     influence_images: int = 16
 
@@ -56,7 +57,14 @@ def demo_config(data: str) -> DemoConfig:
         return DemoConfig(data, finetune=FINETUNE)
     if data == "photographs":
         base = TrainConfig(
-            steps=2500, learning_rate=1e-3, warmup=200, decay=True, ema=0.999, flip=True, precision="bf16", seed=0
+            steps=2500,
+            learning_rate=1e-3,
+            warmup=200,
+            decay=True,
+            ema=0.999,
+            flip=True,
+            precision=fast_precision(),
+            seed=0,
         )
         return DemoConfig(data, finetune=FINETUNE, base=base)
     raise ValueError(f"the demonstration runs on faces or photographs, got {data!r}")
@@ -72,7 +80,7 @@ FINETUNE = TrainConfig(
     decay=True,
     ema=0.99,
     seed=1,
-    precision="bf16",
+    precision=fast_precision(),
     flip=True,
     log_every=10,
     save_every=400,

@@ -36,6 +36,7 @@ from shapkit_diffusion.training import (
     to_unit_range,
     train,
 )
+from shapkit_diffusion.training_config import fast_precision
 
 QUICK = TrainConfig(steps=6, batch_size=4, log_every=1, save_every=2, warmup=1, seed=5)
 
@@ -451,3 +452,12 @@ def test_weight_falls_exponentially_from_first_to_last() -> None:
     penalty = PenaltyConfig(weight=1000, final_weight=10)
     weights = [penalty.at(step, 101) for step in (0, 50, 100)]
     assert weights == pytest.approx([1000, 100, 10])
+
+
+@pytest.mark.parametrize("instruction, precision", [("avx512_bf16", "bf16"), ("amx_bf16", "bf16"), ("avx2", "no")])
+def test_bfloat16_is_for_processors_that_have_it(
+    monkeypatch: pytest.MonkeyPatch, instruction: str, precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, instruction: True}, raising=False)
+    assert fast_precision() == precision
