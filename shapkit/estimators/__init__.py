@@ -56,12 +56,13 @@ def estimate(
             `stop`, or both.
         method: "auto", whose choice the result's `method` names: "exact" where `budget` alone limits the run and pays
             for all coalitions; else "gaussian_process", which `benchmarks/accuracy.py` shows to be the most accurate
-            per evaluation, for up to 1,000 players, and "antithetic" for more. The Gaussian process takes seconds
-            beside the game; where evaluations cost next to nothing, "leverage" with a larger budget is faster. Or a
-            name in `SAMPLERS`, whose classes say what they do: "permutation", Castro, Gómez and Tejada (2009);
-            "antithetic", pairs of a permutation and its reverse; "stratified", Castro and others (2017); "kernel",
-            KernelSHAP on pairs; "leverage", LeverageSHAP; "regression_adjusted", a model of the game and the unbiased
-            correction of its residuals; "gaussian_process", a Gaussian process on the odd part of the game.
+            per evaluation, for up to 1,000 players, and "antithetic" for more, or "permutation" where the budget pays
+            for no pair. The Gaussian process takes seconds beside the game; where evaluations cost next to nothing,
+            "leverage" with a larger budget is faster. Or a name in `SAMPLERS`, whose classes say what they do:
+            "permutation", Castro, Gómez and Tejada (2009); "antithetic", pairs of a permutation and its reverse;
+            "stratified", Castro and others (2017); "kernel", KernelSHAP on pairs; "leverage", LeverageSHAP;
+            "regression_adjusted", a model of the game and the unbiased correction of its residuals;
+            "gaussian_process", a Gaussian process on the odd part of the game.
         seed: an integer in [0, 2**64). The same seed gives the same numbers for every batch size, executor and number
             of workers, and with one seed no two methods draw the same numbers.
         stop: when to stop, such as `StandardError(0.01) | Seconds(60)`; see `shapkit.estimators.stopping`. Rules on
@@ -89,6 +90,8 @@ def estimate(
         if stop is None and budget is not None and affordable(game, positive_integer("budget", budget)):
             return exact(game, progress=progress)
         method = "gaussian_process" if game.n_players <= _MOST_MODELLED_PLAYERS else "antithetic"
+        if method == "antithetic" and budget is not None and budget < 2 * game.n_players:  # pays for no pair
+            method = "permutation"
     if method not in SAMPLERS:
         raise ValueError(f"method must be 'auto' or one of {', '.join(map(repr, SAMPLERS))}, got {method!r}")
     run = Run(SAMPLERS[method](game, seed), method)

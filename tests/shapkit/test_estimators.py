@@ -70,6 +70,7 @@ def test_auto_says_what_it_chose():
     )
     many = weighted_voting([1] * 1_001, quota=300)
     assert estimate(many, 3_000).method == "antithetic"
+    assert estimate(many, 2_001).method == "permutation", "a pair costs 2,002"
     with pytest.raises(ValueError, match=r"seed must be an integer in \[0, 2\*\*64\)"):
         estimate(game, 32, seed=-1)
 

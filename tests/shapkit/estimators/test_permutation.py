@@ -91,7 +91,7 @@ def test_batches_grow():
         sizes.append(len(coalitions))
         return coalitions[:, 0]
 
-    estimate(shapkit.Game(value, 11), 20_002)
+    estimate(shapkit.Game(value, 11), 20_002, "permutation")
     assert sum(sizes) == 20_002 and len(sizes) < 12 and max(sizes) > 5_000
 
 
@@ -128,7 +128,7 @@ def test_ten_thousand_players_in_bounded_memory():
         return np.array([row.sum() + worth[row].max(initial=0.0) for row in coalitions])
 
     tracemalloc.start()
-    phi = estimate(shapkit.Game(value, n_players), n_players + 1)
+    phi = estimate(shapkit.Game(value, n_players), n_players + 1, "permutation")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # a chunk of 64 MiB, the copy of a batch of as much that the value function is given, and little else
@@ -225,6 +225,6 @@ def test_estimates_and_standard_errors_over_many_seeds(method):
 
 def test_symmetric_players_are_equal_in_expectation():
     game = weighted_voting([4, 4, 4, 2, 2, 1], quota=12)
-    phi = estimate(game, 2 + 5 * 10_000)
+    phi = estimate(game, 2 + 5 * 10_000, "permutation")
     assert np.ptp(phi.values[:3]) < 5 * np.sqrt(2) * phi.standard_errors[:3].max()
     assert phi.values[5] == phi.standard_errors[5] == 0
