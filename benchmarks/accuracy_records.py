@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
+from machine import processor
+
 Record = dict[str, Any]
 Cell = tuple[tuple[Any, ...], Callable[[], Record]]  # the key of a record, and what measures it
 
@@ -84,10 +86,6 @@ def rounded(results: Any) -> Any:
 
 def machine(methods: str) -> str:
     """The processor, and the versions of what takes part in measuring these methods."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
     packages = {"shapkit": ("numpy", "scipy", "numba"), "slow": ("numpy", "shapiq", "torch", "botorch")}
     packages["large"] = packages["shapkit"]
     wanted = packages.get(methods, ("numpy", "shapiq", "shap", "captum", "torch", "scikit-learn", "xgboost"))
@@ -99,4 +97,4 @@ def machine(methods: str) -> str:
                 versions.append(f"{name} {importlib.metadata.version(name)}")
             except importlib.metadata.PackageNotFoundError:
                 versions.append(name)
-    return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {', '.join(versions)}"
+    return f"{processor()}, {os.cpu_count()} cores; Python {platform.python_version()}, {', '.join(versions)}"

@@ -12,10 +12,7 @@ Shapley values of eq. (7), K 2^K by Theorem 1 for eq. (8), and O(K C) for C samp
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import machine
 from torch import Tensor
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions
@@ -224,15 +222,6 @@ def draw(results: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    versions = f"Python {platform.python_version()}, torch {importlib.metadata.version('torch')}"
-    return f"{cpu}, {os.cpu_count()} cores; {versions}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="up to six regions; nothing is written")
@@ -247,7 +236,7 @@ def main() -> None:
     rows = measure(6 if arguments.quick else 12)
     results = {
         "command": "python benchmarks/complexity.py",
-        "machine": machine(),
+        "machine": machine("torch"),
         "samples": SAMPLES,
         "rows": rows,
         "exponents": exponents(rows),

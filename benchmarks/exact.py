@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
-import os
 import platform
 import resource
 import statistics
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine
 
 import shapkit
 
@@ -237,15 +237,6 @@ def draw(results: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("numpy", "numba"))
-    return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
-
-
 ALL_ROWS: dict[int, np.ndarray] = {}
 
 
@@ -269,7 +260,7 @@ def main() -> None:
         ALL_ROWS[n_players] = next(shapkit.coalitions.enumerate_coalitions(n_players, 2**n_players))[1]
     results: dict[str, Any] = {
         "command": "python benchmarks/exact.py",
-        "machine": machine(),
+        "machine": machine("numpy", "numba"),
         "tables": measure_tables([10, 14, 18] if quick else [10, 12, 14, 16, 18, 20, 22, 24, 26]),
     }
     by_size = [measure_peers(n_players) for n_players in [*peer_sizes, peer_size]]

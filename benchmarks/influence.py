@@ -15,10 +15,7 @@ nine regions, estimates stand beside exact values.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import machine
 from scipy.special import stdtrit
 
 from shapkit import Attribution
@@ -232,16 +230,6 @@ def draw(results: dict[str, Any], path: Path) -> None:
     path.write_bytes(pictures.png(picture_of_influences(rows, title), dpi=100))
 
 
-def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "diffusers"))
-    return f"{cpu}, {cores}; Python {platform.python_version()}, {versions}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few images and training steps")
@@ -271,7 +259,10 @@ def main() -> None:
         folder = options.work / ("quick" if quick else "penalty")
         models[PENALISED] = fine_tuned(folder, 10 if quick else options.training_steps)
     n_images, steps = options.images or (4 if quick else 48), options.steps or (2 if quick else 10)
-    results = {"command": "python benchmarks/influence.py --publish", "machine": machine()}
+    results = {
+        "command": "python benchmarks/influence.py --publish",
+        "machine": machine("torch", "diffusers", n_threads=torch.get_num_threads()),
+    }
     results |= measure_models(models, n_images, steps)
     results["estimates"] = measure_estimates(models[SHIPPED], 4 if quick else 8, (18,) if quick else (18, 66, 258))
     print("\n" + report(results))

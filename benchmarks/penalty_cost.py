@@ -14,10 +14,7 @@ a GPU, of the allocator), less what was there before the step.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,6 +26,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DModel
+from machine import machine
 from torch import Tensor, nn
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions
@@ -367,16 +365,6 @@ def draw(results: dict[str, Any], path: Path) -> None:
     pyplot.close(figure)
 
 
-def machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
-    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "diffusers"))
-    return f"{cpu}, {cores}; Python {platform.python_version()}, {versions}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two sizes and one turn; nothing is written")
@@ -398,7 +386,11 @@ def main() -> None:
         problems += [measured_problem(problem, sizes, turns, batch_on_cpu=None) for problem in gpu_problems()]
     else:
         print("no GPU here: the large DDPM in bf16 is left out")
-    results = {"command": "python benchmarks/penalty_cost.py", "machine": machine(), "problems": problems}
+    results = {
+        "command": "python benchmarks/penalty_cost.py",
+        "machine": machine("torch", "diffusers", n_threads=torch.get_num_threads()),
+        "problems": problems,
+    }
     print("\n" + report(results))
     if not arguments.quick:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)

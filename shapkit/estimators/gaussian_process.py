@@ -45,10 +45,9 @@ class GaussianProcessSampler:
     Up to 4,096 pairs the estimates are biased, as regularised ones are; they sum to the grand coalition's payoff less
     the empty one's. A standard error is a posterior standard deviation given the most probable parameters, times
     1 + k/m for k parameters of players fitted to m pairs: they are not known as well as the posterior takes them to
-    be, and its intervals alone are too short where m is small. The factor's form was chosen by coverage on a set of
-    games: there nominal 95 % intervals cover 95 to 98 % on average, on single games 83 to 100 %. A game that is
-    additive on all pairs evaluated, more than there are players, is taken to be additive, with standard errors of
-    zero. Once all pairs are known the values are exact.
+    be, and its intervals alone are too short where m is small. How often nominal 95 % intervals cover is in
+    `docs/accuracy.md`. A game that is additive on all pairs evaluated, more than there are players, is taken to be
+    additive, with standard errors of zero. Once all pairs are known the values are exact.
 
     Up to 8 outputs have a kernel each. Of more, each is scaled to mean square 1, and they are replaced by their
     principal components, since Shapley values are linear: the 8 leading ones have a kernel each, and the rest share

@@ -139,8 +139,8 @@ def open_folder(
     images, labels = Path(images), Path(labels)
     check_channels(channels)
     names = _checked_names(label_names, "label_names") if label_names is not None else _names_in(labels)
-    image_paths = _by_stem(images, IMAGE_SUFFIXES)
-    label_paths = _by_stem(labels, (".png",))
+    image_paths = files_by_stem(images, IMAGE_SUFFIXES)
+    label_paths = files_by_stem(labels, (".png",))
     for stem, path in image_paths.items():
         if stem not in label_paths:
             raise ValueError(f"{path} has no label map: there is no {labels / (stem + '.png')}")
@@ -323,7 +323,12 @@ def _stored_size(pairs: Sequence[tuple[Path, Path]], must_agree: bool, max_pixel
     return first
 
 
-def _by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """The files of a folder with one of these suffixes, by stem.
+
+    Raises:
+        ValueError: if there is none, or two share a stem.
+    """
     found: dict[str, Path] = {}
     for path in files_in(folder):
         if path.suffix.lower() not in suffixes:

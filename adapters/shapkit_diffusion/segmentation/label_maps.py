@@ -15,7 +15,7 @@ from shapkit_diffusion.data.folders import (
     LABELS_FILE,
     MAX_PIXELS,
     decode_picture,
-    files_in,
+    files_by_stem,
     image_bytes,
 )
 from shapkit_diffusion.runs import write_json
@@ -86,7 +86,7 @@ def write_label_maps(
     if len(parser.label_names) > 256:
         raise ValueError(f"label maps hold 256 labels, but the parser has {len(parser.label_names)}")
     folder = Path(folder)
-    paths = _images_by_stem(Path(images))
+    paths = files_by_stem(Path(images), IMAGE_SUFFIXES)
     if folder.is_dir() and any(path.suffix == ".png" or path.name == LABELS_FILE for path in folder.iterdir()):
         raise ValueError(f"{folder} holds label maps already")
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,16 +103,3 @@ def write_label_maps(
 def _on(device: str | torch.device, parser: NetworkParser) -> NetworkParser:
     parser.network.to(device)
     return parser
-
-
-def _images_by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in files_in(folder):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        if path.stem in found:
-            raise ValueError(f"{path} has the same stem as {found[path.stem]}: one label map for two images")
-        found[path.stem] = path
-    if not found:
-        raise ValueError(f"{folder} holds no {', '.join(suffix[1:] for suffix in IMAGE_SUFFIXES)} file")
-    return found
