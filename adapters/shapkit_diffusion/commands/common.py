@@ -1,0 +1,92 @@
+"""What the commands share: options, and how models and pictures are read and written."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from shapkit_diffusion import report
+from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_picture, image_bytes
+from shapkit_diffusion.demo import shipped_model
+from shapkit_diffusion.denoisers import Denoiser, load_denoiser
+from shapkit_diffusion.sampling import draw_noise, generate
+from shapkit_diffusion.training import (
+    to_unit_range,
+)
+
+DATA_HELP = "faces (rendered), photographs (100 real ones), celebamask:FOLDER or folder:IMAGES:LABELS"
+
+
+def command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+    """A new command: ``run`` is called with its options; ``about`` is its line in the list of commands."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=about, description=about[0].upper() + about[1:] + ".", formatter_class=Formatter
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads of the network's operations; 0 leaves it to torch"
+    )
+    return parser
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except where there is nothing to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The options that ``open_domain`` takes."""
+    parser.add_argument("--data", default="faces", help=DATA_HELP)
+    parser.add_argument(
+        "--size", type=int, default=32, help="height and width in pixels, for data that come in any size"
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The option that ``model_of`` reads."""
+    parser.add_argument("--model", help="folder of the model; the shipped model of rendered faces if left out")
+
+
+def model_of(options: argparse.Namespace) -> Denoiser:
+    """The model that the options name."""
+    return load_denoiser(options.model) if options.model else shipped_model()
+
+
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What ``config.json`` of a result folder says."""
+    return {name: value for name, value in vars(options).items() if name not in ("run", "out", "threads")}
+
+
+def write_samples(model: Denoiser, folder: Path) -> None:
+    """Two rows of generated images, as ``samples.png``."""
+    images = model.decode(generate(model, draw_noise(model, 24, seed=0)))
+    rows = {"": images[:12], " ": images[12:]}
+    (folder / "samples.png").write_bytes(report.png(report.picture_of_samples(rows, title="Generated images")))
+
+
+def read_image(path: str, shape: tuple[int, int, int]) -> Tensor:
+    """An image file as (channels, height, width) in [-1, 1], resized to the model's shape."""
+    channels, height, width = shape
+    with warnings.catch_warnings():
+        # MAX_PIXELS is the stricter limit, and says so in one line.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        picture = decode_picture(Path(path), IMAGE_MODES, MAX_PIXELS)
+    return to_unit_range(torch.tensor(image_bytes(picture, channels, (height, width))))
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """uint8 pixels (channels, height, width) as a picture, RGB or grey."""
+    picture = np.moveaxis(pixels, 0, -1)
+    Image.fromarray(picture if picture.shape[-1] == 3 else picture[..., 0]).save(path)

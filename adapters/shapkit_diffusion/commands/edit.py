@@ -1,0 +1,160 @@
+"""``edit``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shapkit_diffusion import report
+from shapkit_diffusion.commands.common import (
+    add_data,
+    add_model,
+    command,
+    model_of,
+    read_image,
+    settings,
+    write_image,
+)
+from shapkit_diffusion.denoisers import Denoiser
+from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
+from shapkit_diffusion.edit_report import picture_of_edits
+from shapkit_diffusion.edits import FAITHFUL, Edit, InversionWarning, Original, edit_original
+from shapkit_diffusion.runs import result_folder, write_json
+from shapkit_diffusion.sampling import draw_noise
+from shapkit_diffusion.training import (
+    to_bytes,
+)
+
+
+def add_edit(commands: Any) -> None:
+    """Add the command ``edit``."""
+    parser = command(commands, "edit", _edit, "edit regions of given or generated images through their noise")
+    add_data(parser)
+    add_model(parser)
+    parser.add_argument(
+        "--region",
+        action="append",
+        required=True,
+        help=f"a concept to edit, e.g. {CONCEPTS[-1]}; may be repeated: edits follow one another",
+    )
+    parser.add_argument(
+        "--image", action="append", default=[], help="a given image to invert and edit; may be repeated"
+    )
+    parser.add_argument("--count", type=int, default=4, help="generated images to edit, where no --image is given")
+    parser.add_argument("--image-seed", type=int, default=0, help="of the generated images")
+    parser.add_argument(
+        "--seed", type=int, nargs="+", default=[0], help="of the regions' fresh noise: one for all, or one for each"
+    )
+    parser.add_argument(
+        "--strength",
+        type=float,
+        nargs="+",
+        default=[1.0],
+        help="from 0, nothing, to 1, all noise is new: one for all regions, or one for each",
+    )
+    parser.add_argument("--variants", type=int, default=3, help="edits per image, with seeds that count up")
+    parser.add_argument(
+        "--swap-with", metavar="IMAGE", help="take the regions' noise from this image instead; makes one variant"
+    )
+    parser.add_argument(
+        "--outside",
+        choices=("free", "replay"),
+        default="free",
+        help="free: the model decides what else changes; replay: put everything else back at every step",
+    )
+    parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
+    parser.add_argument("--refinements", type=int, default=3, help="fixed-point iterations per step of the inversion")
+    parser.add_argument("--dilation", type=int, default=1, help="pixels by which the concepts grow")
+    parser.add_argument("--out", required=True, help="folder for the pictures; must be new")
+
+
+def _edit(options: argparse.Namespace) -> None:
+    for name in ("count", "variants"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    seeds, strengths = _for_each_region(options, "seed"), _for_each_region(options, "strength")
+    model = model_of(options)
+    domain = open_domain(options.data, options.size, count=2)
+    for region in options.region:
+        if region not in domain.label_names:
+            raise ValueError(f"--region {region}: the data has {', '.join(domain.label_names)}")
+    given = [read_image(path, model.image_shape) for path in options.image]
+    other = None if options.swap_with is None else read_image(options.swap_with, model.image_shape)
+    with result_folder(options.out, settings(options)) as folder:
+        source = None if other is None else _inverted(options, model, [other], [options.swap_with]).noise
+        chains = [
+            [
+                Edit(region, "resample" if source is None else "swap", seed + variant, strength, source)
+                for region, seed, strength in zip(options.region, seeds, strengths, strict=True)
+            ]
+            for variant in range(options.variants if source is None else 1)
+        ]
+        _write_edits(options, model, domain, given, chains, folder)
+    print(f"edited images are in {options.out}")
+
+
+def _for_each_region(options: argparse.Namespace, name: str) -> list[Any]:
+    values, regions = getattr(options, name), options.region
+    if len(values) not in (1, len(regions)):
+        raise ValueError(f"--{name} takes one value, or one for each of the {len(regions)} regions, got {len(values)}")
+    return list(values) if len(values) > 1 else values * len(regions)
+
+
+def _write_edits(
+    options: argparse.Namespace,
+    model: Denoiser,
+    domain: Domain,
+    given: Sequence[Tensor],
+    chains: Sequence[Sequence[Edit]],
+    folder: Path,
+) -> None:
+    """Invert or generate the originals, edit each by every chain of edits, write the picture and single images."""
+    if given:
+        original = _inverted(options, model, given, options.image)
+    else:
+        noise = draw_noise(model, options.count, options.image_seed)
+        original = Original.from_noise(model, noise, options.steps, keep_trajectory=options.outside == "replay")
+    images = torch.stack(list(given)) if given else original.reconstruction
+    regions = domain.regions(images, list(dict.fromkeys(options.region)), options.dilation)
+    results = [edit_original(model, original, regions, edits, outside=options.outside) for edits in chains]
+    title = f"The noise of {', '.join(options.region)} " + ("drawn anew" if options.swap_with is None else "exchanged")
+    if options.outside == "replay":
+        title += "\nand all else put back at every step"
+    figure = picture_of_edits(results, regions.mask(*options.region), title, images if given else None)
+    (folder / "edits.png").write_bytes(report.png(figure))
+    rows = {"original": images} | {f"variant-{number + 1}": result.edited for number, result in enumerate(results)}
+    if given:
+        rows["reconstruction"] = original.reconstruction
+        write_json(folder / "round_trip.json", {"psnr_db": original.psnr.tolist(), "images": options.image})
+    for name, batch in rows.items():
+        for number, image in enumerate(to_bytes(batch)):
+            write_image(folder / f"{name}-image-{number + 1}.png", image)
+
+
+def _inverted(options: argparse.Namespace, model: Denoiser, images: Sequence[Tensor], paths: Sequence[str]) -> Original:
+    """The images inverted; how well that went is printed, before anything is edited."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InversionWarning)  # said below, with the files' names
+        original = Original.from_images(
+            model,
+            torch.stack(list(images)),
+            options.steps,
+            options.refinements,
+            keep_trajectory=options.outside == "replay",
+        )
+    for number, path in enumerate(paths):
+        psnr, limit = float(original.psnr[number]), float(original.autoencoder_psnr[number])
+        remarks = [f"standard deviation of its noise {original.noise[number].std():.2f}"]
+        if limit < math.inf:
+            remarks.append(f"the autoencoder alone {limit:.1f} dB")
+        if not psnr >= FAITHFUL:
+            remarks.append(f"below {FAITHFUL:g} dB, the edit will show that loss too")
+        print(f"inversion round trip of {path}: {psnr:.1f} dB ({'; '.join(remarks)})", flush=True)
+    return original

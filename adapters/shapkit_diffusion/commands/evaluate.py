@@ -1,0 +1,68 @@
+"""``evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, fields
+from typing import Any
+
+from shapkit_diffusion import report
+from shapkit_diffusion.commands.common import (
+    add_data,
+    add_model,
+    command,
+    model_of,
+    settings,
+)
+from shapkit_diffusion.domains import open_domain
+from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
+from shapkit_diffusion.progress import on_terminal
+from shapkit_diffusion.runs import result_folder, write_json
+
+
+def add_evaluate(commands: Any) -> None:
+    """Add the command ``evaluate``."""
+    parser = command(commands, "evaluate", _evaluate, "measure locality and realism of a model")
+    add_data(parser)
+    add_model(parser)
+    defaults = EvaluateConfig()
+    parser.add_argument(
+        "--concepts", nargs="+", default=list(defaults.concepts), help="labels whose noise is exchanged"
+    )
+    parser.add_argument("--pairs", type=int, default=defaults.pairs, help="noise pairs for the locality")
+    parser.add_argument("--images", type=int, default=defaults.images, help="generated images for the realism")
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="DDIM steps")
+    parser.add_argument("--dilation", type=int, default=defaults.dilation, help="pixels by which concepts grow")
+    parser.add_argument(
+        "--normalisation",
+        choices=("own_area", "published"),
+        default=defaults.normalisation,
+        help="area that MSE out is divided by: the area outside, or the region's as the paper prints it",
+    )
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
+    parser.add_argument("--out", required=True, help="folder for evaluation.json and the pictures; must be new")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    model = model_of(options)
+    config = EvaluateConfig(
+        tuple(options.concepts),
+        **{f.name: getattr(options, f.name) for f in fields(EvaluateConfig) if f.name != "concepts"},
+    )
+    domain = open_domain(options.data, options.size, count=2)
+    with result_folder(options.out, {"evaluation": asdict(config)} | settings(options)) as folder:
+        result = evaluate(model, domain, config, on_terminal("measure"))
+        print(f"{'concept':<12}{'MSE in':>10}{'MSE out':>10}{'ratio':>10}{'pairs':>8}{'Fréchet (crop)':>17}")
+        for entry in result.locality:
+            print(
+                f"{entry.concept:<12}{entry.mse_in:>10.4f}{entry.mse_out:>10.5f}{entry.ratio:>10.4f}{entry.n_pairs:>8}"
+                f"{result.realism[entry.concept]:>17.3f}"
+            )
+        print(f"{'whole image':<50}{result.realism['whole']:>17.3f}")
+        for entry in result.decoder_floor or []:
+            print(f"the decoder alone: ratio {entry.ratio:.4f} for edits of the {entry.concept}")
+        write_json(folder / "evaluation.json", result.figures())
+        for concept in config.concepts:
+            figure = report.picture_of_swaps({"model": result.swaps}, concept)
+            (folder / f"swap_{concept}.png").write_bytes(report.png(figure))

@@ -1,0 +1,94 @@
+"""``influence``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from shapkit.differentiable import allowed_influence, star
+from shapkit_diffusion import report
+from shapkit_diffusion.commands.common import (
+    add_data,
+    add_model,
+    command,
+    model_of,
+    settings,
+)
+from shapkit_diffusion.domains import CONCEPTS, open_domain
+from shapkit_diffusion.influence import BUDGET, END_TO_END, Influence, influence_maps, outside_error, outside_mass
+from shapkit_diffusion.influence_report import (
+    influence_json,
+    influence_text,
+    interactions_text,
+    picture_of_influences,
+    picture_of_interactions,
+)
+from shapkit_diffusion.runs import result_folder, write_json
+from shapkit_diffusion.sampling import draw_noise
+
+
+def add_influence(commands: Any) -> None:
+    """Add the command ``influence``."""
+    parser = command(commands, "influence", _influence, "show which input region of a model drives which output region")
+    add_data(parser)
+    add_model(parser)
+    parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS), help="labels that become players")
+    parser.add_argument(
+        "--timesteps", type=int, nargs="+", default=[50, 250, 500, 750, 950], help="single runs to look into"
+    )
+    parser.add_argument("--images", type=int, default=16, help="generated images to average over, even")
+    parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
+    parser.add_argument(
+        "--budget",
+        type=int,
+        default=BUDGET,
+        help="coalitions for each pair of images; with fewer than there are, influence is estimated",
+    )
+    parser.add_argument(
+        "--interactions", choices=("SII", "k-SII", "STII", "FSII", "BII", "FBII"), help="also of pairs of regions"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images that the network is given at once")
+    parser.add_argument("--dilation", type=int, default=1, help="pixels by which concepts grow")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, help="folder for influence.json and the pictures; must be new")
+
+
+def _influence(options: argparse.Namespace) -> None:
+    model = model_of(options)
+    domain = open_domain(options.data, options.size, count=2)
+    with result_folder(options.out, settings(options)) as folder:
+        maps = influence_maps(
+            model,
+            draw_noise(model, options.images, options.seed),
+            lambda images: domain.regions(images, options.concepts, options.dilation),
+            options.timesteps,
+            options.steps,
+            options.seed,
+            interactions=options.interactions,
+            budget=options.budget,
+            batch_size=options.batch_size,
+        )
+        _show_influence(maps)
+        write_json(folder / "influence.json", {name: influence_json(found) for name, found in maps.items()})
+        title = "What drives each region: share of its change (%) ± standard error over images"
+        (folder / "influence.png").write_bytes(report.png(picture_of_influences({"": maps}, title)))
+        if options.interactions:
+            title = f"{END_TO_END}: interactions of two input regions (%) ± standard error over images"
+            (folder / "interactions.png").write_bytes(report.png(picture_of_interactions(maps[END_TO_END], title)))
+    print(f"\nfigures and pictures are in {options.out}")
+
+
+def _show_influence(maps: Mapping[str, Influence]) -> None:
+    allowed = allowed_influence(star(), next(iter(maps.values())).names)
+    for name, found in maps.items():
+        how = "exact" if found.attribution.method == "exact" else f"{found.attribution.n_evaluations} coalitions a pair"
+        print(
+            f"\n{name}: share (%) of each output region's change (row) that each input region drives (column)\n"
+            f"± its standard error over {found.n_images} images; {how}"
+        )
+        print(influence_text(found))
+        mass, error = 100 * outside_mass(found, allowed), 100 * outside_error(found, allowed)
+        print(f"from concepts to other regions: {mass:.1f} ± {error:.1f}")
+        if found.interactions is not None:
+            print(interactions_text(found))

@@ -1,0 +1,39 @@
+"""``parse``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from shapkit_diffusion.commands.common import (
+    command,
+    settings,
+)
+from shapkit_diffusion.progress import on_terminal
+from shapkit_diffusion.runs import result_folder
+from shapkit_diffusion.segmentation.label_maps import open_parser, write_label_maps
+from shapkit_diffusion.segmentation.parsers import MergedParser
+
+
+def add_parse(commands: Any) -> None:
+    """Add the command ``parse``."""
+    parser = command(commands, "parse", _parse, "write label maps of a folder of face images")
+    parser.add_argument("--images", required=True, help="folder of pictures")
+    parser.add_argument(
+        "--parser",
+        default="small",
+        help="small (shipped, for rendered faces), bisenet:FILE of published weights, or segformer:FOLDER",
+    )
+    parser.add_argument(
+        "--all-classes", action="store_true", help="keep the parser's own classes; concepts are merged by name if not"
+    )
+    parser.add_argument("--device", default="cpu", help="where the parser runs")
+    parser.add_argument("--out", required=True, help="folder for the label maps; must be new")
+
+
+def _parse(options: argparse.Namespace) -> None:
+    parser = open_parser(options.parser, options.device)
+    chosen = parser if options.all_classes or options.parser == "small" else MergedParser(parser)
+    with result_folder(options.out, settings(options)) as folder:
+        write_label_maps(options.images, chosen, folder, progress=on_terminal("parse"))
+    print(f"label maps are in {options.out}: train with --data folder:{options.images}:{options.out}")

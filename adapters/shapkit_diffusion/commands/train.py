@@ -1,0 +1,222 @@
+"""``train`` and ``finetune``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, get_args
+
+from accelerate import PartialState
+
+from shapkit_diffusion.commands.common import (
+    Formatter,
+    add_data,
+    add_model,
+    command,
+    model_of,
+    write_samples,
+)
+from shapkit_diffusion.demo import demo_config
+from shapkit_diffusion.denoisers import small_denoiser
+from shapkit_diffusion.domains import open_domain
+from shapkit_diffusion.progress import on_terminal
+from shapkit_diffusion.training import (
+    EXIT_STOPPED,
+    PenaltyConfig,
+    TrainConfig,
+    train,
+)
+from shapkit_diffusion.training_config import TimestepWeighting, fast_precision
+
+LAUNCHING = """several GPUs:     accelerate launch --num_processes 8 -m shapkit_diffusion.cli {name} ...
+several nodes:    accelerate launch --num_machines 4 --num_processes 32 --machine_rank RANK --main_process_ip HOST
+                  --main_process_port 29500 -m shapkit_diffusion.cli {name} ...   (on each, with a common --out)
+CPU processes:    ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 -m shapkit_diffusion.cli {name} ...
+
+SIGTERM and SIGUSR1 (sbatch --signal=USR1@120) end a run after the step it is in: the state is saved, the exit status is
+{status}, and --resume goes on to the numbers of a run that was not stopped."""
+
+
+class _LaunchFormatter(Formatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the line ends of the epilog."""
+
+
+class _Published(argparse.Action):
+    """Sets what the paper states for one concept; options that come after it on the command line count."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        config = TrainConfig.published(values, namespace.steps)
+        penalty = asdict(PenaltyConfig.published(values))
+        for name, value in {
+            "learning_rate": config.learning_rate,
+            "warmup": config.warmup,
+            "ema": config.ema,
+            "constant_rate": True,
+            "target": "noise",
+            **penalty,
+        }.items():
+            setattr(namespace, name, value)
+
+
+def _add_training(parser: argparse.ArgumentParser, defaults: TrainConfig) -> None:
+    parser.epilog = LAUNCHING.format(name=parser.prog.split()[-1], status=EXIT_STOPPED)
+    parser.formatter_class = _LaunchFormatter
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="optimiser steps")
+    parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="images per step, even")
+    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    parser.add_argument(
+        "--warmup", type=int, default=defaults.warmup, help="steps of linear increase of the learning rate"
+    )
+    parser.add_argument("--constant-rate", action="store_true", help="do not let the learning rate fall to zero")
+    parser.add_argument("--ema", type=float, default=defaults.ema, help="decay of the average of the weights")
+    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
+    parser.add_argument("--save-every", type=int, default=defaults.save_every, help="steps between saved states")
+    parser.add_argument(
+        "--log-every", type=int, default=defaults.log_every, help="steps between lines of metrics.jsonl"
+    )
+    parser.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, default=defaults.flip, help="mirror half of the images"
+    )
+    parser.add_argument(
+        "--accumulation",
+        type=int,
+        default=defaults.accumulation,
+        help="micro-batches per step and process, to save memory",
+    )
+    parser.add_argument(
+        "--gradient-checkpointing", action="store_true", help="compute activations twice and keep none, to save memory"
+    )
+    parser.add_argument(
+        "--gradient-clip", type=float, default=defaults.gradient_clip, help="the gradient's largest norm"
+    )
+    parser.add_argument(
+        "--sample-every", type=int, default=defaults.sample_every, help="steps between grids of samples; 0 for none"
+    )
+    parser.add_argument(
+        "--cache-latents", action="store_true", help="latent models: encode all images once, before the first step"
+    )
+    parser.add_argument("--out", required=True, help="run folder; must be new unless --resume")
+    parser.add_argument("--resume", action="store_true", help="go on from the last saved state in --out")
+
+
+def _training_config(options: argparse.Namespace, penalty: PenaltyConfig | None, anchor: bool) -> TrainConfig:
+    names = {f.name for f in fields(TrainConfig)} - {"penalty", "decay", "anchor"}
+    chosen = {name: getattr(options, name) for name in names}
+    return TrainConfig(**chosen, decay=not options.constant_rate, anchor=anchor, penalty=penalty)
+
+
+def add_train(commands: Any) -> None:
+    """Add the command ``train``."""
+    parser = command(commands, "train", _train, "train a small pixel DDPM from scratch")
+    add_data(parser)
+    parser.add_argument("--count", type=int, default=16384, help="how many faces to render")
+    parser.add_argument(
+        "--channels", type=int, nargs="+", default=[16, 32, 64], help="width of each level of the UNet, multiples of 8"
+    )
+    parser.add_argument("--prediction", choices=("v_prediction", "epsilon", "sample"), default="v_prediction")
+    _add_training(
+        parser, TrainConfig(steps=4500, learning_rate=1e-3, warmup=200, ema=0.999, precision=fast_precision())
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    config = _training_config(options, None, anchor=False)
+    domain = open_domain(options.data, options.size, options.count)
+    image_channels, size, _ = domain.training.rows([0])[0].shape[1:]
+    model = small_denoiser(size, image_channels, tuple(options.channels), options.prediction, options.seed)
+    trained = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("train"))
+    if PartialState().is_main_process:
+        write_samples(trained, Path(options.out))
+
+
+def add_finetune(commands: Any) -> None:
+    """Add the command ``finetune``."""
+    parser = command(commands, "finetune", _finetune, "train a model on with the dummy-player penalty")
+    add_data(parser)
+    parser.add_argument("--count", type=int, default=16384, help="how many faces to render")
+    add_model(parser)
+    wanted = PenaltyConfig()
+    parser.add_argument(
+        "--target",
+        choices=("model", "noise"),
+        default="model",
+        help="what the denoising loss compares with: predictions of the model started from, or (always without "
+        "penalty) the noise itself",
+    )
+    group = parser.add_argument_group("penalty")
+    group.add_argument(
+        "--weight", type=float, default=wanted.weight, help="lambda at the start; 0 trains without penalty"
+    )
+    group.add_argument(
+        "--final-weight", type=float, help="lambda at the end, reached exponentially; --weight if left out"
+    )
+    group.add_argument(
+        "--concepts",
+        nargs="+",
+        default=list(wanted.concepts),
+        help="labels that become players; one, several, or all, which is every label but the background",
+    )
+    group.add_argument(
+        "--graph", choices=("star", "own"), default=wanted.graph, help="star: concepts may look at the rest"
+    )
+    group.add_argument(
+        "--estimator", choices=("present", "grand", "shared", "per_region", "exact", "direct"), default=wanted.estimator
+    )
+    group.add_argument("--fill", choices=("exchange", "zeros", "noise", "batch_mean"), default=wanted.fill)
+    group.add_argument("--payoff", choices=("pixels", "mean"), default=wanted.payoff)
+    group.add_argument("--samples", type=int, default=wanted.samples, help="coalitions per step")
+    group.add_argument("--dilation", type=int, default=wanted.dilation, help="pixels by which concepts grow")
+    group.add_argument(
+        "--regions",
+        choices=("template", "label_maps"),
+        default=wanted.regions,
+        help="one partition for all aligned images, or each image's own",
+    )
+    group.add_argument(
+        "--output",
+        choices=("clean", "prediction"),
+        default=wanted.output,
+        help="payoffs from the predicted clean image, or from the network's own prediction",
+    )
+    group.add_argument(
+        "--timestep-weighting",
+        choices=get_args(TimestepWeighting),
+        default=wanted.timestep_weighting,
+        help="what a sample's penalty counts, by its signal-to-noise ratio",
+    )
+    group.add_argument(
+        "--published",
+        action=_Published,
+        metavar="CONCEPT",
+        help="the paper's settings for a concept against the rest: learning rate, EMA, penalty; options after it count",
+    )
+    _add_training(parser, demo_config("faces").finetune)
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    penalty = None
+    if options.weight > 0:
+        penalty = PenaltyConfig(
+            weight=options.weight,
+            final_weight=options.final_weight,
+            concepts=tuple(options.concepts),
+            graph=options.graph,
+            estimator=options.estimator,
+            fill=options.fill,
+            payoff=options.payoff,
+            samples=options.samples,
+            dilation=options.dilation,
+            regions=options.regions,
+            output=options.output,
+            timestep_weighting=options.timestep_weighting,
+        )
+    config = _training_config(options, penalty, anchor=penalty is not None and options.target == "model")
+    model = model_of(options)
+    domain = open_domain(options.data, options.size, options.count)
+    tuned = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("fine-tune"))
+    if PartialState().is_main_process:
+        write_samples(tuned, Path(options.out))
