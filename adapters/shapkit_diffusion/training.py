@@ -133,8 +133,7 @@ def losses(
         output=explained(noisy, predicted),
         noise_level=model.signal_and_noise(batch.timesteps, noisy)[1].flatten(),
     )
-    # The penalty's own reduction, as of DummyPlayerPenalty.unreduced, of terms that the report wants to see too.
-    loss = ((drawn.weights * terms).sum(dim=0) * regions.weights).mean()
+    loss = drawn.sum_of(terms, regions).mean()
     return Losses(denoising, loss, LossReport.from_terms(terms, drawn, regions) if with_report else None)
 
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shapkit.differentiable.regions import Regions
 from shapkit.differentiable.values import MAX_PLAYERS, all_coalitions
 from shapkit.randomness import counter_bits
 
@@ -50,6 +51,10 @@ class Comparisons:
     grand: int | None
     empty: int | None
     noise: Tensor | None = None
+
+    def sum_of(self, terms: Tensor, regions: Regions) -> Tensor:
+        """The penalty of every sample and output region, (batch, K), of its ``terms`` (n_terms, batch, K)."""
+        return (self.weights * terms).sum(dim=0) * regions.weights
 
 
 @dataclass(frozen=True)

@@ -184,7 +184,7 @@ class DummyPlayerPenalty:
         if drawn is None:
             drawn = self.draw(x, regions, step=step, first_index=first_index)
         terms = self.terms(network, x, regions, drawn, output=output, noise_level=noise_level)
-        return (drawn.weights * terms).sum(dim=0) * regions.to(x).weights
+        return drawn.sum_of(terms, regions.to(x))
 
     def draw(self, x: Tensor, regions: Regions, *, step: int = 0, first_index: int = 0) -> Comparisons:
         """The random part of a call, which needs nothing of ``x`` but its shape, type and device."""
@@ -208,6 +208,8 @@ class DummyPlayerPenalty:
         noise_level: float | Tensor = 1.0,
     ) -> Tensor:
         """What ``drawn`` compares, before it is weighted: ||v_k(S_c) - v_k(R_c)||^2, (n_terms, batch, K).
+
+        ``drawn.sum_of`` makes the penalty of them, ``LossReport.from_terms`` says where it comes from.
 
         For ``direct``, the magnitude of every player's Shapley value in every v_k. Takes and raises what calling the
         penalty does.
