@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,9 +13,26 @@ from shapkit.differentiable import Regions
 from shapkit_diffusion.data.labelled import concept_labels
 from shapkit_diffusion.denoisers import Denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain
+from shapkit_diffusion.evaluation.edit_measures import measure_edits
 from shapkit_diffusion.evaluation.leakage import decoder_leakage
-from shapkit_diffusion.evaluation.locality import Locality, Normalisation, SwapResults, swap_and_measure
-from shapkit_diffusion.evaluation.realism import WHOLE, concept_box, frechet_distance, statistics_of
+from shapkit_diffusion.evaluation.locality import (
+    Locality,
+    LocalityConvention,
+    Normalisation,
+    SwapResults,
+    swap_and_measure,
+)
+from shapkit_diffusion.evaluation.realism import (
+    WHOLE,
+    Box,
+    Features,
+    concept_box,
+    frechet_distance,
+    map_features,
+    statistics_of,
+)
+from shapkit_diffusion.evaluation.realism_measures import RealismReference, measure_realism
+from shapkit_diffusion.evaluation.verdict import Measured
 from shapkit_diffusion.latents import latent_regions
 from shapkit_diffusion.sampling import draw_noise, generate
 from shapkit_diffusion.training import to_unit_range
@@ -134,14 +151,64 @@ def _decoder_floor(
 def realism(samples: Tensor, domain: Domain, concepts: dict[str, list[int]]) -> dict[str, float]:
     """Fréchet distances to the domain's reference images: ``whole``, and each concept's crop."""
     real = to_unit_range(torch.as_tensor(domain.reference.images))
-    labels = torch.as_tensor(domain.reference.labels).long()
-    boxes = {"whole": WHOLE} | {name: concept_box(labels, values) for name, values in concepts.items()}
+    boxes = realism_boxes(domain, concepts)
     return {
         name: frechet_distance(
             statistics_of(samples, domain.extractor, box, domain.cells),
             statistics_of(real, domain.extractor, box, domain.cells),
         )
         for name, box in boxes.items()
+    }
+
+
+def realism_boxes(domain: Domain, concepts: Mapping[str, list[int]]) -> dict[str, Box]:
+    """The crops in which realism is measured: ``whole``, and where each concept lies in the reference."""
+    labels = torch.as_tensor(domain.reference.labels).long()
+    return {"whole": WHOLE} | {name: concept_box(labels, values) for name, values in concepts.items()}
+
+
+def realism_reference(
+    domain: Domain, concepts: Sequence[str] = CONCEPTS, features: Features | None = None, extractor_name: str = ""
+) -> RealismReference:
+    """The domain's reference images, whole and cropped to each concept, for ``measure_realism`` of any system.
+
+    Args:
+        features: in place of the domain's own, such as ``load_inception(path).features``.
+        extractor_name: what to call them.
+
+    Raises:
+        ValueError: if a concept is no label of the domain, or features of one's own have no name.
+    """
+    if (features is None) != (not extractor_name):
+        raise ValueError("features and extractor_name go together: a figure must say in which features it was measured")
+    boxes = realism_boxes(domain, concept_labels(domain.label_names, concepts))
+    real = to_unit_range(torch.as_tensor(domain.reference.images))
+    features = features or map_features(domain.extractor, domain.cells)
+    return RealismReference.of(real, features, boxes, extractor_name=extractor_name or domain.extractor_name)
+
+
+def measured_by_concept(result: Evaluation, reference: RealismReference, config: EvaluateConfig) -> dict[str, Measured]:
+    """What a verdict wants to know of an evaluated model, for each concept; its seam and diversity are added here."""
+    convention = LocalityConvention(normalisation=config.normalisation, dilation=config.dilation)
+    found = measure_realism(result.samples, reference)
+    swaps = result.swaps
+    numbers = None if swaps.numbers is None else swaps.numbers.tolist()
+    return {
+        concept: Measured(
+            measure_edits(
+                concept,
+                swaps.originals,
+                swaps.edited[concept],
+                swaps.masks[concept],
+                convention=convention,
+                grown=config.dilation,
+                features=reference.features,
+                box=reference.boxes[concept],
+                numbers=numbers,
+            ),
+            found,
+        )
+        for concept in config.concepts
     }
 
 
