@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,22 @@ from shapkit_diffusion.data.labelled import LabelledImages
 
 FACE_LABELS = ("background", "skin", "hair", "brows", "eyes", "nose", "mouth")
 """Names of the labels 0..6 of a rendered face."""
+
+
+class Attribute(IntEnum):
+    """What can be said of a rendered face in words; the values name the uniform draws, see ``draw_attribute``."""
+
+    SKIN_TONE = 9
+    HAIR_TONE = 10
+    HAIR_LENGTH = 14
+    EYE_OPENING = 24
+    IRIS_TONE = 27
+    NOSE_WIDTH = 34
+    NOSE_REDNESS = 36
+    SMILE = 42
+    MOUTH_OPENING = 44
+    LIP_TONE = 45
+
 
 # float32 throughout; NumPy's stubs lose track of that where Python numbers take part.
 Array = NDArray[np.floating]
@@ -147,13 +164,13 @@ def _paint_faces(draw: _Draw, size: int) -> _Canvas:
     canvas = canvas.posed(x, y)
 
     light = draw.between(8, -0.16, 0.16)  # brighter on one side of the face
-    skin = draw.tone(9, _SKIN_TONES)
-    hair = draw.tone(10, _HAIR_TONES)
+    skin = draw.tone(Attribute.SKIN_TONE, _SKIN_TONES)
+    hair = draw.tone(Attribute.HAIR_TONE, _HAIR_TONES)
     face_width, face_height = draw.between(11, 0.56, 0.66), draw.between(12, 0.72, 0.80)
 
     # Hair behind the head: an ellipse, and a curtain down to a length of its own.
     volume = draw.between(13, 0.08, 0.20)
-    length = draw.between(14, -0.2, 1.1)
+    length = draw.between(Attribute.HAIR_LENGTH, -0.2, 1.1)
     phase = draw.between(15, 0, 6.3)
     crown = _ellipse(x, y + 0.08, face_width + volume, face_height + volume)
     curtain = np.maximum(np.abs(x) - (face_width + 0.75 * volume), np.maximum(-y - 0.05, y - length))
@@ -211,9 +228,9 @@ def _paint_fringe(
 
 def _paint_eyes(canvas: _Canvas, draw: _Draw, skin: Array, hair: Array) -> None:
     apart, height = draw.between(21, 0.265, 0.31), draw.between(22, -0.15, -0.09)
-    width, opening = draw.between(23, 0.125, 0.165), draw.between(24, 0.055, 0.115)
+    width, opening = draw.between(23, 0.125, 0.165), draw.between(Attribute.EYE_OPENING, 0.055, 0.115)
     gaze_x, gaze_y = draw.between(25, -0.045, 0.045), draw.between(26, -0.015, 0.015)
-    iris = draw.tone(27, _IRIS_TONES)
+    iris = draw.tone(Attribute.IRIS_TONE, _IRIS_TONES)
     iris_radius = draw.between(28, 0.060, 0.085)
     lid = draw.tone(29, np.stack([_HAIR_TONES[0], _HAIR_TONES[1], _IRIS_TONES[1] * 0.5])) * 0.7
     for side in (-1.0, 1.0):
@@ -245,14 +262,14 @@ def _paint_brows(canvas: _Canvas, draw: _Draw, apart: Array, eye_top: Array, col
 
 
 def _paint_nose(canvas: _Canvas, draw: _Draw, skin: Array, light: Array) -> None:
-    width, tip = draw.between(34, 0.09, 0.17), draw.between(35, 0.20, 0.31)
+    width, tip = draw.between(Attribute.NOSE_WIDTH, 0.09, 0.17), draw.between(35, 0.20, 0.31)
     bridge = -0.06
     nose = canvas.window(-width, width, bridge, tip)
     x, y = nose.x, nose.y
     along = np.clip((y - bridge) / (tip - bridge), 0, 1)
     outline = np.maximum(np.abs(x) - width * (0.42 + 0.58 * along**1.5), np.maximum(bridge - y, y - tip))
     coverage = nose.coverage(outline)
-    redness = draw.between(36, -0.1, 0.85)
+    redness = draw.between(Attribute.NOSE_REDNESS, -0.1, 0.85)
     base = skin * (1 - redness[:, None] * _colour(0.05, 0.45, 0.45))
     side_light = draw.between(37, -0.55, 0.55) + light
     tone = draw.between(47, 0.62, 1.12) + 0.9 * side_light * x / width * along
@@ -266,8 +283,8 @@ def _paint_nose(canvas: _Canvas, draw: _Draw, skin: Array, light: Array) -> None
 
 def _paint_mouth(canvas: _Canvas, draw: _Draw) -> None:
     height, width = draw.between(40, 0.45, 0.50), draw.between(41, 0.17, 0.29)
-    smile = draw.between(42, -0.9, 1.6)
-    lips, opening = draw.between(43, 0.035, 0.062), np.maximum(draw.between(44, -0.05, 0.085), 0)
+    smile = draw.between(Attribute.SMILE, -0.9, 1.6)
+    lips, opening = draw.between(43, 0.035, 0.062), np.maximum(draw.between(Attribute.MOUTH_OPENING, -0.05, 0.085), 0)
     # The lips follow a parabola, which is highest and lowest in the middle and at the corners.
     thickness, bend = lips + opening + 0.008, smile * (width + canvas.pixel) ** 2
     middle = height + 0.03 + smile * 0.02
@@ -277,7 +294,7 @@ def _paint_mouth(canvas: _Canvas, draw: _Draw) -> None:
     taper = 1 - (x / width) ** 2
     line = y - (height + 0.03 - smile * (x**2 - 0.02))
     outer = np.maximum(np.abs(line) - (lips + opening) * np.maximum(taper, 0) - 0.008, np.abs(x) - width)
-    colour = draw.tone(45, _LIP_TONES)
+    colour = draw.tone(Attribute.LIP_TONE, _LIP_TONES)
     upper = np.where(line < 0, np.float32(0.86), np.float32(1.0))[:, None]
     coverage = mouth.coverage(outer)
     mouth.paint(coverage, colour * upper, "mouth")
@@ -292,6 +309,18 @@ def _paint_mouth(canvas: _Canvas, draw: _Draw) -> None:
 def _batches(first: int, count: int, per_batch: int) -> Iterator[NDArray[np.int64]]:
     for start in range(first, first + count, per_batch):
         yield np.arange(start, min(start + per_batch, first + count))
+
+
+def draw_attribute(attribute: Attribute, count: int, seed: int = 0, first: int = 0) -> NDArray[np.float64]:
+    """Where each of the faces that ``render_faces`` draws lies in the range of an attribute, in [0, 1), (count,).
+
+    Widths, lengths and openings grow with it; tones go from one end of their palette to the other, the entries of which
+    lie evenly spaced.
+
+    >>> draw_attribute(Attribute.SMILE, 3, seed=7).round(2)
+    array([0.65, 0.52, 0.77])
+    """
+    return counter_uniform(seed, np.arange(first, first + count), attribute)
 
 
 def render_faces(count: int, size: int = 32, seed: int = 0, first: int = 0) -> LabelledImages:
