@@ -7,7 +7,7 @@ measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from shapkit.differentiable import Regions
 from shapkit_diffusion.data import lfw_photographs, open_celebamask, open_folder, render_faces
 from shapkit_diffusion.data.labelled import Images, LabelledImages, concept_labels
 from shapkit_diffusion.evaluation.realism import Extractor, pixel_features
+from shapkit_diffusion.segmentation.label_maps import open_parser
+from shapkit_diffusion.segmentation.parsers import MergedParser
 from shapkit_diffusion.segmentation.small import load_parser
 
 CONCEPTS = ("eyes", "nose", "mouth")
@@ -67,17 +69,29 @@ class Domain:
         return Regions.from_labels(labels, wanted, dilation=dilation)
 
 
-def open_domain(spec: str, size: int = 32, count: int = 16384) -> Domain:
+def open_domain(spec: str, size: int = 32, count: int = 16384, *, parser: str | None = None) -> Domain:
     """The domain that ``spec`` names.
 
     Args:
         spec: ``faces``, ``photographs``, ``celebamask:FOLDER`` or ``folder:IMAGES:LABELS``.
         size: height and width in pixels, for the kinds that come in any size.
         count: how many faces to render for training.
+        parser: what gives generated images their label maps: ``small``, ``bisenet:FILE`` or ``segformer:FOLDER``, its
+            classes merged by name into the labels of the data. By default the shipped parser for rendered faces, and
+            for aligned photographs the most frequent label of every pixel.
 
     Raises:
-        ValueError: if the spec names no known kind, or its files cannot be used.
+        ImportError: if the parser needs a package that is not installed.
+        ValueError: if the spec or the parser names no known kind, its files cannot be used, or the parser's classes do
+            not go into the labels of the data.
     """
+    domain = _opened(spec, size, count)
+    if parser is None:
+        return domain
+    return replace(domain, parse=MergedParser(open_parser(parser), domain.label_names).parse)
+
+
+def _opened(spec: str, size: int, count: int) -> Domain:
     kind, _, path = spec.partition(":")
     if kind == "faces" and not path:
         return _faces(size, count)

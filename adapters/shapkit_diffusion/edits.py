@@ -24,6 +24,9 @@ from shapkit_diffusion.sampling import generate, invert, peak_signal_to_noise, r
 Kind = Literal["resample", "swap"]
 Outside = Literal["free", "replay"]
 
+BATCH_SIZE = 64
+"""Images that the network is given at once, unless the caller says otherwise; fewer where memory is short."""
+
 FAITHFUL = 40.0
 """Round trips below this PSNR, in dB, are warned of: 40 dB is an error of 1% of the range of the pixel values."""
 
@@ -136,18 +139,25 @@ class Original:
 
     @classmethod
     def from_noise(
-        cls, denoiser: Denoiser, noise: Tensor, steps: int = 50, *, keep_trajectory: bool = False
+        cls,
+        denoiser: Denoiser,
+        noise: Tensor,
+        steps: int = 50,
+        *,
+        keep_trajectory: bool = False,
+        batch_size: int = BATCH_SIZE,
     ) -> Original:
         """Generated images: what ``denoiser`` makes of ``noise`` (n, *latent_shape) in ``steps`` steps.
 
         Args:
             keep_trajectory: also keep every x_t, ``steps + 1`` times the noise's memory, as a replay needs it.
+            batch_size: images that the network is given at once.
 
         Raises:
             ValueError: as ``sampling.generate``.
         """
-        states = trajectory(denoiser, noise, steps) if keep_trajectory else None
-        clean = generate(denoiser, noise, steps) if states is None else states[-1]
+        states = trajectory(denoiser, noise, steps, batch_size) if keep_trajectory else None
+        clean = generate(denoiser, noise, steps, batch_size) if states is None else states[-1]
         perfect = torch.full((len(noise),), torch.inf)
         return cls(noise, denoiser.decode(clean), perfect, steps, perfect, states)
 
@@ -160,13 +170,14 @@ class Original:
         refinements: int = 3,
         *,
         keep_trajectory: bool = False,
+        batch_size: int = BATCH_SIZE,
     ) -> Original:
         """Given images (n, *image_shape) in [-1, 1], inverted by DDIM and generated again.
 
         Args:
             refinements: fixed-point iterations per step. More of them come closer to the image, at the price of noise
                 whose variance grows away from the one the model knows.
-            keep_trajectory: as in ``from_noise``.
+            keep_trajectory, batch_size: as in ``from_noise``.
 
         Raises:
             ValueError: as ``sampling.invert``.
@@ -175,8 +186,8 @@ class Original:
             InversionWarning: where the PSNR of the reconstruction is below ``FAITHFUL``.
         """
         latents = denoiser.encode(images)
-        noise = invert(denoiser, latents, steps, refinements)
-        found = cls.from_noise(denoiser, noise, steps, keep_trajectory=keep_trajectory)
+        noise = invert(denoiser, latents, steps, refinements, batch_size)
+        found = cls.from_noise(denoiser, noise, steps, keep_trajectory=keep_trajectory, batch_size=batch_size)
         found = replace(found, psnr=peak_signal_to_noise(found.reconstruction, images).cpu())
         if denoiser.is_latent:
             best = peak_signal_to_noise(denoiser.decode(latents), images).cpu()
@@ -218,6 +229,7 @@ def edit_original(
     *,
     outside: Outside = "free",
     first: int = 0,
+    batch_size: int = BATCH_SIZE,
 ) -> EditResult:
     """The original with the noise edited and the image generated again.
 
@@ -232,6 +244,7 @@ def edit_original(
             decoder's reach: a wish about the result, not a property of the model, and never to be used where locality
             is measured.
         first: number of the first sample.
+        batch_size: images that the network is given at once.
 
     Raises:
         ValueError: as ``apply_edits``; for an unknown ``outside``; or if there is no trajectory to replay.
@@ -240,13 +253,13 @@ def edit_original(
         raise ValueError(f"outside must be one of {', '.join(get_args(Outside))}, got {outside!r}")
     noise = apply_edits(denoiser, original.noise, regions, edits, first)
     if outside == "free":
-        edited = denoiser.decode(generate(denoiser, noise, original.steps))
+        edited = denoiser.decode(generate(denoiser, noise, original.steps, batch_size))
     elif original.trajectory is None:
         raise ValueError("outside='replay' needs the trajectory of the original: make it with keep_trajectory=True")
     else:
         changed = sorted({name for edit in edits for name in edit.names})
         mask = _noise_mask(denoiser, regions, changed, len(noise))
-        edited = denoiser.decode(replay(denoiser, noise, original.trajectory, mask))
+        edited = denoiser.decode(replay(denoiser, noise, original.trajectory, mask, batch_size))
     return EditResult(original.noise, original.reconstruction, original.psnr, noise, edited)
 
 
@@ -260,6 +273,7 @@ def edit_images(
     *,
     outside: Outside = "free",
     first: int = 0,
+    batch_size: int = BATCH_SIZE,
 ) -> EditResult:
     """Edits of real images: DDIM inversion, the edits on x_T, generation (Liu et al. 2025, eq. 10).
 
@@ -269,7 +283,7 @@ def edit_images(
         denoiser: the model.
         images: (n, *image_shape) in [-1, 1].
         regions: of these images.
-        edits, outside, first: as in ``edit_original``.
+        edits, outside, first, batch_size: as in ``edit_original``.
         steps, refinements: as in ``Original.from_images``.
 
     Raises:
@@ -285,8 +299,10 @@ def edit_images(
     >>> result.edited.shape, bool(result.psnr > 40)
     (torch.Size([1, 3, 16, 16]), True)
     """
-    original = Original.from_images(denoiser, images, steps, refinements, keep_trajectory=outside == "replay")
-    return edit_original(denoiser, original, regions, edits, outside=outside, first=first)
+    original = Original.from_images(
+        denoiser, images, steps, refinements, keep_trajectory=outside == "replay", batch_size=batch_size
+    )
+    return edit_original(denoiser, original, regions, edits, outside=outside, first=first, batch_size=batch_size)
 
 
 def _incoming(edit: Edit, noise: Tensor, first: int) -> Tensor:

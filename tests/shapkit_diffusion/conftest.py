@@ -1,6 +1,13 @@
-"""Small models and data shared by the tests of the adapters."""
+"""Small models, data and processes shared by the tests of the adapters."""
 
 from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,3 +31,36 @@ def faces() -> LabelledImages:
 def tiny() -> Denoiser:
     """An untrained denoiser of 16 x 16 images whose output is not zero."""
     return small_denoiser(size=16, channels=(8, 16), seed=1)
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Starts real processes, forked from a fresh interpreter that has done the imports, most of a short run's time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["diffusers.training_utils", "shapkit_diffusion.training"])
+    return context
+
+
+@pytest.fixture
+def write_text_encoder() -> Callable[[Path], Any]:
+    """Gives a folder a text encoder and a tokenizer as Stable Diffusion has them; returns the encoder."""
+    transformers = pytest.importorskip("transformers")
+
+    def write(folder: Path) -> Any:
+        """A random CLIP text encoder of width 12 and a tokenizer of four words."""
+        settings = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+        config = transformers.CLIPTextConfig(vocab_size=8, max_position_embeddings=9, **settings, **special)
+        encoder = transformers.CLIPTextModel(config).eval()
+        encoder.save_pretrained(folder / "text_encoder")
+        (folder / "tokenizer").mkdir()
+        words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "b</w>", "a", "b"]
+        vocabulary = {word: number for number, word in enumerate(words)}
+        (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+        (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+        names = {"bos_token": words[0], "eos_token": words[1], "pad_token": words[1], "unk_token": words[1]}
+        settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 9, **names}
+        (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+        return encoder
+
+    return write

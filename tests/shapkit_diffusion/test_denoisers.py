@@ -297,26 +297,9 @@ def test_a_prompt_that_does_not_fit_or_is_missing_is_refused(stable_diffusion: P
             load_denoiser(stable_diffusion)
 
 
-def write_text_encoder(folder: Path) -> Any:
-    """A random CLIP text encoder of width 12 and a tokenizer of four words, as Stable Diffusion folders have them."""
-    transformers = pytest.importorskip("transformers")
-    settings = {"hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    config = transformers.CLIPTextConfig(vocab_size=8, max_position_embeddings=9, **settings, **special)
-    encoder = transformers.CLIPTextModel(config).eval()
-    encoder.save_pretrained(folder / "text_encoder")
-    (folder / "tokenizer").mkdir()
-    words = ["<|startoftext|>", "<|endoftext|>", "a</w>", "b</w>", "a", "b"]
-    vocabulary = {word: number for number, word in enumerate(words)}
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    names = {"bos_token": words[0], "eos_token": words[1], "pad_token": words[1], "unk_token": words[1]}
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 9, **names}
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
-    return encoder
-
-
-def test_the_empty_prompt_is_embedded_as_the_pipeline_does(stable_diffusion: Path, tmp_path: Path) -> None:
+def test_the_empty_prompt_is_embedded_as_the_pipeline_does(
+    stable_diffusion: Path, write_text_encoder: Callable[[Path], Any], tmp_path: Path
+) -> None:
     encoder = write_text_encoder(stable_diffusion)
     denoiser = load_denoiser(stable_diffusion)
     with torch.no_grad():
@@ -336,7 +319,9 @@ def test_the_empty_prompt_is_embedded_as_the_pipeline_does(stable_diffusion: Pat
     assert (tmp_path / "saved" / "text_encoder" / "model.safetensors").is_file()
 
 
-def test_text_encoders_are_read_with_the_same_care(stable_diffusion: Path) -> None:
+def test_text_encoders_are_read_with_the_same_care(
+    stable_diffusion: Path, write_text_encoder: Callable[[Path], Any]
+) -> None:
     write_text_encoder(stable_diffusion)
     expected = load_denoiser(stable_diffusion).prompt_embedding
     path, config = (stable_diffusion / "text_encoder" / name for name in ("model.safetensors", "config.json"))

@@ -23,6 +23,7 @@ from shapkit_diffusion.edits import (
     Edit,
     InversionWarning,
     Original,
+    Outside,
     apply_edits,
     edit_images,
     edit_original,
@@ -189,6 +190,22 @@ def test_the_outside_is_put_back_bit_for_bit_only_when_asked(tiny: Denoiser, hal
         edit_original(tiny, original, halves, both, outside=outside) for outside in ("free", "replay")
     )
     assert torch.equal(all_free.edited, all_replayed.edited)
+
+
+@pytest.mark.parametrize("outside", ["free", "replay"])
+def test_batches_bound_what_the_network_is_given_and_change_only_rounding(
+    tiny: Denoiser, halves: Regions, outside: Outside
+) -> None:
+    seen: list[int] = []
+    tiny.unet.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    images, edits = _pictures(3, 16), [Edit("left", seed=2)]
+    results = []
+    for batch_size in (3, 2):
+        seen.clear()
+        result = edit_images(tiny, images, halves, edits, steps=20, outside=outside, batch_size=batch_size)
+        assert max(seen) == batch_size
+        results.append(result.edited)
+    torch.testing.assert_close(*results)
 
 
 def test_an_edit_of_strength_zero_is_the_reconstruction(tiny: Denoiser, halves: Regions) -> None:

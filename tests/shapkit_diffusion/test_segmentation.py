@@ -32,6 +32,19 @@ def test_shipped_parser_is_right_on_unseen_faces() -> None:
     assert SHIPPED.stat().st_size < 400_000
 
 
+@pytest.mark.parametrize("size", [48, 64, 128])
+def test_larger_faces_are_parsed_at_the_size_the_parser_knows(size: int) -> None:
+    faces = render_faces(40, size, seed=78)
+    images = torch.as_tensor(faces.images).float() / 127.5 - 1
+    parser, labels = load_parser(), torch.as_tensor(faces.labels).long()
+    found = parser.parse(images)
+    assert mean_intersection_over_union(found, labels, 7)[0] > 0.83
+    with torch.no_grad():
+        at_full_size = parser(images).argmax(dim=1)
+    assert mean_intersection_over_union(at_full_size, labels, 7)[0] < 0.8
+    assert torch.equal(found, parser.parse(images, batch_size=7))
+
+
 def test_training_learns_and_repeats_itself() -> None:
     first, second = train_parser(steps=40, batch_size=8), train_parser(steps=40, batch_size=8)
     for mine, theirs in zip(first.parameters(), second.parameters(), strict=True):

@@ -87,6 +87,23 @@ def test_unknown_and_repeated_names_are_refused() -> None:
         face_concepts(["Nose", "nose"])
 
 
+def test_classes_go_into_other_labels_by_their_own_name_or_their_concept() -> None:
+    labels = ("background", "skin", "hair", "brows", "eyes", "nose", "mouth")
+    for name, label in zip(BISENET_CLASSES, merged_labels(BISENET_CLASSES, labels), strict=True):
+        concept = CONCEPT_OF_PART.get(name, "background")
+        assert labels[label] == (concept if concept in labels else "background")
+    # Labels as fine as the classes keep them apart, whatever their order.
+    assert [BISENET_CLASSES[label] for label in merged_labels(SEGFORMER_CLASSES, BISENET_CLASSES)] == list(
+        SEGFORMER_CLASSES
+    )
+    with pytest.raises(ValueError, match="class 'eyes' could be any of the labels l_eye, r_eye"):
+        merged_labels(["eyes"], ["background", "l_eye", "r_eye"])
+    with pytest.raises(ValueError, match="must have a background"):
+        merged_labels(["eyes"], ["eyes"])
+    with pytest.raises(ValueError, match="unknown class 'rest'"):
+        merged_labels(["eyes"], ["background", "rest"])
+
+
 def test_given_label_maps_are_merged() -> None:
     labels = np.arange(19, dtype=np.uint8).reshape(1, 1, 19)
     given = LabelledImages(np.zeros((1, 3, 1, 19), np.uint8), labels, SEGFORMER_CLASSES)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +244,23 @@ def test_code_in_a_pickle_is_refused_and_not_run(state: State, tmp_path: Path, z
     assert trace.exists()
 
 
+def test_an_archive_that_grows_when_unpacked_is_refused_before_it_does(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "whole.pth")
+    bomb = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(tmp_path / "whole.pth") as whole, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in whole.namelist():
+            content = bytes(64 << 20) if name.endswith("data/0") else whole.read(name)
+            packed.writestr(name, content)
+    assert bomb.stat().st_size < 1 << 20
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"bomb\.pth is no readable state dict: it unpacks to 67,\d+,\d+ bytes"):
+        load_bisenet(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+    with pytest.raises(ValueError, match="another architecture"):
+        load_bisenet(tmp_path / "whole.pth")  # read, since it does not grow
+
+
 def test_other_architectures_are_refused_with_the_first_difference(state: State, tmp_path: Path) -> None:
     def refusal(stored: State) -> str:
         save_file(stored, tmp_path / "other.safetensors")
@@ -362,10 +381,11 @@ def test_label_maps_are_written_for_open_folder(weights: Path, tmp_path: Path) -
         write_label_maps(tmp_path / "images", parser, tmp_path / "labels")
     with pytest.raises(ValueError, match="more than max_pixels=100"):
         write_label_maps(tmp_path / "images", parser, tmp_path / "others", max_pixels=100)
-    assert not (tmp_path / "others" / "labels.json").exists()
+    assert not (tmp_path / "others").exists()  # said by the headers, before anything is parsed
     (tmp_path / "images" / "a.webp").write_bytes((tmp_path / "images" / "b.png").read_bytes())
     with pytest.raises(ValueError, match="same stem"):
         write_label_maps(tmp_path / "images", parser, tmp_path / "others")
+    (tmp_path / "others").mkdir()
     with pytest.raises(ValueError, match="holds no png"):
         write_label_maps(tmp_path / "others", parser, tmp_path / "more")
 

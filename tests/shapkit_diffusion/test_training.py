@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
-import subprocess
-import sys
 from dataclasses import replace
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,11 @@ from diffusers import DDPMScheduler, VQModel
 from PIL import Image
 from safetensors.torch import load_file
 
+import shapkit_diffusion.commands.train
 from shapkit.differentiable import Regions, allowed_influence, star
 from shapkit_diffusion import cli
 from shapkit_diffusion.autoencoders import Autoencoder
-from shapkit_diffusion.data import LabelledImages
+from shapkit_diffusion.data import LabelledImages, render_faces
 from shapkit_diffusion.data.labelled import concept_labels, label_template
 from shapkit_diffusion.demo import shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
@@ -43,8 +44,6 @@ QUICK = TrainConfig(steps=6, batch_size=4, log_every=1, save_every=2, warmup=1, 
 
 @pytest.fixture(scope="module")
 def small_faces() -> LabelledImages:
-    from shapkit_diffusion.data import render_faces
-
     return render_faces(40, 32, seed=9)
 
 
@@ -67,43 +66,31 @@ def test_a_run_writes_what_it_promises(small_faces: LabelledImages, tmp_path: Pa
 
 
 SCRIPT = """
-import sys
+import os, signal, sys
 import torch
-from pathlib import Path
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers import small_denoiser
-from shapkit_diffusion.training import PenaltyConfig, TrainConfig, TrainingStopped, train
+from shapkit_diffusion.training import EXIT_STOPPED, PenaltyConfig, TrainConfig, TrainingStopped, train
 
 torch.set_num_threads(1)
-folder, kill_at, name = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
 def progress(done, total):  # a signal from outside, at a step that the test chooses
     if done == kill_at:
-        import os, signal
         os.kill(os.getpid(), getattr(signal, name))
 
 config = TrainConfig(
     steps=200, batch_size=4, warmup=5, save_every=30, log_every=10, seed=3, flip=True,
     penalty=PenaltyConfig(concepts=("eyes",)),
 )
-model = small_denoiser(size=16, channels=(8,), seed=2)
+model = small_denoiser(size=8, channels=(8,), seed=2)
 model.unet.conv_out.register_forward_pre_hook(lambda _, x: (torch.nn.functional.dropout(x[0], 0.1, True),))
 resume = (folder / "config.json").is_file()
 try:
-    train(model, render_faces(22, 16, seed=9), config, folder, resume=resume, progress=progress)
+    train(model, render_faces(22, 8, seed=9), config, folder, resume=resume, progress=progress)
 except TrainingStopped as stopped:
-    print(stopped)
-    sys.exit(75)
+    (folder / "stopped").write_text(str(stopped))
+    sys.exit(EXIT_STOPPED)
 """
-
-
-def _run_script(
-    script: Path, folder: Path, kill_at: int = 0, name: str = "SIGTERM"
-) -> subprocess.CompletedProcess[str]:
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), str(folder), str(kill_at), name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280, env=environment)
 
 
 def _lines(folder: Path) -> list[dict[str, float]]:
@@ -111,21 +98,36 @@ def _lines(folder: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in found]
 
 
-def test_a_stopped_and_killed_run_goes_on_to_the_numbers_of_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_stopped_and_killed_run_goes_on_to_the_numbers_of_an_uninterrupted_one(
+    processes: ForkServerContext, tmp_path: Path
+) -> None:
     """200 steps straight, and 100, SIGTERM, 30 more, SIGKILL (10 of them lost), 80 more: equal bit for bit.
 
     Inside an epoch (22 images, 4 a step), with dropout, in real processes.
     """
     script, whole, broken = tmp_path / "script.py", tmp_path / "whole", tmp_path / "broken"
-    assert _run_script(script, whole).returncode == 0
-    stopped = _run_script(script, broken, 99, "SIGTERM")  # between two steps: heeded after the second
-    assert stopped.returncode == EXIT_STOPPED, stopped.stderr[-2000:]
-    assert "stopped by a signal after 100 of 200 steps" in stopped.stdout
+    script.write_text(SCRIPT)
+
+    def start(folder: Path, kill_at: int = 0, name: str = "SIGTERM") -> ForkServerProcess:
+        given = {"folder": folder, "kill_at": kill_at, "name": name}
+        process = processes.Process(target=runpy.run_path, args=(str(script), given), daemon=True)
+        process.start()
+        return process
+
+    def status(process: ForkServerProcess) -> int | None:
+        process.join(timeout=280)
+        return process.exitcode
+
+    straight = start(whole)
+    # The signal comes between two steps, and is heeded after the second.
+    assert status(start(broken, 99, "SIGTERM")) == EXIT_STOPPED
+    assert "stopped by a signal after 100 of 200 steps" in (broken / "stopped").read_text()
     assert [path.name for path in (broken / "state").iterdir()] == ["step-00000100"]
-    assert _run_script(script, broken, 130, "SIGKILL").returncode == -signal.SIGKILL
+    assert status(start(broken, 130, "SIGKILL")) == -signal.SIGKILL
     assert [path.name for path in (broken / "state").iterdir()] == ["step-00000120"]
     assert not (broken / "model").exists()
-    assert _run_script(script, broken).returncode == 0
+    assert status(start(broken)) == 0
+    assert status(straight) == 0
     assert _lines(broken) == _lines(whole)
     expected, found = (
         load_file(folder / "model" / "unet" / "diffusion_pytorch_model.safetensors") for folder in (whole, broken)
@@ -154,7 +156,7 @@ def test_the_command_stops_with_a_message_and_a_status_of_its_own(
     def stopped(*_: object, **__: object) -> None:
         raise TrainingStopped(3, 9, tmp_path / "run")
 
-    monkeypatch.setattr(cli, "train", stopped)
+    monkeypatch.setattr(shapkit_diffusion.commands.train, "train", stopped)
     arguments = ["train", "--count", "2", "--channels", "8", "--size", "16", "--out", str(tmp_path / "run")]
     assert cli.main(arguments) == EXIT_STOPPED == 75
     assert "after 3 of 9 steps" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from shapkit_diffusion import report
 from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_picture, image_bytes
 from shapkit_diffusion.demo import shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser
+from shapkit_diffusion.domains import Domain, open_domain
 from shapkit_diffusion.sampling import draw_noise, generate
 from shapkit_diffusion.training import (
     to_unit_range,
@@ -54,6 +54,21 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_parser_choice(parser: argparse.ArgumentParser) -> None:
+    """The option that says how generated and given images are parsed; with ``add_data``, for ``domain_of``."""
+    parser.add_argument(
+        "--parser",
+        help="what gives generated and given images their label maps: small (shipped, for rendered faces), "
+        "bisenet:FILE or segformer:FOLDER; if left out, small for rendered faces, and for aligned photographs the "
+        "most frequent label of every pixel",
+    )
+
+
+def domain_of(options: argparse.Namespace) -> Domain:
+    """The domain that the options name, for measuring: few images to train on."""
+    return open_domain(options.data, options.size, count=2, parser=options.parser)
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """The option that ``model_of`` reads."""
     parser.add_argument("--model", help="folder of the model; the shipped model of rendered faces if left out")
@@ -79,10 +94,7 @@ def write_samples(model: Denoiser, folder: Path) -> None:
 def read_image(path: str, shape: tuple[int, int, int]) -> Tensor:
     """An image file as (channels, height, width) in [-1, 1], resized to the model's shape."""
     channels, height, width = shape
-    with warnings.catch_warnings():
-        # MAX_PIXELS is the stricter limit, and says so in one line.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        picture = decode_picture(Path(path), IMAGE_MODES, MAX_PIXELS)
+    picture = decode_picture(Path(path), IMAGE_MODES, MAX_PIXELS)
     return to_unit_range(torch.tensor(image_bytes(picture, channels, (height, width))))
 
 

@@ -16,16 +16,18 @@ from shapkit_diffusion import report
 from shapkit_diffusion.commands.common import (
     add_data,
     add_model,
+    add_parser_choice,
     command,
+    domain_of,
     model_of,
     read_image,
     settings,
     write_image,
 )
 from shapkit_diffusion.denoisers import Denoiser
-from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
+from shapkit_diffusion.domains import CONCEPTS, Domain
 from shapkit_diffusion.edit_report import picture_of_edits
-from shapkit_diffusion.edits import FAITHFUL, Edit, InversionWarning, Original, edit_original
+from shapkit_diffusion.edits import BATCH_SIZE, FAITHFUL, Edit, InversionWarning, Original, edit_original
 from shapkit_diffusion.runs import result_folder, write_json
 from shapkit_diffusion.sampling import draw_noise
 from shapkit_diffusion.training import (
@@ -37,6 +39,7 @@ def add_edit(commands: Any) -> None:
     """Add the command ``edit``."""
     parser = command(commands, "edit", _edit, "edit regions of given or generated images through their noise")
     add_data(parser)
+    add_parser_choice(parser)
     add_model(parser)
     parser.add_argument(
         "--region",
@@ -72,16 +75,17 @@ def add_edit(commands: Any) -> None:
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
     parser.add_argument("--refinements", type=int, default=3, help="fixed-point iterations per step of the inversion")
     parser.add_argument("--dilation", type=int, default=1, help="pixels by which the concepts grow")
+    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="images that the network is given at once")
     parser.add_argument("--out", required=True, help="folder for the pictures; must be new")
 
 
 def _edit(options: argparse.Namespace) -> None:
-    for name in ("count", "variants"):
+    for name in ("count", "variants", "batch_size"):
         if getattr(options, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(options, name)}")
     seeds, strengths = _for_each_region(options, "seed"), _for_each_region(options, "strength")
     model = model_of(options)
-    domain = open_domain(options.data, options.size, count=2)
+    domain = domain_of(options)
     for region in options.region:
         if region not in domain.label_names:
             raise ValueError(f"--region {region}: the data has {', '.join(domain.label_names)}")
@@ -120,10 +124,19 @@ def _write_edits(
         original = _inverted(options, model, given, options.image)
     else:
         noise = draw_noise(model, options.count, options.image_seed)
-        original = Original.from_noise(model, noise, options.steps, keep_trajectory=options.outside == "replay")
+        original = Original.from_noise(
+            model,
+            noise,
+            options.steps,
+            keep_trajectory=options.outside == "replay",
+            batch_size=options.batch_size,
+        )
     images = torch.stack(list(given)) if given else original.reconstruction
     regions = domain.regions(images, list(dict.fromkeys(options.region)), options.dilation)
-    results = [edit_original(model, original, regions, edits, outside=options.outside) for edits in chains]
+    results = [
+        edit_original(model, original, regions, edits, outside=options.outside, batch_size=options.batch_size)
+        for edits in chains
+    ]
     title = f"The noise of {', '.join(options.region)} " + ("drawn anew" if options.swap_with is None else "exchanged")
     if options.outside == "replay":
         title += "\nand all else put back at every step"
@@ -148,6 +161,7 @@ def _inverted(options: argparse.Namespace, model: Denoiser, images: Sequence[Ten
             options.steps,
             options.refinements,
             keep_trajectory=options.outside == "replay",
+            batch_size=options.batch_size,
         )
     for number, path in enumerate(paths):
         psnr, limit = float(original.psnr[number]), float(original.autoencoder_psnr[number])

@@ -11,11 +11,13 @@ from shapkit_diffusion import report
 from shapkit_diffusion.commands.common import (
     add_data,
     add_model,
+    add_parser_choice,
     command,
+    domain_of,
     model_of,
     settings,
 )
-from shapkit_diffusion.domains import CONCEPTS, open_domain
+from shapkit_diffusion.domains import CONCEPTS
 from shapkit_diffusion.influence import BUDGET, END_TO_END, Influence, influence_maps, outside_error, outside_mass
 from shapkit_diffusion.influence_report import (
     influence_json,
@@ -32,6 +34,7 @@ def add_influence(commands: Any) -> None:
     """Add the command ``influence``."""
     parser = command(commands, "influence", _influence, "show which input region of a model drives which output region")
     add_data(parser)
+    add_parser_choice(parser)
     add_model(parser)
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS), help="labels that become players")
     parser.add_argument(
@@ -56,7 +59,7 @@ def add_influence(commands: Any) -> None:
 
 def _influence(options: argparse.Namespace) -> None:
     model = model_of(options)
-    domain = open_domain(options.data, options.size, count=2)
+    domain = domain_of(options)
     with result_folder(options.out, settings(options)) as folder:
         maps = influence_maps(
             model,

@@ -7,6 +7,7 @@ decoders are allowed to look at it, and whatever is wrong is reported in one lin
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -273,7 +274,9 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def _opened(path: Path, max_pixels: int) -> Image.Image:
-    with _naming(path):
+    with _naming(path), warnings.catch_warnings():
+        # max_pixels is the limit, and says so in one line.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         picture = Image.open(path, formats=_FORMATS)
     width, height = picture.size
     if width * height > max_pixels:
@@ -291,7 +294,7 @@ def _naming(path: Path) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise ValueError(f"{path} is no readable PNG, JPEG or WebP picture") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except Image.DecompressionBombError as error:
         raise ValueError(f"{path} has more pixels than Pillow's own limit allows: {error}") from error
     except Exception as error:  # on damaged files the decoders raise SyntaxError, struct.error and others
         raise ValueError(f"{path} is no readable PNG, JPEG or WebP picture: {error}") from error

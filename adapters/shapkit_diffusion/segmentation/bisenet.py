@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -87,6 +88,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _check_uncompressed(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # torch's own message advises to load it nevertheless
         raise ValueError(f"{path} is no state dict: it is no pickle of tensors and of nothing but tensors") from error
@@ -99,6 +101,15 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             raise ValueError(f"{path} is no state dict: {name!r} is no tensor but of type {type(value).__name__}")
     return dict(state)
+
+
+def _check_uncompressed(path: Path) -> None:
+    """Refuse an archive that grows when it is unpacked: torch stores tensors as they are, and a bomb does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than it has: torch does not compress")
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -86,23 +86,43 @@ _CONCEPT_OF_CLASS = {name: name for name in CELEBAMASK_LABELS} | dict(CONCEPT_OF
 _CONCEPT_OF_CLASS |= {alias: CONCEPT_OF_PART[part] for alias, part in ALIASES.items()}
 
 
-def merged_labels(class_names: Sequence[str]) -> NDArray[np.uint8]:
-    """The label in ``CELEBAMASK_LABELS`` of each class, uint8 (n_classes,): ``merged_labels(names)[label_map]``.
+def merged_labels(class_names: Sequence[str], label_names: Sequence[str] = CELEBAMASK_LABELS) -> NDArray[np.uint8]:
+    """The label in ``label_names`` of each class, uint8 (n_classes,): ``merged_labels(names)[label_map]``.
 
-    Names are compared in lower case, with blanks and hyphens taken for underscores.
+    Names are compared in lower case, with blanks and hyphens taken for underscores. A class takes the label of its own
+    name, or else the one of its concept; one that has neither is background.
 
     Args:
         class_names: what each label value is called, in the parser's order: parts of CelebAMask-HQ, their
             ``ALIASES``, concepts, or background.
+        label_names: what the labels are to be, out of the same names, the background among them.
 
     Raises:
-        ValueError: if a name is unknown or stands twice.
+        ValueError: if a name is unknown or stands twice, there is no background, or a class could take several labels.
 
     >>> merged_labels(["background", "l_lip", "Upper lip", "hat"]).tolist()
     [0, 7, 7, 11]
+    >>> merged_labels(["background", "l_lip", "Upper lip", "hat"], ["background", "skin", "lips"]).tolist()
+    [0, 2, 2, 0]
     """
-    plain = [name.strip().lower().replace(" ", "_").replace("-", "_") for name in class_names]
-    for name, as_given in zip(plain, class_names, strict=True):
+    classes, labels = _plain(class_names), _plain(label_names)
+    if "background" not in labels:
+        raise ValueError(f"label_names must have a background for what is none of them, got {', '.join(label_names)}")
+    concepts = [_CONCEPT_OF_CLASS[label] for label in labels]
+    found = []
+    for name, as_given in zip(classes, class_names, strict=True):
+        fits = [label for label, concept in enumerate(concepts) if concept == _CONCEPT_OF_CLASS[name]]
+        if name not in labels and len(fits) > 1:
+            several = ", ".join(label_names[label] for label in fits)
+            raise ValueError(f"class {as_given!r} could be any of the labels {several}: it cannot be told which")
+        found.append(labels.index(name) if name in labels else fits[0] if fits else labels.index("background"))
+    return np.array(found, np.uint8)
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    """Names in one spelling, known and different from one another."""
+    plain = [name.strip().lower().replace(" ", "_").replace("-", "_") for name in names]
+    for name, as_given in zip(plain, names, strict=True):
         if name not in _CONCEPT_OF_CLASS:
             raise ValueError(
                 f"unknown class {as_given!r}: classes are merged by name into the concepts of a face, so each must be "
@@ -110,7 +130,7 @@ def merged_labels(class_names: Sequence[str]) -> NDArray[np.uint8]:
             )
         if plain.count(name) > 1:
             raise ValueError(f"class_names must differ from one another, but {as_given!r} stands there twice")
-    return np.array([CELEBAMASK_LABELS.index(_CONCEPT_OF_CLASS[name]) for name in plain], np.uint8)
+    return plain
 
 
 def face_concepts(class_names: Sequence[str]) -> dict[str, list[int]]:

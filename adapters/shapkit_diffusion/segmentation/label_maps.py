@@ -16,6 +16,7 @@ from shapkit_diffusion.data.folders import (
     MAX_PIXELS,
     decode_picture,
     files_by_stem,
+    header_size,
     image_bytes,
 )
 from shapkit_diffusion.runs import write_json
@@ -89,6 +90,8 @@ def write_label_maps(
     paths = files_by_stem(Path(images), IMAGE_SUFFIXES)
     if folder.is_dir() and any(path.suffix == ".png" or path.name == LABELS_FILE for path in folder.iterdir()):
         raise ValueError(f"{folder} holds label maps already")
+    for path in paths.values():  # a header is read at once; what it says would else come to light after hours
+        header_size(path, max_pixels)
     folder.mkdir(parents=True, exist_ok=True)
     for done, (stem, path) in enumerate(paths.items(), start=1):
         picture = decode_picture(path, IMAGE_MODES, max_pixels)

@@ -83,13 +83,14 @@ class NetworkParser:
 
 @dataclass(frozen=True, eq=False)
 class MergedParser:
-    """A face parser whose classes are merged by name into ``CELEBAMASK_LABELS``.
+    """A face parser whose classes are merged by name into given labels, see ``merged_labels``.
 
     Args:
         parser: the parser; its label names are parts of CelebAMask-HQ, concepts or aliases of them.
+        label_names: the labels, out of the same names; by default the 11 concepts and the background.
 
     Raises:
-        ValueError: if one of the label names is unknown or stands twice.
+        ValueError: as ``merged_labels``.
 
     >>> from shapkit_diffusion.segmentation.small import load_parser
     >>> parser = MergedParser(load_parser())
@@ -98,19 +99,16 @@ class MergedParser:
     """
 
     parser: Parser
+    label_names: tuple[str, ...] = CELEBAMASK_LABELS
 
     def __post_init__(self) -> None:
-        merged_labels(self.parser.label_names)
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """``CELEBAMASK_LABELS``."""
-        return CELEBAMASK_LABELS
+        merged_labels(self.parser.label_names, self.label_names)
 
     def parse(self, images: Tensor) -> Tensor:
         """Label maps int64 (batch, height, width) whose values index ``label_names``."""
         labels = self.parser.parse(images)
-        return torch.as_tensor(merged_labels(self.parser.label_names), device=labels.device).long()[labels]
+        merged = merged_labels(self.parser.label_names, self.label_names)
+        return torch.as_tensor(merged, device=labels.device).long()[labels]
 
 
 def _check_images(images: Tensor, max_pixels: int) -> None:

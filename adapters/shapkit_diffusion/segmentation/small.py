@@ -19,6 +19,8 @@ from shapkit_diffusion.data.faces import FACE_LABELS, render_faces
 from shapkit_diffusion.denoisers import check_same_architecture
 
 WIDTHS = (16, 24, 32)
+SIDE = 32
+"""Height and width in pixels of the faces that the shipped parser was trained on."""
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -71,12 +73,22 @@ class FaceParser(nn.Module):
     def parse(self, images: Tensor, batch_size: int = 256) -> Tensor:
         """Label maps int64 (batch, height, width) whose values index ``label_names``.
 
+        Larger images are looked at as squares of 32 pixels, since the network knows faces of that size; of their labels
+        each pixel has the likeliest by interpolation.
+
         Raises:
-            ValueError: if a side is not divisible by 4, as the network halves it twice.
+            ValueError: if no side is longer than 32 pixels and one not divisible by 4, as the network halves it twice.
         """
-        if images.shape[2] % 4 or images.shape[3] % 4:
+        if max(images.shape[2:]) <= SIDE and (images.shape[2] % 4 or images.shape[3] % 4):
             raise ValueError(f"height and width of images must be divisible by 4, got {tuple(images.shape[2:])}")
-        return torch.cat([self(part).argmax(dim=1) for part in images.split(batch_size)])
+        return torch.cat([self._logits(part).argmax(dim=1) for part in images.split(batch_size)])
+
+    def _logits(self, images: Tensor) -> Tensor:
+        size = images.shape[2:]
+        if max(size) <= SIDE:
+            return self(images)  # type: ignore[no-any-return]
+        seen = F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
+        return F.interpolate(self(seen), size, mode="bilinear")
 
 
 def load_parser(path: str | Path | None = None) -> FaceParser:

@@ -1,0 +1,43 @@
+"""Domains: where label maps of generated images come from, and what may say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from shapkit_diffusion.data import FACE_LABELS, render_faces, write_folder
+from shapkit_diffusion.domains import most_frequent_labels, open_domain
+from shapkit_diffusion.segmentation.small import load_parser
+from shapkit_diffusion.training import to_unit_range
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    write_folder(render_faces(6, 32, seed=11), tmp_path / "set")
+    return f"folder:{tmp_path / 'set' / 'images'}:{tmp_path / 'set' / 'labels'}"
+
+
+def test_aligned_images_are_parsed_by_the_template_or_by_a_parser_that_is_asked_for(folder: str) -> None:
+    other = render_faces(3, 32, seed=12)
+    images = to_unit_range(torch.as_tensor(other.images))
+    by_template, by_parser = open_domain(folder), open_domain(folder, parser="small")
+    assert by_template.label_names == by_parser.label_names == FACE_LABELS
+    template = most_frequent_labels(by_template.reference)
+    assert torch.equal(by_template.parse(images), template.expand(3, -1, -1))
+    assert torch.equal(by_parser.parse(images), load_parser().parse(images))
+    # What it is for: the regions of an image are its own.
+    truth = torch.as_tensor(other.labels) == FACE_LABELS.index("eyes")
+    overlap = {}
+    for name, domain in (("template", by_template), ("parser", by_parser)):
+        found = domain.regions(images, ["eyes"], dilation=0).mask("eyes")[:, 0] > 0
+        overlap[name] = float((found & truth).sum() / (found | truth).sum())
+    assert overlap["parser"] > 0.8 > overlap["template"]
+
+
+def test_a_parser_whose_classes_are_no_labels_of_the_data_is_refused(folder: str) -> None:
+    with pytest.raises(ValueError, match="unknown class 'rest'"):
+        open_domain("photographs", parser="small")
+    with pytest.raises(ValueError, match="parser must be small, bisenet:FILE or segformer:FOLDER"):
+        open_domain(folder, parser="large")
