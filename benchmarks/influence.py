@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -260,7 +261,7 @@ def main() -> None:
         models[PENALISED] = fine_tuned(folder, 10 if quick else options.training_steps)
     n_images, steps = options.images or (4 if quick else 48), options.steps or (2 if quick else 10)
     results = {
-        "command": "python benchmarks/influence.py --publish",
+        "command": " ".join(["python benchmarks/influence.py", *sys.argv[1:]]),
         "machine": machine("torch", "diffusers", n_threads=torch.get_num_threads()),
     }
     results |= measure_models(models, n_images, steps)

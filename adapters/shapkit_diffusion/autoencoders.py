@@ -7,13 +7,17 @@ functions.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
+
+from shapkit_diffusion.checkpoints import find_folder, load_module
 
 AUTOENCODERS = (VQModel, AutoencoderKL)
 
@@ -112,6 +116,15 @@ class Autoencoder:
             latents, batch_size, lambda part: self.network.decode(part / self.scaling_factor).sample
         )
 
+    def save(self, folder: str | Path) -> None:
+        """Write ``config.json`` and the weights (safetensors) in diffusers' layout, whole or not at all."""
+        folder = Path(folder)
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        self.network.save_pretrained(partial)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
     def _encoded(self, images: Tensor) -> Tensor:
         output = self.network.encode(images)
         latents: Tensor = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
@@ -123,3 +136,63 @@ class Autoencoder:
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             parts = [work(part.to(self.network.dtype)) for part in x.split(batch_size)]
         return torch.cat(parts).to(x.dtype)
+
+
+def load_autoencoder(name: str | Path) -> Autoencoder:
+    """The autoencoder of a diffusers folder or hub repository; safetensors only.
+
+    Args:
+        name: a folder with ``config.json``, such as ``RUN/model`` of a trained one or ``MODEL/vae`` of a pipeline.
+
+    Raises:
+        ValueError: if there is no such autoencoder, or its files are damaged or do not fit one another.
+
+    >>> load_autoencoder("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    ValueError: no/such/folder holds no autoencoder: expected config.json of a diffusers VQModel or AutoencoderKL
+    """
+    folder = find_folder(name)
+    if not (folder / "config.json").is_file():
+        names = " or ".join(kind.__name__ for kind in AUTOENCODERS)
+        raise ValueError(f"{folder} holds no autoencoder: expected config.json of a diffusers {names}")
+    return Autoencoder(load_module(folder, AUTOENCODERS))
+
+
+def small_autoencoder(
+    image_channels: int = 3, channels: tuple[int, ...] = (32, 32), latent_channels: int = 4, seed: int = 0
+) -> AutoencoderKL:
+    """A new autoencoder small enough to be trained on a CPU, with weights drawn from ``seed``; not frozen.
+
+    Its decoder reaches as little as diffusers' class can: one residual block per level, two in the middle, and no
+    attention. Where the width changes from one level to the next, the encoder needs a block there too.
+
+    Args:
+        image_channels: 3 for RGB, 1 for grey.
+        channels: width of each level, multiples of 8; every level but the first halves the sides.
+        latent_channels: of the latents.
+        seed: of the weights.
+
+    Raises:
+        ValueError: if a width is no multiple of 8.
+
+    >>> network = small_autoencoder(channels=(8, 8))
+    >>> network.encode(torch.zeros(1, 3, 16, 16)).latent_dist.mean.shape
+    torch.Size([1, 4, 8, 8])
+    """
+    if not channels or any(width < 8 or width % 8 for width in channels):
+        raise ValueError(f"channels must be multiples of 8, got {channels}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoencoderKL(
+            in_channels=image_channels,
+            out_channels=image_channels,
+            down_block_types=("DownEncoderBlock2D",) * len(channels),
+            up_block_types=("UpDecoderBlock2D",) * len(channels),
+            block_out_channels=channels,
+            layers_per_block=0 if len(set(channels)) == 1 else 1,
+            latent_channels=latent_channels,
+            norm_num_groups=8,
+            mid_block_add_attention=False,
+            scaling_factor=1.0,
+        )

@@ -7,7 +7,9 @@ the file's length vouches for, has been found to agree with its configuration.
 from __future__ import annotations
 
 import json
+import pickle
 import re
+import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,50 @@ def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} does not load: {first_line(error)}") from error
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a state dict by their names: ``.safetensors``, or else as torch saves it (``.pth``, ``.pt``).
+
+    A pickle may hold tensors and nothing else: code in it is refused, not run. So is an archive that would grow.
+
+    Raises:
+        ValueError: if the file is missing or damaged, or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} is missing")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        _check_uncompressed(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # torch's own message advises to load it nevertheless
+        raise ValueError(f"{path} is no state dict: it is no pickle of tensors and of nothing but tensors") from error
+    except Exception as error:  # on damaged files the readers raise RuntimeError, EOFError, KeyError and others
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is no readable state dict: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise ValueError(f"{path} is no state dict: it holds a {type(state).__name__}, not tensors by name")
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{path} is no state dict: {name!r} is no tensor but of type {type(value).__name__}")
+    return dict(state)
+
+
+def _check_uncompressed(path: Path) -> None:
+    """Refuse an archive that grows when it is unpacked: torch stores tensors as they are, and a bomb does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than it has: torch does not compress")
+
+
+def with_counts(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """The state dict with batch normalisation's counts of steps, which many files lack and inference does not use."""
+    counts = (name for name in network.state_dict() if name.endswith(".num_batches_tracked"))
+    return {name: torch.zeros((), dtype=torch.long) for name in counts} | state
 
 
 def check_same_architecture(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 import torch
 
+from shapkit_diffusion.commands.autoencoder import add_autoencoder
 from shapkit_diffusion.commands.demo import add_demo
 from shapkit_diffusion.commands.edit import add_edit
 from shapkit_diffusion.commands.evaluate import add_evaluate
 from shapkit_diffusion.commands.influence import add_influence
 from shapkit_diffusion.commands.parse import add_parse
 from shapkit_diffusion.commands.train import add_finetune, add_train
+from shapkit_diffusion.progress import end_bars
 from shapkit_diffusion.stop_signals import EXIT_STOPPED, TrainingStopped
 
 
@@ -27,16 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(options.threads)
     try:
         options.run(options)
+        return 0
     except (ValueError, OSError, ImportError) as error:
-        print(f"shapkit-diffusion {options.command}: {error}", file=sys.stderr)
-        return 2
+        status, message = 2, str(error)
     except TrainingStopped as stopped:
-        print(f"\nshapkit-diffusion {options.command}: {stopped}", file=sys.stderr)
-        return EXIT_STOPPED
+        status, message = EXIT_STOPPED, str(stopped)
     except KeyboardInterrupt:
-        print(f"\nshapkit-diffusion {options.command}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        status, message = 130, "interrupted"
+    end_bars()
+    print(f"shapkit-diffusion {options.command}: {message}", file=sys.stderr)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Try: shapkit-diffusion demo. Every command has its own --help.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_autoencoder(commands)
     add_train(commands)
     add_finetune(commands)
     add_influence(commands)

@@ -17,7 +17,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2D
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from shapkit_diffusion.autoencoders import AUTOENCODERS, Autoencoder
+from shapkit_diffusion.autoencoders import Autoencoder, load_autoencoder
 from shapkit_diffusion.checkpoints import PICKLES, check_same_architecture, find_folder, load_module, load_schedule
 from shapkit_diffusion.prompts import EMBEDDING, TEXT_FOLDERS, prompt_embedding_of
 
@@ -258,7 +258,7 @@ def load_denoiser(name: str | Path, prompt_embedding: Tensor | None = None) -> D
 def _load_autoencoder(folder: Path, unet: nn.Module) -> Autoencoder | None:
     for part in ("vqvae", "vae"):
         if (folder / part).is_dir():
-            autoencoder = Autoencoder(load_module(folder / part, AUTOENCODERS))
+            autoencoder = load_autoencoder(folder / part)
             config: Any = unet.config
             if autoencoder.latent_channels != config["in_channels"]:
                 raise ValueError(
@@ -313,24 +313,28 @@ def small_denoiser(
     channels: tuple[int, ...] = (16, 32, 64),
     prediction: str = "v_prediction",
     seed: int = 0,
+    autoencoder: Autoencoder | None = None,
 ) -> Denoiser:
-    """A new pixel DDPM small enough for a CPU, with weights drawn from ``seed``.
+    """A new DDPM small enough for a CPU, of pixels or of an autoencoder's latents, with weights drawn from ``seed``.
 
     A UNet with group normalisation and one attention layer in the middle, a cosine schedule of 1,000 timesteps.
 
     Args:
-        size: height and width in pixels, a multiple of 2^(len(channels) - 1).
-        image_channels: 3 for RGB, 1 for grey.
+        size: height and width of the images; of what the UNet sees, a multiple of 2^(len(channels) - 1).
+        image_channels: 3 for RGB, 1 for grey; an autoencoder knows its own.
         channels: width of each level, multiples of 8.
         prediction: ``"v_prediction"``, ``"epsilon"`` or ``"sample"``.
         seed: of the weights.
+        autoencoder: of a latent model; None for a pixel model.
 
     Raises:
         ValueError: if the size does not divide or the prediction is unknown.
     """
-    step = 2 ** (len(channels) - 1)
+    factor = 1 if autoencoder is None else autoencoder.factor
+    step = factor * 2 ** (len(channels) - 1)
     if size % step:
         raise ValueError(f"size must be a multiple of {step} for {len(channels)} levels, got {size}")
+    in_channels = image_channels if autoencoder is None else autoencoder.latent_channels
     levels: dict[str, Any] = {
         "down_block_types": ("DownBlock2D",) * len(channels),
         "up_block_types": ("UpBlock2D",) * len(channels),
@@ -338,9 +342,9 @@ def small_denoiser(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DModel(
-            sample_size=size,
-            in_channels=image_channels,
-            out_channels=image_channels,
+            sample_size=size // factor,
+            in_channels=in_channels,
+            out_channels=in_channels,
             block_out_channels=channels,
             layers_per_block=1,
             norm_num_groups=8,
@@ -348,4 +352,4 @@ def small_denoiser(
             **levels,
         )
     scheduler = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type=prediction, clip_sample=False)
-    return Denoiser(unet, scheduler)
+    return Denoiser(unet, scheduler, autoencoder)

@@ -84,6 +84,15 @@ def bar(title: str, total: int, position: int = 0, initial: int = 0) -> tqdm[Any
     )
 
 
+_drawn: list[tqdm[Any]] = []
+
+
+def end_bars() -> None:
+    """Leave the line of every bar that ``on_terminal`` drew and that was cut short, so that a message has its own."""
+    while _drawn:
+        _drawn.pop().close()
+
+
 def on_terminal(title: str) -> Callable[[int, int], None]:
     """A ``progress(done, total)`` function that draws one bar."""
     shown: list[tqdm[Any]] = []
@@ -91,6 +100,7 @@ def on_terminal(title: str) -> Callable[[int, int], None]:
     def progress(done: int, total: int) -> None:
         if not shown:
             shown.append(bar(title, total, initial=max(0, done - 1)))
+            _drawn.append(shown[0])
         shown[0].update(done - shown[0].n)
         if done >= total:
             shown[0].close()

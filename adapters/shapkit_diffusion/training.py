@@ -252,11 +252,11 @@ class _Steps:
     regions_of: Callable[[Batch], Regions | None]
     model: Any
     anchor: Denoiser | None
-    state: TrainingState
+    state: TrainingState[Denoiser]
 
     def take(self, step: int, config: TrainConfig, accelerator: Accelerator, *, with_report: bool) -> _Found:
         """One optimiser step, in ``config.accumulation`` micro-batches."""
-        denoiser, parts = self.state.denoiser, []
+        denoiser, parts = self.state.model, []
         weight = config.penalty.at(step, config.steps) if config.penalty else 0.0
         batch = draw_batch(
             self.data,

@@ -11,28 +11,30 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
-from shapkit_diffusion.denoisers import Denoiser, check_same_architecture
+from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class TrainingState:
+class TrainingState(Generic[Network]):
     """What a step changes: the weights, the optimiser's moments, the average of the weights.
 
     Args:
-        denoiser: the model, not wrapped for several processes.
+        model: what is trained, not wrapped for several processes.
         optimizer: what ``accelerator.prepare`` made of it.
         average: the exponential moving average.
     """
 
-    denoiser: Denoiser
+    model: Network
     optimizer: Any
     average: EMAModel
 
@@ -55,7 +57,7 @@ class TrainingState:
             for name, value in entry.items()
         }
         shadows = {f"{number}": shadow for number, shadow in enumerate(self.average.shadow_params)}
-        for name, tensors in (("weights", self.denoiser.state_dict()), ("optimizer", moments), ("average", shadows)):
+        for name, tensors in (("weights", self.model.state_dict()), ("optimizer", moments), ("average", shadows)):
             save_file({key: value.contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
         state = {"step": step, "average_steps": self.average.optimization_step}
         (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -86,15 +88,15 @@ class TrainingState:
         return step
 
     def _read(self, source: Path) -> None:
-        weights = load_file(source / "weights.safetensors")
-        check_same_architecture(self.denoiser, weights, source)
-        self.denoiser.load_state_dict(weights)
+        weights = read_tensors(source / "weights.safetensors")
+        check_same_architecture(self.model, weights, source)
+        self.model.load_state_dict(weights)
         entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in load_file(source / "optimizer.safetensors").items():
+        for key, value in read_tensors(source / "optimizer.safetensors").items():
             parameter, name = key.split(".", 1)
             entries.setdefault(int(parameter), {})[name] = value
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        shadows = load_file(source / "average.safetensors")
+        shadows = read_tensors(source / "average.safetensors")
         for number, shadow in enumerate(self.average.shadow_params):
             shadow.copy_(shadows[f"{number}"])
 

@@ -221,7 +221,7 @@ def test_inception_reads_safetensors_too(tmp_path: Path, inception_state: dict[s
     state = load_inception(tmp_path / "weights.safetensors").state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in inception_state.items())
     (tmp_path / "weights.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(ValueError, match="holds no state dict"):
+    with pytest.raises(ValueError, match="no readable state dict"):
         load_inception(tmp_path / "weights.safetensors")
 
 
@@ -248,14 +248,14 @@ def test_inception_weights_that_do_not_fit_are_refused(tmp_path: Path, inception
     torch.save(
         {name: t for name, t in inception_state.items() if "Mixed_7c" not in name} | {"other": torch.ones(1)}, path
     )
-    with pytest.raises(ValueError, match=r"45 keys missing \(Mixed_7c.*1 unknown \(other\)"):
+    with pytest.raises(ValueError, match="another architecture: Mixed_7c"):
         load_inception(path)
     torch.save(inception_state | {"fc.weight": torch.zeros(1000, 2048)}, path)
-    with pytest.raises(ValueError, match=r"fc.weight must be \(1008, 2048\), got \(1000, 2048\)"):
+    with pytest.raises(ValueError, match=r"fc.weight is \(1000, 2048\) there and \(1008, 2048\)"):
         load_inception(path)
     path.write_bytes(b"no pickle")
-    with pytest.raises(ValueError, match="holds no state dict"):
+    with pytest.raises(ValueError, match="no pickle of tensors"):
         load_inception(path)
     torch.save([1, 2], path)
-    with pytest.raises(ValueError, match="must hold a state dict, got list"):
+    with pytest.raises(ValueError, match="it holds a list, not tensors by name"):
         load_inception(path)

@@ -78,5 +78,5 @@ def test_files_round_trip_and_strangers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another architecture"):
         load_parser(tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("no model")
-    with pytest.raises(ValueError, match="no readable safetensors file"):
+    with pytest.raises(ValueError, match="no readable state dict"):
         load_parser(tmp_path / "text.safetensors")

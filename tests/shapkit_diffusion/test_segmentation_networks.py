@@ -292,7 +292,7 @@ def test_files_that_hold_no_state_dict_are_refused(state: State, tmp_path: Path)
         with pytest.raises(ValueError, match=f"{name} is no (readable )?state dict"):
             load_bisenet(tmp_path / name)
     for name in ("absent.pth", "absent.safetensors"):
-        with pytest.raises(ValueError, match=f"{name} is no readable state dict"):
+        with pytest.raises(ValueError, match=f"{name} is missing"):
             load_bisenet(tmp_path / name)
 
 

@@ -10,11 +10,13 @@ from shapkit_diffusion import report
 from shapkit_diffusion.commands.common import (
     add_data,
     add_model,
+    add_parser_choice,
     command,
+    domain_of,
     model_of,
     settings,
 )
-from shapkit_diffusion.domains import open_domain
+from shapkit_diffusion.commands.tables import add_table_options, run_tables
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import result_folder, write_json
@@ -24,6 +26,7 @@ def add_evaluate(commands: Any) -> None:
     """Add the command ``evaluate``."""
     parser = command(commands, "evaluate", _evaluate, "measure locality and realism of a model")
     add_data(parser)
+    add_parser_choice(parser)
     add_model(parser)
     defaults = EvaluateConfig()
     parser.add_argument(
@@ -41,16 +44,22 @@ def add_evaluate(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
-    parser.add_argument("--out", required=True, help="folder for evaluation.json and the pictures; must be new")
+    parser.add_argument("--out", help="folder for evaluation.json and the pictures; must be new, but for --table")
+    add_table_options(parser)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if options.table is not None:
+        run_tables(options)
+        return
+    if options.out is None:
+        raise ValueError("--out is missing: the folder for evaluation.json and the pictures")
     model = model_of(options)
     config = EvaluateConfig(
         tuple(options.concepts),
         **{f.name: getattr(options, f.name) for f in fields(EvaluateConfig) if f.name != "concepts"},
     )
-    domain = open_domain(options.data, options.size, count=2)
+    domain = domain_of(options)
     with result_folder(options.out, {"evaluation": asdict(config)} | settings(options)) as folder:
         result = evaluate(model, domain, config, on_terminal("measure"))
         print(f"{'concept':<12}{'MSE in':>10}{'MSE out':>10}{'ratio':>10}{'pairs':>8}{'Fréchet (crop)':>17}")

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from accelerate import PartialState
 
+from shapkit_diffusion.autoencoders import load_autoencoder
 from shapkit_diffusion.commands.common import (
     Formatter,
     add_data,
@@ -111,11 +112,14 @@ def _training_config(options: argparse.Namespace, penalty: PenaltyConfig | None,
 
 def add_train(commands: Any) -> None:
     """Add the command ``train``."""
-    parser = command(commands, "train", _train, "train a small pixel DDPM from scratch")
+    parser = command(commands, "train", _train, "train a small DDPM from scratch, of pixels or of latents")
     add_data(parser)
     parser.add_argument("--count", type=int, default=16384, help="how many faces to render")
     parser.add_argument(
         "--channels", type=int, nargs="+", default=[16, 32, 64], help="width of each level of the UNet, multiples of 8"
+    )
+    parser.add_argument(
+        "--autoencoder", help="folder of the autoencoder whose latents the model is of; a pixel model if left out"
     )
     parser.add_argument("--prediction", choices=("v_prediction", "epsilon", "sample"), default="v_prediction")
     _add_training(
@@ -127,7 +131,10 @@ def _train(options: argparse.Namespace) -> None:
     config = _training_config(options, None, anchor=False)
     domain = open_domain(options.data, options.size, options.count)
     image_channels, size, _ = domain.training.rows([0])[0].shape[1:]
-    model = small_denoiser(size, image_channels, tuple(options.channels), options.prediction, options.seed)
+    autoencoder = load_autoencoder(options.autoencoder) if options.autoencoder else None
+    model = small_denoiser(
+        size, image_channels, tuple(options.channels), options.prediction, options.seed, autoencoder=autoencoder
+    )
     trained = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("train"))
     if PartialState().is_main_process:
         write_samples(trained, Path(options.out))

@@ -7,16 +7,14 @@ of the mean, and the last block pools by the maximum. Nothing is ever downloaded
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors, with_counts
 from shapkit_diffusion.evaluation.realism import WHOLE, Box
 
 SIZE = 299
@@ -222,34 +220,9 @@ def load_inception(path: str | Path) -> FidInception:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}: Inception weights are never downloaded, put them there first")
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} holds no state dict of tensors: {error}") from error
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} must hold a state dict, got {type(state).__name__}")
     with torch.device("meta"):
         network = FidInception()
-    _check_layout(path, network, state)
+    state = with_counts(read_tensors(path), network)
+    check_same_architecture(network, state, path)
     network.load_state_dict(state, assign=True)
     return network.eval().requires_grad_(False)
-
-
-def _check_layout(path: Path, network: FidInception, state: dict[str, Tensor]) -> None:
-    expected = network.state_dict()
-    # Batches seen in training; files written before PyTorch 0.4 have no such counters, and evaluation needs none.
-    for name in expected.keys() - state.keys():
-        if name.endswith("num_batches_tracked"):
-            state[name] = torch.tensor(0)
-    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-    if missing or unknown:
-        raise ValueError(
-            f"{path} has another layout than pt_inception-2015-12-05: {len(missing)} keys missing "
-            f"({', '.join(missing[:3])}), {len(unknown)} unknown ({', '.join(map(str, unknown[:3]))})"
-        )
-    for name, tensor in expected.items():
-        if state[name].shape != tensor.shape:
-            raise ValueError(f"{path}: {name} must be {tuple(tensor.shape)}, got {tuple(state[name].shape)}")

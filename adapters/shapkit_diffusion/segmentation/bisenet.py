@@ -7,18 +7,15 @@ the weights are a file that the user has.
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors, with_counts
 from shapkit_diffusion.data.folders import MAX_PIXELS
-from shapkit_diffusion.denoisers import check_same_architecture
 from shapkit_diffusion.segmentation.classes import BISENET_CLASSES
 from shapkit_diffusion.segmentation.parsers import NetworkParser
 
@@ -78,38 +75,10 @@ def load_bisenet(path: str | Path, *, size: int = 512, max_pixels: int = MAX_PIX
     """
     with torch.device("meta"):
         network = BiSeNet()
-    state = _complete(_renamed(_read_tensors(Path(path))), network)
+    state = with_counts(_renamed(read_tensors(path)), network)
     check_same_architecture(network, state, path)
     network.to_empty(device="cpu").load_state_dict(state)
     return NetworkParser(network.eval().requires_grad_(False), BISENET_CLASSES, size, max_pixels)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        _check_uncompressed(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own message advises to load it nevertheless
-        raise ValueError(f"{path} is no state dict: it is no pickle of tensors and of nothing but tensors") from error
-    except Exception as error:  # on damaged files the readers raise RuntimeError, EOFError, KeyError and others
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is no readable state dict: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
-        raise ValueError(f"{path} is no state dict: it holds a {type(state).__name__}, not tensors by name")
-    for name, value in state.items():
-        if not isinstance(value, Tensor):
-            raise ValueError(f"{path} is no state dict: {name!r} is no tensor but of type {type(value).__name__}")
-    return dict(state)
-
-
-def _check_uncompressed(path: Path) -> None:
-    """Refuse an archive that grows when it is unpacked: torch stores tensors as they are, and a bomb does not."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > path.stat().st_size:
-            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than it has: torch does not compress")
 
 
 def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -123,12 +92,6 @@ def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if not _UNUSED.fullmatch(name):
             renamed[name] = value
     return renamed
-
-
-def _complete(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """The state dict with the counts of training steps, which many conversions drop and inference does not use."""
-    counts = (name for name in network.state_dict() if name.endswith(".num_batches_tracked"))
-    return {name: torch.zeros((), dtype=torch.long) for name in counts} | state
 
 
 class _ConvBNReLU(nn.Module):

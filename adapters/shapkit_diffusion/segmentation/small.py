@@ -9,14 +9,14 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shapkit.randomness import counter_bits
+from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors
 from shapkit_diffusion.data.faces import FACE_LABELS, render_faces
-from shapkit_diffusion.denoisers import check_same_architecture
 
 WIDTHS = (16, 24, 32)
 SIDE = 32
@@ -104,10 +104,7 @@ def load_parser(path: str | Path | None = None) -> FaceParser:
         with as_file(files("shapkit_diffusion") / "models" / "face_parser.safetensors") as shipped:
             return load_parser(shipped)
     parser = FaceParser()
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+    state = read_tensors(path)
     check_same_architecture(parser, state, path)
     parser.load_state_dict(state)
     return parser.eval().requires_grad_(False)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shapkit_diffusion.checkpoints import check_same_architecture
+from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -319,12 +319,9 @@ def load_discriminator(path: str | Path) -> Discriminator:
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+    weights = read_tensors(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata() or {})
     if "network" not in metadata:
         raise ValueError(f"{path} does not say its network's sizes: it is no file that save_network wrote")
     return json.loads(metadata["network"]), weights
