@@ -144,6 +144,40 @@ def test_the_published_normalisation_divides_by_the_region(tmp_path: Path) -> No
         assert figures[concept]["edits"]["ratio"]["value"] == pytest.approx(wanted, rel=1e-4)
 
 
+def test_a_region_measured_smaller_than_edited_counts_the_edited_ring_as_outside(tmp_path: Path) -> None:
+    config = replace(CONFIG, convention=LocalityConvention(dilation=0))
+    rows = _rows(tmp_path / "models", PLAIN)
+    figures = measure_tables(rows, _domain, config, tmp_path / "run", say=lambda _: None)["rows"]["plain"]["concepts"]
+    for concept, bare in (("eyes", 3 * 7), ("mouth", 2 * 4)):
+        ring, far = AREAS[concept] - bare, SIDE * SIDE - AREAS[concept]
+        wanted = (ring * 0.2**2 + far * 0.02**2) / (ring + far)
+        assert figures[concept]["edits"]["mse_out"]["value"] == pytest.approx(wanted, rel=1e-4)
+        assert figures[concept]["edits"]["mse_in"]["value"] == pytest.approx(0.2**2, rel=1e-5)
+
+
+def test_the_union_is_measured_where_concepts_move(tmp_path: Path) -> None:
+    def domain() -> Domain:  # the mouth of a bright image is two rows lower
+        lower = torch.as_tensor(np.where(LABELS == 2, 0, LABELS) + np.roll(np.where(LABELS == 2, 2, 0), 2, axis=0))
+        still = torch.as_tensor(LABELS)
+
+        def parse(images: Tensor) -> Tensor:
+            bright = images[:, 0, 0, 0] > 0.9
+            return torch.where(bright[:, None, None], lower.long(), still.long())
+
+        return replace(_domain(), parse=parse)
+
+    mouth = {}
+    for extent in ("source", "union"):
+        convention = LocalityConvention(extent=extent)  # type: ignore[arg-type]
+        config = replace(CONFIG, convention=convention)
+        rows = _rows(tmp_path / "models", replace(PLAIN, outside=1.5))  # so that every edited image is bright
+        results = measure_tables(rows, domain, config, tmp_path / extent, say=lambda _: None)
+        mouth[extent] = results["rows"]["plain"]["concepts"]["mouth"]["edits"]
+    assert mouth["source"]["mse_in"]["value"] == pytest.approx(0.2**2, rel=1e-5)
+    inside = 4 * 6 * 0.2**2 + 1 * 6 * 1.5**2  # two rows lower, the last of them beyond the picture
+    assert mouth["union"]["mse_in"]["value"] == pytest.approx(inside / (5 * 6), rel=1e-5)
+
+
 def test_the_reconstruction_is_what_an_edit_counts_from(tmp_path: Path) -> None:
     rows = _rows(tmp_path / "models", replace(PLAIN, offset=0.1))
     row = measure_tables(rows, _domain, CONFIG, tmp_path / "run", say=lambda _: None)["rows"]["plain"]
@@ -357,6 +391,17 @@ def test_the_command_says_what_is_wrong(
     assert main(["evaluate", "--table", "realism", *options]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--from", "run"], "go with --table"), ([], "--out is missing"), (["--rows", "ddpm"], "go with --table")],
+)
+def test_evaluate_without_a_table_measures_one_model(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *options]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("table", ["locality", "realism"])

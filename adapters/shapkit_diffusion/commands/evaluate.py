@@ -52,6 +52,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.table is not None:
         run_tables(options)
         return
+    if options.models or options.rows or options.from_run:
+        raise ValueError("--models, --rows and --from go with --table locality or --table realism")
     if options.out is None:
         raise ValueError("--out is missing: the folder for evaluation.json and the pictures")
     model = model_of(options)

@@ -114,11 +114,8 @@ def _against(results: Results) -> Table:
         for concept in concepts:
             figures = row["concepts"][concept]
             over = figures["against"]["ratio"]
-            gains.append(
-                _interval(
-                    {"value": _inverse(over, "value"), "low": _inverse(over, "high"), "high": _inverse(over, "low")}
-                )
-            )
+            ends = {"value": "value", "low": "high", "high": "low"}  # of the inverse
+            gains.append(_interval({end: _inverse(over[other]) for end, other in ends.items()}))
             fids = [results["realism"][one["models"][concept]]["crops"]["whole"]["fid"] for one in (row, control)]
             costs.append(f"{fids[0] / fids[1]:.2f}")
             kept.append(f"{figures['against']['mse_in']['value']:.2f}")
@@ -142,8 +139,8 @@ def _over(figures: Mapping[str, Mapping[str, float]], above: str, below: str, co
     return NOTHING if both[0] is None or both[1] is None else format(both[0] / both[1], form)
 
 
-def _inverse(figure: Mapping[str, float], end: str) -> float:
-    return 1 / figure[end] if figure[end] else float("nan")
+def _inverse(value: float) -> float:
+    return 1 / value if value else float("nan")
 
 
 def _parts(results: Results, concept: str) -> Table:
@@ -172,56 +169,56 @@ def _parts(results: Results, concept: str) -> Table:
 
 def realism_tables(results: Results) -> list[Table]:
     """The published Table 2 for every row: generated images, whole and cropped, and edited images."""
+    return [_generated(results), _edited(results)]
+
+
+def _generated(results: Results) -> Table:
     concepts = _concepts(results)
-    rows: list[tuple[str, ...]] = []
-    edited: list[tuple[str, ...]] = []
+    rows = []
     for key, row in results["rows"].items():
-        models: dict[str, list[str]] = {}
+        edits_of: dict[str, list[str]] = {}
         for concept, model in row["models"].items():
-            models.setdefault(model, []).append(concept)
-        for model, own in models.items():
-            crops = results["realism"][model]["crops"]
-            whole = crops["whole"]
-            name = _name(row) if len(models) == 1 else f"{_name(row)}, {', '.join(own)}"
-            rows.append(
-                (
-                    name,
-                    *(f"{whole['fid']:.3f}", _kid(whole), f"{whole['precision']:.2f}", f"{whole['recall']:.2f}"),
-                    *(f"{crops[c]['fid']:.3f}" if c in own else NOTHING for c in concepts),
-                    _published(FID, key, own[0]),
-                )
-            )
-        cells = []
-        for concept in concepts:
-            made = results["realism"][row["models"][concept]]["crops"]
-            after = row["concepts"][concept]["edited"]["crops"]
-            cells += [f"{_kid(made[concept])} → {_kid(after[concept])}"]
-        for concept in concepts:
-            made = results["realism"][row["models"][concept]]["crops"]
-            after = row["concepts"][concept]["edited"]["crops"]
-            cells += [f"{_kid(made['whole'])} → {_kid(after['whole'])}"]
-        edited.append((_name(row), *cells))
+            edits_of.setdefault(model, []).append(concept)
+        for model, own in edits_of.items():
+            name = _name(row) if len(edits_of) == 1 else f"{_name(row)}, {', '.join(own)}"
+            cells = _realism_cells(results["realism"][model]["crops"], concepts, own)
+            rows.append((name, *cells, _published(FID, key, own[0])))
     if "real" in results["realism"]:
-        crops = results["realism"]["real"]["crops"]
-        whole = crops["whole"]
-        rows.append(
-            (
-                "real images",
-                *(f"{whole['fid']:.3f}", _kid(whole), f"{whole['precision']:.2f}", f"{whole['recall']:.2f}"),
-                *(f"{crops[c]['fid']:.3f}" for c in concepts),
-                NOTHING,
-            )
-        )
+        cells = _realism_cells(results["realism"]["real"]["crops"], concepts, concepts)
+        rows.append(("real images", *cells, NOTHING))
     groups = (
         ("", ("system",)),
         ("whole images", ("FID", "KID x 1000", "precision", "recall")),
         ("FID of the crop", concepts),
         (ANOTHER_DATA_SET, ("FID",)),
     )
-    main = Table("Realism of generated images", groups, tuple(rows), _realism_notes(results))
+    return Table("Realism of generated images", groups, tuple(rows), _realism_notes(results))
+
+
+def _realism_cells(crops: Mapping[str, Any], concepts: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
+    """Whole images, then the crops of the concepts that the model edits."""
+    whole = crops["whole"]
+    return (
+        f"{whole['fid']:.3f}",
+        _kid(whole),
+        f"{whole['precision']:.2f}",
+        f"{whole['recall']:.2f}",
+        *(f"{crops[concept]['fid']:.3f}" if concept in own else NOTHING for concept in concepts),
+    )
+
+
+def _edited(results: Results) -> Table:
+    concepts = _concepts(results)
+    rows = []
+    for row in results["rows"].values():
+        made = {concept: results["realism"][row["models"][concept]]["crops"] for concept in concepts}
+        after = {concept: row["concepts"][concept]["edited"]["crops"] for concept in concepts}
+        crops = (f"{_kid(made[c][c])} → {_kid(after[c][c])}" for c in concepts)
+        whole = (f"{_kid(made[c]['whole'])} → {_kid(after[c]['whole'])}" for c in concepts)
+        rows.append((_name(row), *crops, *whole))
     columns = (("", ("system",)), ("crop of the edited concept", concepts), ("whole image", concepts))
     title = "Realism of edited images: KID x 1000 of generated images → of edited ones"
-    return [main, Table(title, columns, tuple(edited), (_edited_note(results),))]
+    return Table(title, columns, tuple(rows), (_edited_note(results),))
 
 
 def verdicts(results: Results) -> str:

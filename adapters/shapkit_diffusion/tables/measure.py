@@ -103,7 +103,7 @@ class Measuring:
 
     @classmethod
     def of(cls, domain: Domain, config: TablesConfig) -> Measuring:
-        """Parse nothing yet, but compute the real images' features.
+        """With the features of the domain's real images, which are computed here.
 
         Raises:
             ValueError: if a concept is no label of the domain.
