@@ -21,7 +21,7 @@ _BLOCK = 1024  # rows of a kernel or distance matrix held at once: 33 MB against
 
 
 def kernel_distance(first: Rows, second: Rows) -> float:
-    """KID: the unbiased squared maximum mean discrepancy of all rows (Bińkowski et al. 2018, eq. 4).
+    """KID: the unbiased squared maximum mean discrepancy of all rows (Bińkowski et al. 2018).
 
     The kernel is (x . y / d + 1)^3. Being unbiased, it can be negative. Time grows with n^2 d; the memory beyond the
     rows does not grow with n^2.

@@ -104,7 +104,7 @@ def bootstrap(statistic: Statistic, rows: Floats, how: Bootstrap = DEFAULT_BOOTS
 
 
 def _corrected(tails: Floats, statistic: Statistic, rows: Floats, value: float, replicates: Floats) -> Floats:
-    """Efron (1987), eq. 2.3: the tails of the BCa interval, moved for the bias and the skewness of the statistic."""
+    """Efron (1987): the tails of the BCa interval, moved for the bias and the skewness of the statistic."""
     if len(rows) < 2 or replicates.min() == replicates.max():
         return tails
     # Half of the ties count as below, so that a symmetric discrete statistic has no bias.

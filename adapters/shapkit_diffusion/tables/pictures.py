@@ -84,7 +84,9 @@ def picture_of_edits(
         for word, axis in zip(words, axes[3 * number : 3 * number + 3, int(given)], strict=True):
             axis.set_ylabel(word, rotation=0, ha="right", va="center", fontsize=8)
     whose = "given images" if given else "each system's own images"
-    figure.suptitle(f"Edits of the {concept} of {whose}; outline: the region that was to be edited", fontsize=10)
+    between = " " if len(columns) > 4 else "\n"
+    title = f"Edits of the {concept} of {whose};{between}outline: the region that was to be edited"
+    figure.suptitle(title, fontsize=10)
     if drawn is not None:
         bar = figure.colorbar(drawn, ax=axes.ravel().tolist(), shrink=0.4, pad=0.01)
         bar.set_label("change of the pixel (CIELAB distance)", fontsize=8)

@@ -87,7 +87,7 @@ def part_masks(activations: Tensor, labels: Tensor, wanted: Sequence[int], confi
 
 
 def contributions(inputs: Tensor, masks: Tensor) -> Tensor:
-    """M (parts, channels): the share of each channel's energy that lies in each part (eq. 2 of the paper).
+    """M (parts, channels): the share of each channel's energy that lies in each part.
 
     Args:
         inputs: of a layer, (n, channels, h, w); each channel is given zero mean and unit variance first.

@@ -9,7 +9,8 @@ The published table says "IGAN" and no more. This is the reading taken, because 
 asks for, and comes from colleagues of the table's authors; the iGAN of Zhu et al. (ECCV 2016), which moves an image on
 a GAN's manifold under a user's brush strokes, takes no concepts and is less likely.
 
-What is trained follows the paper's description, not its code, which is not public:
+What is trained follows the description in the paper's abstract and introduction, with a loss of the same group's
+earlier work, and may differ from the published one:
 
 * filters of a group are to be active in the same places and those of different groups in different places: the share
   of the similarities within the groups in all similarities, as the group's compositional CNN measures it (Shen et al.,
