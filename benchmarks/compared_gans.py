@@ -2,7 +2,7 @@
 
     python benchmarks/compared_gans.py runs/tables
 
-Writes the run folders ``gan`` and ``igan``; goes on where it was interrupted. One thread of its own takes about twenty minutes.
+Writes the run folders ``gan`` and ``igan``; goes on where it was interrupted. About twenty minutes on one core.
 """
 
 from __future__ import annotations

@@ -302,7 +302,7 @@ def _locality_notes(results: Results) -> tuple[str, ...]:
         "Seam: energy across the region's border after the edit over before, 1 is none. Diversity: distance of two "
         "edits in features of the crop.",
         "Runs, s: of the network for one edit, and its seconds on one thread. PSNR: of given images inverted and made "
-        "again, dB. Verdict: against the row's control.",
+        "again, dB. Verdict: against the row's control; its seam is the energy after the edits over the control's.",
     ]
     return (*notes, *_row_notes(results))
 
