@@ -615,8 +615,9 @@ def _error_of_sum(one: Attribution, two: Attribution) -> tuple[Floats | None, Fl
     fewest = np.minimum(freedoms[0], freedoms[1])
     if not independent:
         return errors, fewest
-    # As shares of the sum, so that squares neither overflow nor vanish; the fewest where there is no error
-    with np.errstate(divide="ignore", invalid="ignore"):
+    # As shares of the sum, so that squares neither overflow nor vanish; the fewest where there is no error, and without
+    # end where all of the error is from a posterior
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         shares = [(a.standard_errors / errors) ** 2 for a in (one, two)]
         lost = sum(share**2 / freedom for share, freedom in zip(shares, freedoms, strict=True))
         return errors, np.where(errors > 0, np.maximum(1 / lost, fewest), fewest)

@@ -6,6 +6,7 @@ import json
 import math
 import struct
 import zipfile
+from dataclasses import replace
 from fractions import Fraction
 from html.parser import HTMLParser
 
@@ -306,6 +307,13 @@ def test_attributions_are_linear(pair, a, b):
     same(-one, -1 * one)
     same(one + two - two * 0, one + two + 0 * -two)
     np.testing.assert_array_equal((one - two).values, one.values - two.values)
+
+
+def test_an_error_that_vanishes_beside_a_posteriors_takes_no_degrees_of_freedom():
+    known = replace(attribution(), standard_errors=np.full(3, 400.0), seeds=(0,), degrees_of_freedom=None)
+    drawn = replace(known, standard_errors=np.full(3, 1e-75), seeds=(1,), degrees_of_freedom=np.ones(3))
+    np.testing.assert_array_equal((known + drawn).degrees_of_freedom, np.inf)
+    np.testing.assert_array_equal((known + drawn).standard_errors, known.standard_errors)
 
 
 @given(attributions(), st.floats(-100, 100))
