@@ -112,7 +112,7 @@ def _sega(run: Path, _: Domain, __: Sequence[str]) -> System:
     from shapkit_diffusion.compared.text import SemanticGuidance
     from shapkit_diffusion.compared.text_model import load_text_model
 
-    # At the class's own scale of 5, and at 20, nothing to be seen changes: small models' predictions differ little.
+    # Twelve times the class's own scale, because a small model's predictions for two phrases differ little.
     return SemanticGuidance(load_text_model(run / "model"), steps=STEPS, edit_guidance=60.0)
 
 
