@@ -232,7 +232,7 @@ def denoiser_regions(n_rows: int, n_columns: int, explained: int, timestep: int,
         from shapkit.differentiable import Regions, composite
         from shapkit_diffusion.data import render_faces
         from shapkit_diffusion.denoisers import load_denoiser
-        from shapkit_diffusion.training import to_unit_range
+        from shapkit_diffusion.pixels import to_unit_range
     except ImportError as error:
         raise SystemExit(
             f"the regions game needs the diffusion extra ({error}): make the tables where it is installed, with "

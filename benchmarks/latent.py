@@ -30,9 +30,9 @@ from shapkit_diffusion.domains import Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, realism, realism_floor
 from shapkit_diffusion.evaluation.locality import SwapResults, locality_of
 from shapkit_diffusion.jackknife import jackknife_error, ratio_of_sums
+from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import RunFolder, write_json
-from shapkit_diffusion.training_data import to_unit_range
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "latent.json"

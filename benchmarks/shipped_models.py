@@ -22,10 +22,10 @@ from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers import load_denoiser
 from shapkit_diffusion.domains import CONCEPTS, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, realism_floor
+from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import RunFolder, write_json
 from shapkit_diffusion.segmentation.small import mean_intersection_over_union, save_parser, train_parser
-from shapkit_diffusion.training import to_unit_range
 
 MODELS = Path(__file__).parents[1] / "adapters" / "shapkit_diffusion" / "models"
 

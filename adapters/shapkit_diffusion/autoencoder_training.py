@@ -26,11 +26,12 @@ from shapkit.differentiable import partner
 from shapkit.randomness import counter_uniform
 from shapkit_diffusion.autoencoders import Autoencoder
 from shapkit_diffusion.data.labelled import Images
+from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.sampling import peak_signal_to_noise
 from shapkit_diffusion.stop_signals import StopSignals, TrainingStopped
 from shapkit_diffusion.training_config import TrainConfig
-from shapkit_diffusion.training_data import Batch, draw_batch, to_unit_range
+from shapkit_diffusion.training_data import Batch, draw_batch
 from shapkit_diffusion.training_log import TrainingLog
 from shapkit_diffusion.training_state import TrainingState
 

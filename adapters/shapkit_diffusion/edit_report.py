@@ -11,8 +11,8 @@ from torch import Tensor
 
 from shapkit._optional import require
 from shapkit_diffusion.edits import EditResult
+from shapkit_diffusion.pixels import to_bytes
 from shapkit_diffusion.report import NEGLIGIBLE, STRONG, change_map
-from shapkit_diffusion.training import to_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

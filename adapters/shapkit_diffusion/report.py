@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shapkit._optional import require
 from shapkit_diffusion.evaluation.locality import SwapResults
-from shapkit_diffusion.training import to_bytes
+from shapkit_diffusion.pixels import to_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

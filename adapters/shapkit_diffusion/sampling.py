@@ -54,7 +54,15 @@ def generate(denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int
     return _in_batches(denoiser, len(noise), batch_size, follow)
 
 
-def invert(denoiser: Denoiser, images: Tensor, steps: int = 25, refinements: int = 3, batch_size: int = 64) -> Tensor:
+def invert(
+    denoiser: Denoiser,
+    images: Tensor,
+    steps: int = 25,
+    refinements: int = 3,
+    batch_size: int = 64,
+    *,
+    timestep: int = -1,
+) -> Tensor:
     """The noise x_T from which ``generate`` with the same ``steps`` makes ``images`` again, shape of ``images``.
 
     Every step solves the DDIM step backwards by fixed-point iteration (``refinements`` of them after a first guess that
@@ -66,14 +74,19 @@ def invert(denoiser: Denoiser, images: Tensor, steps: int = 25, refinements: int
         steps: as in ``generate``.
         refinements: fixed-point iterations per step, at least 0.
         batch_size: images at a time.
+        timestep: how noisy the images are: they are x_t at this timestep, and only the noisier steps are taken. -1 for
+            clean images.
 
     Raises:
-        ValueError: as ``generate``, or if ``refinements`` is negative.
+        ValueError: as ``generate``, if ``refinements`` is negative or the timestep none of the schedule.
     """
     _check(denoiser, images, steps)
     if refinements < 0:
         raise ValueError(f"refinements must be at least 0, got {refinements}")
-    pairs = list(_pairs(_grid(denoiser, steps)))[::-1]
+    if not -1 <= timestep < denoiser.n_timesteps:
+        raise ValueError(f"timestep must be -1 (clean) or 0..{denoiser.n_timesteps - 1}, got {timestep}")
+    grid = [noisier for noisier in _grid(denoiser, steps) if noisier > timestep]
+    pairs = list(_pairs([*grid, timestep]))[::-1]
 
     def climb(rows: slice) -> Tensor:
         x = images[rows]

@@ -47,10 +47,13 @@ from shapkit.differentiable.regions import Graph
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.denoisers import Denoiser
+from shapkit_diffusion.paired_noise import pairing
+from shapkit_diffusion.pixels import to_bytes, to_unit_range
+from shapkit_diffusion.row_files import RowFiles
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.stop_signals import EXIT_STOPPED, StopSignals, TrainingStopped
-from shapkit_diffusion.training_config import ALL_CONCEPTS, PenaltyConfig, TrainConfig
-from shapkit_diffusion.training_data import Batch, draw_batch, encoding, players, to_bytes, to_unit_range
+from shapkit_diffusion.training_config import ALL_CONCEPTS, PairedNoise, PenaltyConfig, TrainConfig
+from shapkit_diffusion.training_data import Batch, draw_batch, encoding, players
 from shapkit_diffusion.training_log import TrainingLog, averaged_samples, figures_of, shared_report
 from shapkit_diffusion.training_state import TrainingState
 
@@ -59,6 +62,7 @@ __all__ = [
     "EXIT_STOPPED",
     "Batch",
     "Losses",
+    "PairedNoise",
     "PenaltyConfig",
     "TrainConfig",
     "TrainingStopped",
@@ -144,6 +148,7 @@ def train(
     folder: str | Path,
     *,
     resume: bool = False,
+    cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Denoiser:
     """Train ``denoiser`` and leave its averaged weights in ``folder/model``; returns that averaged model.
@@ -158,6 +163,8 @@ def train(
         config: the run.
         folder: the run folder; must be new, unless ``resume``.
         resume: go on from the last saved state of the same configuration.
+        cache: a folder, which runs may share, for what is computed once of every image (latents, paired noise); by
+            default the run folder.
         progress: called as ``progress(done, total)`` after every step, in the main process.
 
     Raises:
@@ -176,6 +183,10 @@ def train(
         resumed = resume or not accelerator.is_main_process
         run = RunFolder.open(folder, {"training": dataclasses.asdict(config)}, resume=resumed)
     anchor = copy.deepcopy(denoiser).eval().requires_grad_(False).to(accelerator.device) if config.anchor else None
+    denoiser.to(accelerator.device)
+    files = RowFiles(run.path, None if cache is None else Path(cache))
+    encode = encoding(data, denoiser, config, files, accelerator)
+    with_noise = pairing(data, denoiser, config, files, accelerator)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate)
     model: Any = accelerator.prepare(denoiser)
     optimizer = accelerator.prepare(optimizer)
@@ -183,7 +194,7 @@ def train(
     average.to(accelerator.device)
     state = TrainingState(denoiser, optimizer, average)
     first = state.load(run.path / "state", accelerator) if resume else 0
-    steps = _Steps(data, encoding(data, denoiser, config, run.path, accelerator), regions_of, model, anchor, state)
+    steps = _Steps(data, encode, regions_of, with_noise, model, anchor, state)
     main = accelerator.is_main_process
     with (
         _training_mode(denoiser, config),
@@ -250,6 +261,7 @@ class _Steps:
     data: Images
     encoded: Callable[[Batch], Batch]
     regions_of: Callable[[Batch], Regions | None]
+    with_noise: Callable[[Batch, Regions | None], Batch]
     model: Any
     anchor: Denoiser | None
     state: TrainingState[Denoiser]
@@ -270,6 +282,8 @@ class _Steps:
         for number in range(config.accumulation):
             last = number + 1 == config.accumulation
             micro = self.encoded(batch.share(number, config.accumulation).to(accelerator.device))
+            regions = self.regions_of(micro)
+            micro = self.with_noise(micro, regions)
             with (
                 nullcontext() if last else accelerator.no_sync(self.model),
                 _named_randomness(config.seed, step, micro.first, accelerator.device),
@@ -279,7 +293,7 @@ class _Steps:
                     denoiser,
                     micro,
                     config,
-                    self.regions_of(micro),
+                    regions,
                     step,
                     self.anchor,
                     with_report=with_report,

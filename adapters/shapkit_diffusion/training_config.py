@@ -123,6 +123,45 @@ class PenaltyConfig:
 
 
 @dataclass(frozen=True)
+class PairedNoise:
+    """Noise that belongs to the images it is added to: that from which the model a run starts from would generate them.
+
+    A denoising loss adds new noise to every image, so what is learnt of one region *given* another is an average over
+    all noises the other could have come from. Where one region may look at another but not the reverse (the star
+    graph), that loses the agreement of the two, however long the training (``benchmarks/one_sided.py``); with the noise
+    that belongs to the image nothing is averaged. It also makes the paths from noise to image straighter, which fewer
+    sampling steps can follow (Liu et al. 2023, "Flow straight and fast": reflow, here with real images at one end).
+
+    Args:
+        images: how many images of the data get noise, the first ones; the run uses no others.
+        steps: network steps of the inversion, see ``sampling.invert``.
+        refinements: the same.
+        timestep: the inversion starts from the image with new noise of this timestep. Inverted from the clean image, a
+            flat background ends in a noise too weak and smooth to be one, since no model generates it quite so flat;
+            a little noise at the start gives unit normals.
+        concepts: ``"fresh"``: new noise in the concepts at every step; ``"paired"``: theirs, too.
+        seed: names the noise that the inversion starts with.
+
+    Raises:
+        ValueError: for a number out of its range or an unknown name.
+    """
+
+    images: int = 4096
+    steps: int = 12
+    refinements: int = 1
+    timestep: int = 40
+    concepts: Literal["fresh", "paired"] = "paired"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in {"images": 1, "steps": 1, "refinements": 0, "timestep": -1}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"paired.{name} must be at least {least}, got {getattr(self, name)}")
+        if self.concepts not in ("fresh", "paired"):
+            raise ValueError(f"paired.concepts must be 'fresh' or 'paired', got {self.concepts!r}")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A training run. Equal configurations give equal numbers on one machine.
 
@@ -152,9 +191,11 @@ class TrainConfig:
         cache_latents: encode all images once, before the first step, into a file of the run folder, and not each batch
             anew; has no effect on pixel models.
         penalty: the dummy-player penalty; ``None`` trains without.
+        paired: noise that belongs to the images, found before the first step; ``None`` for new noise at every step.
 
     Raises:
-        ValueError: for a number out of its range.
+        ValueError: for a number out of its range, or an anchor together with paired noise, which would ask for what
+            the model predicts of new noise.
     """
 
     steps: int
@@ -175,8 +216,13 @@ class TrainConfig:
     sample_every: int = 0
     cache_latents: bool = False
     penalty: PenaltyConfig | None = None
+    paired: PairedNoise | None = None
 
     def __post_init__(self) -> None:
+        if self.anchor and self.paired is not None:
+            raise ValueError(
+                "anchor and paired exclude each other: the anchor's predictions are averages over new noise"
+            )
         for name in ("steps", "save_every", "log_every", "accumulation"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

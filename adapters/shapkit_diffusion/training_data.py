@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +16,9 @@ from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images, concept_labels, label_template
 from shapkit_diffusion.denoisers import Denoiser
 from shapkit_diffusion.latents import latent_regions
+from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.row_files import RowFiles, Rows, rows_of
 from shapkit_diffusion.training_config import ALL_CONCEPTS, PenaltyConfig, TrainConfig
-
-ENCODED_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,8 @@ def draw_batch(
         rank, world: only the rows of process ``rank`` of ``world``, which are all that is read from ``data``.
     """
     size = config.batch_size
-    indices = torch.tensor([_shuffled(len(data), config.seed, step * size + row) for row in range(size)])
+    count = images_used(data, config)
+    indices = torch.tensor([_shuffled(count, config.seed, step * size + row) for row in range(size)])
     generator = torch.Generator().manual_seed(int(counter_bits(config.seed, step)) >> 1)
     pairs = size // 2
     strata = (torch.arange(pairs) + torch.rand(pairs, generator=generator)) / pairs
@@ -104,58 +104,34 @@ def draw_batch(
     return Batch(clean, targets, noise[own], timesteps[own], indices[own], mirrored[own], own.start)
 
 
-def to_unit_range(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [-1, 1]."""
-    return images.float() / 127.5 - 1
-
-
-def to_bytes(images: Tensor) -> np.ndarray:
-    """Images in [-1, 1] as uint8, what lies outside cut off."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+def images_used(data: Images, config: TrainConfig) -> int:
+    """How many images of the data a run sees, the first ones."""
+    return len(data) if config.paired is None else min(len(data), config.paired.images)
 
 
 def encoding(
-    data: Images, denoiser: Denoiser, config: TrainConfig, folder: Path, accelerator: Accelerator
+    data: Images, denoiser: Denoiser, config: TrainConfig, files: RowFiles, accelerator: Accelerator
 ) -> Callable[[Batch], Batch]:
     """What turns a batch of images into one of what the denoiser works on: nothing to do for a pixel model.
 
     With ``config.cache_latents``, the latents of all images (and of their mirror images, if ``config.flip``) are
-    written to ``folder/latents.npy`` first, each process its part, unless the file is there already.
+    written to a file first, unless it is there already.
     """
     if not denoiser.is_latent:
         return lambda batch: batch
     if not config.cache_latents:
         return lambda batch: replace(batch, images=denoiser.encode(batch.images))
-    path = folder / "latents.npy"
-    if not path.is_file():
-        _write_latents(data, denoiser, path, 2 if config.flip else 1, accelerator)
-    cached = np.load(path, mmap_mode="r", allow_pickle=False)
-
-    def from_cache(batch: Batch) -> Batch:
-        latents = cached[batch.mirrored.cpu().numpy().astype(int), batch.indices.cpu().numpy()]
-        return replace(batch, images=torch.from_numpy(latents).to(batch.noise.device))
-
-    return from_cache
-
-
-def _write_latents(data: Images, denoiser: Denoiser, path: Path, sides: int, accelerator: Accelerator) -> None:
-    """Latents float32 (sides, n, *latent_shape): of the images, and with two sides of their mirror images."""
-    partial, shape = path.with_name(path.name + ".partial"), (sides, len(data), *denoiser.latent_shape)
-    if accelerator.is_main_process:
-        np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape).flush()
-    accelerator.wait_for_everyone()
-    latents = np.lib.format.open_memmap(partial, mode="r+")
-    starts = range(0, len(data), ENCODED_AT_ONCE)
-    for start in starts[accelerator.process_index :: accelerator.num_processes]:
-        rows = range(start, min(start + ENCODED_AT_ONCE, len(data)))
-        images = to_unit_range(torch.as_tensor(data.rows(rows)[0])).to(accelerator.device)
-        for side in range(sides):
-            latents[side, rows.start : rows.stop] = denoiser.encode(images.flip(3) if side else images).cpu().numpy()
-    latents.flush()
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        partial.rename(path)
-    accelerator.wait_for_everyone()
+    source = Rows(data, images_used(data, config), config.flip, denoiser.latent_shape)
+    assert denoiser.autoencoder is not None
+    cached = files.made(
+        "latents",
+        source,
+        lambda images, numbers: denoiser.encode(images),
+        denoiser.autoencoder.network,
+        {},
+        accelerator,
+    )
+    return lambda batch: replace(batch, images=rows_of(cached, batch.indices, batch.mirrored, batch.noise.device))
 
 
 def players(data: Images, denoiser: Denoiser, config: TrainConfig) -> Callable[[Batch], Regions | None]:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from shapkit.differentiable import LossReport
 from shapkit_diffusion.denoisers import Denoiser
+from shapkit_diffusion.pixels import to_bytes
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.sampling import draw_noise, generate
-from shapkit_diffusion.training_data import to_bytes
 
 SAMPLES = 16
 

@@ -28,9 +28,9 @@ from shapkit_diffusion.edits import (
     edit_images,
     edit_original,
 )
+from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.report import png
 from shapkit_diffusion.sampling import draw_noise, generate, peak_signal_to_noise
-from shapkit_diffusion.training import to_unit_range
 
 LEFT, RIGHT = slice(0, 8), slice(8, 16)
 

@@ -22,8 +22,8 @@ from shapkit_diffusion.evaluation.feature_metrics import (
 from shapkit_diffusion.evaluation.inception import FidInception, load_inception
 from shapkit_diffusion.evaluation.realism import WHOLE, Box, features_of, frechet_distance, map_features, statistics_of
 from shapkit_diffusion.evaluation.realism_measures import RealismMeasurement, RealismReference, measure_realism
+from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.segmentation.small import load_parser
-from shapkit_diffusion.training import to_unit_range
 
 
 def _rows(n: int, d: int, seed: int, shift: float = 0.0) -> np.ndarray:

@@ -14,9 +14,9 @@ from shapkit_diffusion.autoencoder_training import AutoencoderConfig, reconstruc
 from shapkit_diffusion.autoencoders import small_autoencoder
 from shapkit_diffusion.commands.common import add_data, command
 from shapkit_diffusion.domains import open_domain
+from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import write_json
-from shapkit_diffusion.training_data import to_unit_range
 
 MEASURED_IMAGES = 1000
 

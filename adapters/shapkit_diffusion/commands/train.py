@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +24,7 @@ from shapkit_diffusion.domains import open_domain
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.training import (
     EXIT_STOPPED,
+    PairedNoise,
     PenaltyConfig,
     TrainConfig,
     train,
@@ -105,7 +106,7 @@ def _add_training(parser: argparse.ArgumentParser, defaults: TrainConfig) -> Non
 
 
 def _training_config(options: argparse.Namespace, penalty: PenaltyConfig | None, anchor: bool) -> TrainConfig:
-    names = {f.name for f in fields(TrainConfig)} - {"penalty", "decay", "anchor"}
+    names = {f.name for f in fields(TrainConfig)} - {"penalty", "decay", "anchor", "paired"}
     chosen = {name: getattr(options, name) for name in names}
     return TrainConfig(**chosen, decay=not options.constant_rate, anchor=anchor, penalty=penalty)
 
@@ -152,7 +153,21 @@ def add_finetune(commands: Any) -> None:
         choices=("model", "noise"),
         default="model",
         help="what the denoising loss compares with: predictions of the model started from, or (always without "
-        "penalty) the noise itself",
+        "penalty, and with paired noise) the noise itself",
+    )
+    parser.add_argument(
+        "--paired-noise",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="train on this many images with the noise that the model generates them from, found before the first "
+        "step; 0 for new noise at every step",
+    )
+    parser.add_argument(
+        "--paired-concepts",
+        choices=("paired", "fresh"),
+        default=PairedNoise().concepts,
+        help="with paired noise: whether concepts get theirs, too, or new noise at every step",
     )
     group = parser.add_argument_group("penalty")
     group.add_argument(
@@ -221,7 +236,9 @@ def _finetune(options: argparse.Namespace) -> None:
             output=options.output,
             timestep_weighting=options.timestep_weighting,
         )
-    config = _training_config(options, penalty, anchor=penalty is not None and options.target == "model")
+    paired = PairedNoise(options.paired_noise, concepts=options.paired_concepts) if options.paired_noise else None
+    anchored = penalty is not None and paired is None and options.target == "model"
+    config = replace(_training_config(options, penalty, anchored), paired=paired)
     model = model_of(options)
     domain = open_domain(options.data, options.size, options.count)
     tuned = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("fine-tune"))

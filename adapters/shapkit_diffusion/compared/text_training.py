@@ -22,6 +22,7 @@ from shapkit.randomness import counter_uniform
 from shapkit_diffusion.compared.text_model import TextModel
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.data.captions import Phrases, caption, face_phrases
+from shapkit_diffusion.row_files import RowFiles
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.stop_signals import StopSignals, TrainingStopped
 from shapkit_diffusion.training_config import TrainConfig
@@ -99,7 +100,7 @@ def train_text_model(
     phrases = face_phrases(config.faces, config.data_seed)
     run = RunFolder.open(folder, {"text": dataclasses.asdict(config)}, resume=resume)
     model.to(accelerator.device)
-    encoded = encoding(faces, denoiser, training, run.path, accelerator)
+    encoded = encoding(faces, denoiser, training, RowFiles(run.path), accelerator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, fused=True)
     average = EMAModel(model.parameters(), decay=training.ema)
     state = TrainingState(model, optimizer, average)

@@ -34,8 +34,8 @@ from shapkit_diffusion.evaluation.realism import (
 from shapkit_diffusion.evaluation.realism_measures import RealismReference, measure_realism
 from shapkit_diffusion.evaluation.verdict import Measured
 from shapkit_diffusion.latents import latent_regions
+from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.sampling import draw_noise, generate
-from shapkit_diffusion.training import to_unit_range
 
 
 @dataclass(frozen=True)

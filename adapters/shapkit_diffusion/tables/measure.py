@@ -32,10 +32,10 @@ from shapkit_diffusion.evaluation.inception import load_inception
 from shapkit_diffusion.evaluation.locality import LocalityConvention
 from shapkit_diffusion.evaluation.realism_measures import RealismMeasurement, RealismReference, measure_realism
 from shapkit_diffusion.evaluation.verdict import Measured, verdict
+from shapkit_diffusion.pixels import to_bytes, to_unit_range
 from shapkit_diffusion.runs import RunFolder, write_json
 from shapkit_diffusion.sampling import peak_signal_to_noise
 from shapkit_diffusion.tables.rows import ROWS, Row, network_of
-from shapkit_diffusion.training_data import to_bytes, to_unit_range
 
 OpenDomain = Callable[[], Domain]
 """Opens the domain, once in each process."""

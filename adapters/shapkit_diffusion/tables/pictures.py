@@ -12,9 +12,9 @@ from torch import Tensor
 
 from shapkit._optional import require
 from shapkit_diffusion import report
+from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.report import NEGLIGIBLE, STRONG, change_map
 from shapkit_diffusion.tables.layout import PASTES, Results
-from shapkit_diffusion.training_data import to_unit_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -31,9 +31,9 @@ from shapkit_diffusion.compared.gan.style_gan import (
     save_network,
 )
 from shapkit_diffusion.data.faces import render_faces
+from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.stop_signals import StopSignals, TrainingStopped
-from shapkit_diffusion.training_data import to_unit_range
 from shapkit_diffusion.training_log import SAMPLES, TrainingLog
 from shapkit_diffusion.training_state import TrainingState
 

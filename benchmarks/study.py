@@ -1,0 +1,349 @@
+"""The reference study: local noise without losing realism. Every arm is a file in study_arms/.
+
+    python benchmarks/study.py --arms                  # what the arms are, and which are done
+    python benchmarks/study.py --run                   # all of them, or some by name; one process an arm
+    python benchmarks/study.py --run star --seeds 1 2 3
+    python benchmarks/study.py --publish               # docs/results/study.json and the pictures, from what is done
+
+An arm is trained from the plain model that comes with the package, for as many steps as every other arm of its length,
+and measured; each leaves a run folder and a line of results.jsonl in --work. What is there is taken, and what was
+interrupted goes on, so that several calls may share the work: an arm that another process has begun is left to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import machine
+
+from shapkit.differentiable import Regions, allowed_influence, replace_group_norm, star
+from shapkit_diffusion.data.labelled import concept_labels, label_template
+from shapkit_diffusion.demo import shipped_model
+from shapkit_diffusion.denoisers import Denoiser, load_denoiser
+from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
+from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, compare_edits
+from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, measured_by_concept, realism_reference
+from shapkit_diffusion.influence import END_TO_END, influence_maps, outside_error, outside_mass
+from shapkit_diffusion.progress import on_terminal
+from shapkit_diffusion.runs import RunFolder
+from shapkit_diffusion.sampling import draw_noise
+from shapkit_diffusion.training import PenaltyConfig, TrainConfig, draw_batch, losses, train
+from shapkit_diffusion.training_data import players
+
+ARMS = Path(__file__).parent / "study_arms"
+ROOT = Path(__file__).parents[1]
+PLAIN = "plain"
+
+COMMON = TrainConfig(
+    steps=600, batch_size=16, learning_rate=1e-3, warmup=20, decay=True, ema=0.99, seed=1, log_every=20, save_every=200
+)
+"""What all arms share where their files do not say otherwise. Mirrored images are not needed: faces are rendered."""
+
+EVALUATION = EvaluateConfig(pairs=64, images=500)
+INFLUENCE_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training.
+
+    Args:
+        name: of its file.
+        says: what it is, in a line.
+        family: the question that it belongs to.
+        training: fields of ``TrainConfig`` and ``PenaltyConfig`` that differ from ``COMMON`` and the defaults.
+        region_norm: whether group normalisation is by region, in training and when the model is used.
+        concepts: whose noise it makes local.
+        seeds: of its runs.
+    """
+
+    name: str
+    says: str
+    family: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    region_norm: bool = False
+    concepts: tuple[str, ...] = CONCEPTS
+    seeds: tuple[int, ...] = (1,)
+
+    @classmethod
+    def read(cls, path: Path) -> Arm:
+        """The arm of a file; an unknown field is refused."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("concepts", "seeds"):
+            if name in content:
+                content[name] = tuple(content[name])
+        return cls(path.stem, **content)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is what arms of as many steps are compared with."""
+        return self.name != PLAIN and self.family == "base"
+
+    def config(self, seed: int) -> TrainConfig:
+        """Its training run."""
+        fields = dict(self.training)
+        penalty = fields.pop("penalty", None)
+        if penalty is not None:
+            penalty = PenaltyConfig(**{"concepts": self.concepts, **penalty})
+        return replace(COMMON, **fields, seed=seed, penalty=penalty)
+
+
+def read_arms() -> dict[str, Arm]:
+    """Every arm, by name."""
+    return {path.stem: Arm.read(path) for path in sorted(ARMS.glob("*.json"))}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the arms share: the work folder, the data, and the features of real faces."""
+
+    work: Path
+
+    @property
+    def results(self) -> Path:
+        return self.work / "results.jsonl"
+
+    def done(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The lines of the results, by arm and seed; of two lines for one, the last."""
+        if not self.results.is_file():
+            return {}
+        lines = [json.loads(line) for line in self.results.read_text(encoding="utf-8").splitlines()]
+        return {(line["arm"], line["seed"]): line for line in lines}
+
+    def run(self, arm: Arm, seed: int, domain: Callable[[], Domain]) -> None:
+        """Train and measure an arm and add its line, unless that was done or is being done."""
+        folder = self.work / (f"{arm.name}-{seed}")
+        with _only_one(self.work / f".{folder.name}.lock") as mine:
+            if not mine or self._line_of(arm, seed) is not None:
+                return
+            model = self._trained(arm, seed, folder, domain())
+            started = time.perf_counter()
+            line = {"arm": arm.name, "seed": seed, "config": asdict(arm.config(seed)) if arm.name != PLAIN else None}
+            if arm.name != PLAIN:
+                line |= {
+                    "training_seconds": RunFolder(folder / "run").seconds(),
+                    "network_images_per_image": network_images(arm, seed, domain()),
+                }
+            line |= figures(model, domain(), arm) | {"machine": machine(), "torch_threads": torch.get_num_threads()}
+            line["measuring_seconds"] = round(time.perf_counter() - started, 1)
+            with self.results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _line_of(self, arm: Arm, seed: int) -> dict[str, Any] | None:
+        """The arm's line, if it was written for the arm as it is now."""
+        line = self.done().get((arm.name, seed))
+        if line is None or arm.name == PLAIN:
+            return line
+        wanted = json.loads(json.dumps(asdict(arm.config(seed))))
+        return line if line["config"] == wanted else None
+
+    def _trained(self, arm: Arm, seed: int, folder: Path, domain: Domain) -> Denoiser:
+        if arm.name == PLAIN:
+            return shipped_model()
+        run, config = folder / "run", arm.config(seed)
+        if not (run / "model" / "model_index.json").is_file():
+            model = with_region_norm(shipped_model(), domain, config) if arm.region_norm else shipped_model()
+            progress = on_terminal(f"train {folder.name}")
+            resume = (run / "config.json").is_file()
+            train(model, domain.training, config, run, resume=resume, cache=self.work / "cache", progress=progress)
+        model = load_denoiser(run / "model")
+        return with_region_norm(model, domain, config) if arm.region_norm else model
+
+
+def with_region_norm(model: Denoiser, domain: Domain, config: TrainConfig) -> Denoiser:
+    """The model with its group normalisation by the template's regions."""
+    regions = template(domain, config.penalty or PenaltyConfig())
+    replace_group_norm(model.unet, regions)
+    return model
+
+
+def template(domain: Domain, penalty: PenaltyConfig) -> Regions:
+    """The regions that all training images share."""
+    concepts = concept_labels(domain.label_names, penalty.concepts)
+    labels = torch.as_tensor(label_template(domain.training, concepts)[None]).long()
+    return Regions.from_labels(labels, concepts, dilation=penalty.dilation)
+
+
+def network_images(arm: Arm, seed: int, domain: Domain) -> float:
+    """How many images the trained network sees for each image of a batch, counted."""
+    model, config, seen = shipped_model(), arm.config(seed), []
+    batch = draw_batch(domain.training, config, model.n_timesteps, 0)
+    model.unet.register_forward_hook(lambda module, given, output: seen.append(len(given[0])))
+    anchor = shipped_model() if config.anchor else None
+    losses(model, model, batch, config, players(domain.training, model, config)(batch), 0, anchor)
+    return sum(seen) / len(batch.images)
+
+
+def figures(model: Denoiser, domain: Domain, arm: Arm) -> dict[str, Any]:
+    """What is measured of a model."""
+    config = EVALUATION
+    result = evaluate(model, domain, config, on_terminal(f"measure {arm.name}"))
+    measured = measured_by_concept(result, realism_reference(domain), config)
+    noise = draw_noise(model, INFLUENCE_IMAGES, config.seed + 3)
+    allowed = allowed_influence(star(), (*CONCEPTS, "rest"))
+
+    def regions_of(images: torch.Tensor) -> Regions:
+        return domain.regions(images, CONCEPTS, config.dilation)
+
+    found = influence_maps(model, noise, regions_of, (), config.steps)[END_TO_END]
+    return {
+        "edits": {concept: figure.edits.to_json() for concept, figure in measured.items()},
+        "realism": next(iter(measured.values())).realism.to_json(),
+        "influence": found.values.T.tolist(),
+        "influence_outside": [outside_mass(found, allowed), outside_error(found, allowed)],
+    }
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[bool]:
+    """Whether this process is the only one that holds the lock; the system frees it when a process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def assemble(study: Study, arms: Mapping[str, Arm]) -> dict[str, Any]:
+    """Everything that is done, each run beside the control's of as many steps and the same seed, or the first."""
+    lines = {key: line for key, line in study.done().items() if key[0] in arms}
+    runs = []
+    for _, line in sorted(lines.items()):
+        control = _control_of(line, lines, arms)
+        edits = {concept: _without_images(figure) for concept, figure in line["edits"].items()}
+        runs.append({**line, "edits": edits, "against": against(line, control) if control else None})
+    return {
+        "command": "python benchmarks/study.py --run && python benchmarks/study.py --publish",
+        "machine": machine(),
+        "common": asdict(COMMON),
+        "evaluation": asdict(EVALUATION),
+        "arms": {name: asdict(arm) for name, arm in arms.items()},
+        "runs": runs,
+    }
+
+
+def _without_images(figure: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in figure.items() if key != "per_image"}
+
+
+def _control_of(
+    line: Mapping[str, Any], lines: Mapping[tuple[str, int], dict[str, Any]], arms: Mapping[str, Arm]
+) -> dict[str, Any] | None:
+    """The run without penalty that took as many steps."""
+    if line["config"] is None:
+        return None
+    steps, seed = line["config"]["steps"], line["seed"]
+    same = [
+        (key[1] != seed, other)
+        for key, other in lines.items()
+        if arms[key[0]].is_control and other["config"]["steps"] == steps
+    ]
+    return min(same, key=lambda found: found[0])[1] if same else None
+
+
+def against(line: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's figures over the control's, by concept, and whether they are what the study is after."""
+    realism, before = line["realism"]["crops"], control["realism"]["crops"]
+    concepts = {}
+    for concept in CONCEPTS:
+        edits, reference = (EditMeasurement.from_json(one["edits"][concept]) for one in (line, control))
+        pairs = compare_edits(edits, reference)
+        gain = 1 / pairs["ratio"].value
+        concepts[concept] = {
+            "gain": [gain, 1 / pairs["ratio"].high, 1 / pairs["ratio"].low],
+            **{name: pairs[name].value for name in ("mse_in", "diversity", "seam")},
+            "fid": realism[concept]["fid"] / before[concept]["fid"],
+        }
+    return {"whole": realism["whole"]["fid"] / before["whole"]["fid"], "concepts": concepts}
+
+
+def report(results: Mapping[str, Any]) -> str:
+    """A line per run, by question: locality gain, what changes inside, realism, influence, cost."""
+    lines = [HEAD]
+    families = dict.fromkeys(arm["family"] for arm in results["arms"].values())
+    for family in sorted(families, key=lambda name: FAMILIES.index(name)):
+        runs = [run for run in results["runs"] if results["arms"][run["arm"]]["family"] == family]
+        lines += [family, *(_line(run, results["arms"][run["arm"]]) for run in runs)] if runs else []
+    settings = results["evaluation"]
+    notes = (
+        "gain: the control's locality over the arm's (MSE out over MSE in); in, div, FID: over the control's",
+        f"{settings['pairs']} pairs and {settings['images']} images a run, {settings['steps']} DDIM steps",
+        results["machine"],
+    )
+    return "\n".join([*lines, *notes])
+
+
+FAMILIES = ("base", "published", "graph", "weight", "timesteps", "regions", "network", "noise", "finalists")
+_GROUPS = (("gain", 7), ("in", 6), ("div", 6), ("FID of crop", 6))
+HEAD = (
+    f"{'':<28}{'':>5}"
+    + "".join(f"{name:^{width * 3}}" for name, width in _GROUPS)
+    + f"{'FID':>6}{'outside':>9}{'runs':>6}{'min':>6}\n"
+    + f"{'arm':<28}{'seed':>5}"
+    + "".join(f"{concept:>{width}}" for _, width in _GROUPS for concept in CONCEPTS)
+)
+
+
+def _line(run: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    cost = f"{run.get('network_images_per_image', 0):>6.1f}{run.get('training_seconds', 0) / 60:>6.1f}"
+    outside = f"{run['influence_outside'][0]:>9.2%}"
+    start = f"  {run['arm']:<26}{run['seed']:>5}"
+    if run["against"] is None:
+        fid = run["realism"]["crops"]["whole"]["fid"]
+        return f"{start}{'':>{sum(3 * width for _, width in _GROUPS)}}{fid:>6.3f}{outside}{cost}"
+    of = run["against"]["concepts"]
+    cells = ""
+    for key, width in zip(("gain", "mse_in", "diversity", "fid"), (width for _, width in _GROUPS), strict=True):
+        for concept in CONCEPTS:
+            value = of[concept][key][0] if key == "gain" else of[concept][key]
+            own = concept in arm["concepts"]
+            cells += f"{value:>{width}.{1 if key == 'gain' else 2}f}" if own or key == "fid" else f"{'-':>{width}}"
+    return f"{start}{cells}{run['against']['whole']:>6.2f}{outside}{cost}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "study", help="where runs and results lie")
+    parser.add_argument("--arms", action="store_true", help="list the arms")
+    parser.add_argument("--run", nargs="*", metavar="ARM", help="run these arms, or all")
+    parser.add_argument("--seeds", nargs="+", type=int, help="instead of the arms' own")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    arms, study = read_arms(), Study(options.work)
+    if options.arms:
+        for arm in arms.values():
+            print(f"{arm.name:<26}{arm.family:<12}{arm.says}")
+    if options.run is not None:
+        run(study, [arms[name] for name in options.run or arms], options.seeds)
+    print(report(assemble(study, arms)))
+
+
+def run(study: Study, arms: Sequence[Arm], seeds: Sequence[int] | None) -> None:
+    """Run arms one after the other; the data are opened once."""
+    opened: list[Domain] = []
+
+    def domain() -> Domain:
+        if not opened:
+            opened.append(open_domain("faces"))
+        return opened[0]
+
+    for arm in arms:
+        for seed in seeds or arm.seeds:
+            study.run(arm, seed, domain)
+
+
+if __name__ == "__main__":
+    main()
