@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/shapkit-diffusion demo --data $(DATA) --out $(OUT) --overwrite
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check shapkit adapters tests benchmarks examples

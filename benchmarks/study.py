@@ -285,7 +285,7 @@ def report(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *notes])
 
 
-FAMILIES = ("base", "published", "graph", "weight", "timesteps", "regions", "network", "noise", "finalists")
+FAMILIES = ("base", "published", "graph", "weight", "rate", "timesteps", "regions", "network", "noise", "long", "finalists")
 _GROUPS = (("gain", 7), ("in", 6), ("div", 6), ("FID of crop", 6))
 HEAD = (
     f"{'':<28}{'':>5}"
