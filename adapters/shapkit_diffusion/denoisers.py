@@ -157,6 +157,15 @@ class Denoiser(nn.Module):
         velocity: Tensor = (output - sigma * x) / signal if from_noise else (signal * x - output) / sigma
         return velocity
 
+    def as_output(self, velocity: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
+        """What the network itself would predict at ``x`` to mean ``velocity``; ``as_velocity`` backwards."""
+        if self.prediction == "v_prediction":
+            return velocity
+        signal, sigma = self.signal_and_noise(timesteps, x)
+        epsilon = self.prediction == "epsilon"
+        output: Tensor = sigma * x + signal * velocity if epsilon else signal * x - sigma * velocity
+        return output
+
     def as_clean(self, output: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
         """The clean image x_0 that the network's own ``output`` at ``x`` amounts to."""
         if self.prediction == "sample":

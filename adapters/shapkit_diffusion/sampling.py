@@ -152,6 +152,35 @@ def replay(denoiser: Denoiser, noise: Tensor, original: Tensor, mask: Tensor, ba
     return _in_batches(denoiser, len(noise), batch_size, follow)
 
 
+def stride_velocity(denoiser: Denoiser, x: Tensor, timesteps: Tensor, stride: int, substeps: int) -> Tensor:
+    """The velocity whose single DDIM step from x_t over ``stride`` timesteps lands where ``substeps`` smaller ones do.
+
+    A target for a model that is to sample in steps of ``stride`` with the accuracy of smaller ones: progressive
+    distillation (Salimans and Ho 2022, there with two substeps). One substep is the model's own velocity.
+
+    Args:
+        denoiser: the model that takes the smaller steps.
+        x: x_t, (n, channels, height, width).
+        timesteps: int64 (n,).
+        stride: timesteps of the single step; near the end of the schedule, what is left to the clean image.
+        substeps: of equal length, up to whole timesteps; fewer where the stride has fewer.
+
+    Raises:
+        ValueError: if ``stride`` or ``substeps`` is less than one.
+    """
+    if stride < 1 or substeps < 1:
+        raise ValueError(f"stride and substeps must be at least 1, got {stride} and {substeps}")
+    end = (timesteps - stride).clamp(min=-1)
+    at, y = timesteps, x
+    for substep in range(1, substeps + 1):
+        following = timesteps + torch.div((end - timesteps) * substep, substeps, rounding_mode="trunc")
+        cosine, sine = _rotation(denoiser, at, following, y)
+        y = cosine * y - sine * denoiser.velocity(y, at.clamp(min=0))
+        at = following
+    cosine, sine = _rotation(denoiser, timesteps, end, x)
+    return (cosine * x - y) / sine
+
+
 def swap(noise: Tensor, other: Tensor, mask: Tensor, strength: float = 1.0) -> Tensor:
     """``noise`` mixed with ``other`` in the mask, such that two independent unit normals make a unit normal.
 

@@ -51,6 +51,7 @@ from shapkit_diffusion.paired_noise import pairing
 from shapkit_diffusion.pixels import to_bytes, to_unit_range
 from shapkit_diffusion.row_files import RowFiles
 from shapkit_diffusion.runs import RunFolder
+from shapkit_diffusion.sampling import stride_velocity
 from shapkit_diffusion.stop_signals import EXIT_STOPPED, StopSignals, TrainingStopped
 from shapkit_diffusion.training_config import ALL_CONCEPTS, PairedNoise, PenaltyConfig, TrainConfig
 from shapkit_diffusion.training_data import Batch, draw_batch, encoding, players
@@ -117,7 +118,7 @@ def losses(
         target = model.target(batch.images, batch.noise, batch.timesteps)
     else:
         with torch.no_grad():
-            target = anchor(noisy, batch.timesteps).float()
+            target = _anchored(anchor, noisy, batch.timesteps, config).float()
     denoising = (predicted - target).square().mean()
     if config.penalty is None or regions is None:
         return Losses(denoising, torch.zeros_like(denoising))
@@ -139,6 +140,15 @@ def losses(
     )
     loss = drawn.sum_of(terms, regions).mean()
     return Losses(denoising, loss, LossReport.from_terms(terms, drawn, regions) if with_report else None)
+
+
+def _anchored(anchor: Denoiser, noisy: Tensor, timesteps: Tensor, config: TrainConfig) -> Tensor:
+    """What the anchor makes the model learn: its own prediction, or that of several of its steps."""
+    if config.anchor_substeps == 1:
+        predicted: Tensor = anchor(noisy, timesteps)
+        return predicted
+    velocity = stride_velocity(anchor, noisy, timesteps, config.anchor_stride, config.anchor_substeps)
+    return anchor.as_output(velocity, noisy, timesteps)
 
 
 def train(

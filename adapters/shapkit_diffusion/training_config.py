@@ -182,6 +182,10 @@ class TrainConfig:
         anchor: learn from the predictions of the model that the run starts from, not from the noise itself. Both have
             the same minimum under the penalty (the mean of the one given ``x`` is the other), but the anchor's
             gradients carry no noise, which matters when few steps are to change a good model a little.
+        anchor_substeps: steps of the anchor that one prediction of the model learns to do the work of, over
+            ``anchor_stride`` timesteps: more than one makes the model sample in steps of that length with the accuracy
+            of shorter ones (`stride_velocity`), at the price of as many runs of the anchor.
+        anchor_stride: timesteps; the default is that of 25 sampling steps of 1,000.
         accumulation: micro-batches in which each process takes its share of a batch, one after the other. More of them
             take less memory and give the same numbers up to rounding.
         gradient_checkpointing: compute the UNet's activations again in the backward pass and keep none: slower, and
@@ -210,6 +214,8 @@ class TrainConfig:
     save_every: int = 250
     log_every: int = 25
     anchor: bool = False
+    anchor_substeps: int = 1
+    anchor_stride: int = 40
     accumulation: int = 1
     gradient_checkpointing: bool = False
     gradient_clip: float = 1.0
@@ -223,7 +229,7 @@ class TrainConfig:
             raise ValueError(
                 "anchor and paired exclude each other: the anchor's predictions are averages over new noise"
             )
-        for name in ("steps", "save_every", "log_every", "accumulation"):
+        for name in ("steps", "save_every", "log_every", "accumulation", "anchor_substeps", "anchor_stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch_size < 2 or self.batch_size % 2:

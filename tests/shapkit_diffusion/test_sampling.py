@@ -15,6 +15,7 @@ from shapkit_diffusion.sampling import (
     invert,
     peak_signal_to_noise,
     replay,
+    stride_velocity,
     swap,
     trajectory,
 )
@@ -142,3 +143,38 @@ def test_bad_arguments_are_named(tiny: Denoiser) -> None:
         invert(tiny, torch.zeros(1, 3, 16, 16), refinements=-1)
     with pytest.raises(ValueError, match=r"the trajectory is of \(2, 3, 16, 16\), the noise of \(1, 3, 16, 16\)"):
         replay(tiny, torch.zeros(1, 3, 16, 16), torch.zeros(5, 2, 3, 16, 16), torch.ones(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_one_step_of_the_stride_lands_where_smaller_steps_do(prediction: str) -> None:
+    denoiser = small_denoiser(size=16, channels=(8, 16), prediction=prediction, seed=4)
+    denoiser.alphas_cumprod.clamp_(min=1e-2)
+    small = trajectory(denoiser, draw_noise(denoiser, 2, seed=0), 100)  # at timesteps 999, 989, ...
+
+    def landing(start: int, first: int) -> torch.Tensor:
+        x, timesteps = small[start], torch.tensor([first] * 2)
+        velocity = stride_velocity(denoiser, x, timesteps, stride=40, substeps=4)
+        output = denoiser.as_output(velocity, x, timesteps)
+        torch.testing.assert_close(denoiser.as_velocity(output, x, timesteps), velocity, rtol=1e-4, atol=1e-4)
+        clean = denoiser.as_clean(output, x, timesteps)
+        signal, sigma = denoiser.signal_and_noise(timesteps, x)
+        to_signal, to_sigma = denoiser.signal_and_noise((timesteps - 40).clamp(min=-1), x)
+        return to_signal * clean + to_sigma * (x - signal * clean) / sigma
+
+    torch.testing.assert_close(landing(10, 899), small[14], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(landing(60, 399), small[64], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(landing(96, 39), small[100], rtol=1e-3, atol=1e-3)  # the rest of the way, to the image
+
+
+def test_one_substep_is_the_models_own_velocity_and_none_is_refused(tiny: Denoiser) -> None:
+    x, timesteps = draw_noise(tiny, 2, seed=1), torch.tensor([999, 3])
+    own = tiny.velocity(x, timesteps)
+    torch.testing.assert_close(stride_velocity(tiny, x, timesteps, 40, 1), own, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="stride and substeps must be at least 1, got 40 and 0"):
+        stride_velocity(tiny, x, timesteps, 40, 0)
+
+
+def test_more_substeps_than_timesteps_are_as_many_as_there_are(tiny: Denoiser) -> None:
+    x, timesteps = draw_noise(tiny, 1, seed=1), torch.tensor([1])  # two steps are left: to 0, and to the image
+    few, many = (stride_velocity(tiny, x, timesteps, 40, substeps) for substeps in (2, 9))
+    torch.testing.assert_close(many, few, rtol=1e-3, atol=1e-3)

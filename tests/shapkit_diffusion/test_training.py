@@ -26,6 +26,7 @@ from shapkit_diffusion.data.labelled import concept_labels, label_template
 from shapkit_diffusion.demo import shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.influence import influence_at, outside_mass
+from shapkit_diffusion.sampling import stride_velocity
 from shapkit_diffusion.training import (
     EXIT_STOPPED,
     PenaltyConfig,
@@ -365,6 +366,18 @@ def test_an_anchored_model_is_pulled_towards_what_it_was(small_faces: LabelledIm
     distance = (model(noisy, batch.timesteps) - anchor(noisy, batch.timesteps)).square().mean()
     torch.testing.assert_close(loss, distance)
     assert float(loss.detach()) > 0
+
+
+def test_an_anchor_of_several_steps_asks_for_where_they_lead(small_faces: LabelledImages) -> None:
+    anchor, model = _tiny(), _tiny()
+    batch, config = draw_batch(small_faces, QUICK, 1000, 0), replace(QUICK, anchor_substeps=3, anchor_stride=90)
+    noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
+    with torch.no_grad():
+        wanted = stride_velocity(anchor, noisy, batch.timesteps, 90, 3)
+        expected = (model(noisy, batch.timesteps) - wanted).square().mean()
+    loss = losses(model, model, batch, config, None, 0, anchor).denoising
+    torch.testing.assert_close(loss.detach(), expected)
+    assert float(expected) > 0
 
 
 def test_the_anchor_of_a_run_is_the_model_it_starts_from(small_faces: LabelledImages, tmp_path: Path) -> None:

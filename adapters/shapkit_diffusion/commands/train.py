@@ -106,7 +106,14 @@ def _add_training(parser: argparse.ArgumentParser, defaults: TrainConfig) -> Non
 
 
 def _training_config(options: argparse.Namespace, penalty: PenaltyConfig | None, anchor: bool) -> TrainConfig:
-    names = {f.name for f in fields(TrainConfig)} - {"penalty", "decay", "anchor", "paired"}
+    names = {f.name for f in fields(TrainConfig)} - {
+        "penalty",
+        "decay",
+        "anchor",
+        "anchor_substeps",
+        "anchor_stride",
+        "paired",
+    }
     chosen = {name: getattr(options, name) for name in names}
     return TrainConfig(**chosen, decay=not options.constant_rate, anchor=anchor, penalty=penalty)
 
@@ -154,6 +161,15 @@ def add_finetune(commands: Any) -> None:
         default="model",
         help="what the denoising loss compares with: predictions of the model started from, or (always without "
         "penalty, and with paired noise) the noise itself",
+    )
+    parser.add_argument(
+        "--anchor-substeps",
+        type=int,
+        default=1,
+        help="steps of the model started from that one prediction learns to do the work of",
+    )
+    parser.add_argument(
+        "--anchor-stride", type=int, default=40, help="timesteps over which: 1000 by the number of sampling steps"
     )
     parser.add_argument(
         "--paired-noise",
@@ -238,7 +254,12 @@ def _finetune(options: argparse.Namespace) -> None:
         )
     paired = PairedNoise(options.paired_noise, concepts=options.paired_concepts) if options.paired_noise else None
     anchored = penalty is not None and paired is None and options.target == "model"
-    config = replace(_training_config(options, penalty, anchored), paired=paired)
+    config = replace(
+        _training_config(options, penalty, anchored),
+        paired=paired,
+        anchor_substeps=options.anchor_substeps,
+        anchor_stride=options.anchor_stride,
+    )
     model = model_of(options)
     domain = open_domain(options.data, options.size, options.count)
     tuned = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("fine-tune"))
