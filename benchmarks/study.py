@@ -36,7 +36,7 @@ from shapkit_diffusion.influence import END_TO_END, influence_maps, outside_erro
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.sampling import draw_noise
-from shapkit_diffusion.training import PenaltyConfig, TrainConfig, draw_batch, losses, train
+from shapkit_diffusion.training import PairedNoise, PenaltyConfig, TrainConfig, draw_batch, losses, train
 from shapkit_diffusion.training_data import players
 
 ARMS = Path(__file__).parent / "study_arms"
@@ -91,10 +91,12 @@ class Arm:
     def config(self, seed: int) -> TrainConfig:
         """Its training run."""
         fields = dict(self.training)
-        penalty = fields.pop("penalty", None)
+        penalty, paired = fields.pop("penalty", None), fields.pop("paired", None)
         if penalty is not None:
             penalty = PenaltyConfig(**{"concepts": self.concepts, **penalty})
-        return replace(COMMON, **fields, seed=seed, penalty=penalty)
+        if paired is not None:
+            paired = PairedNoise(**paired)
+        return replace(COMMON, **fields, seed=seed, penalty=penalty, paired=paired)
 
 
 def read_arms() -> dict[str, Arm]:
@@ -285,7 +287,20 @@ def report(results: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *notes])
 
 
-FAMILIES = ("base", "published", "graph", "weight", "rate", "timesteps", "regions", "network", "noise", "long", "finalists")
+FAMILIES = (
+    "base",
+    "published",
+    "graph",
+    "weight",
+    "rate",
+    "timesteps",
+    "regions",
+    "network",
+    "noise",
+    "distilled",
+    "long",
+    "finalists",
+)
 _GROUPS = (("gain", 7), ("in", 6), ("div", 6), ("FID of crop", 6))
 HEAD = (
     f"{'':<28}{'':>5}"
