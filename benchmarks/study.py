@@ -24,8 +24,12 @@ from typing import Any
 
 import torch
 from machine import machine
+from matplotlib import pyplot
+from matplotlib.figure import Figure
+from torch import nn
 
 from shapkit.differentiable import Regions, allowed_influence, replace_group_norm, star
+from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.data.labelled import concept_labels, label_template
 from shapkit_diffusion.demo import shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser
@@ -34,14 +38,18 @@ from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, compare_
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, measured_by_concept, realism_reference
 from shapkit_diffusion.influence import END_TO_END, influence_maps, outside_error, outside_mass
 from shapkit_diffusion.progress import on_terminal
-from shapkit_diffusion.runs import RunFolder
+from shapkit_diffusion.report import png
+from shapkit_diffusion.runs import RunFolder, write_json
 from shapkit_diffusion.sampling import draw_noise
 from shapkit_diffusion.training import PairedNoise, PenaltyConfig, TrainConfig, draw_batch, losses, train
 from shapkit_diffusion.training_data import players
 
 ARMS = Path(__file__).parent / "study_arms"
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results" / "study.json"
 PLAIN = "plain"
+TARGET_GAIN = 20
+"""What the study is after: this much more local, at no loss of realism."""
 
 COMMON = TrainConfig(
     steps=600, batch_size=16, learning_rate=1e-3, warmup=20, decay=True, ema=0.99, seed=1, log_every=20, save_every=200
@@ -131,10 +139,7 @@ class Study:
             started = time.perf_counter()
             line = {"arm": arm.name, "seed": seed, "config": asdict(arm.config(seed)) if arm.name != PLAIN else None}
             if arm.name != PLAIN:
-                line |= {
-                    "training_seconds": RunFolder(folder / "run").seconds(),
-                    "network_images_per_image": network_images(arm, seed, domain()),
-                }
+                line["training_seconds"] = RunFolder(folder / "run").seconds()
             line |= figures(model, domain(), arm) | {"machine": machine(), "torch_threads": torch.get_num_threads()}
             line["measuring_seconds"] = round(time.perf_counter() - started, 1)
             with self.results.open("a", encoding="utf-8") as file:
@@ -175,14 +180,20 @@ def template(domain: Domain, penalty: PenaltyConfig) -> Regions:
     return Regions.from_labels(labels, concepts, dilation=penalty.dilation)
 
 
-def network_images(arm: Arm, seed: int, domain: Domain) -> float:
-    """How many images the trained network sees for each image of a batch, counted."""
-    model, config, seen = shipped_model(), arm.config(seed), []
-    batch = draw_batch(domain.training, config, model.n_timesteps, 0)
-    model.unet.register_forward_hook(lambda module, given, output: seen.append(len(given[0])))
-    anchor = shipped_model() if config.anchor else None
-    losses(model, model, batch, config, players(domain.training, model, config)(batch), 0, anchor)
-    return sum(seen) / len(batch.images)
+def network_images(arm: Arm, seed: int) -> dict[str, float]:
+    """How many images the trained network and the anchor see for each image of a batch, counted in one step."""
+    model, config, data = shipped_model(), arm.config(seed), render_faces(64)
+    batch, anchor = draw_batch(data, config, model.n_timesteps, 0), shipped_model() if config.anchor else None
+    seen: dict[str, list[int]] = {"trained": [], "anchor": []}
+
+    def count(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], object], None]:
+        return lambda module, given, output: seen[name].append(len(given[0]))
+
+    model.unet.register_forward_hook(count("trained"))
+    if anchor is not None:
+        anchor.unet.register_forward_hook(count("anchor"))
+    losses(model, model, batch, config, players(data, model, config)(batch), 0, anchor)
+    return {name: sum(counts) / len(batch.images) for name, counts in seen.items()}
 
 
 def figures(model: Denoiser, domain: Domain, arm: Arm) -> dict[str, Any]:
@@ -226,6 +237,8 @@ def assemble(study: Study, arms: Mapping[str, Arm]) -> dict[str, Any]:
         control = _control_of(line, lines, arms)
         edits = {concept: _without_images(figure) for concept, figure in line["edits"].items()}
         runs.append({**line, "edits": edits, "against": against(line, control) if control else None})
+        if line["config"] is not None:
+            runs[-1]["network_images"] = network_images(arms[line["arm"]], line["seed"])
     return {
         "command": "python benchmarks/study.py --run && python benchmarks/study.py --publish",
         "machine": machine(),
@@ -280,6 +293,7 @@ def report(results: Mapping[str, Any]) -> str:
         lines += [family, *(_line(run, results["arms"][run["arm"]]) for run in runs)] if runs else []
     settings = results["evaluation"]
     notes = (
+        "runs: images through the trained network + through its anchor for each image of a batch; min: of training",
         "gain: the control's locality over the arm's (MSE out over MSE in); in, div, FID: over the control's",
         f"{settings['pairs']} pairs and {settings['images']} images a run, {settings['steps']} DDIM steps",
         results["machine"],
@@ -312,7 +326,9 @@ HEAD = (
 
 
 def _line(run: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
-    cost = f"{run.get('network_images_per_image', 0):>6.1f}{run.get('training_seconds', 0) / 60:>6.1f}"
+    images = run.get("network_images", {"trained": 0, "anchor": 0})
+    seen = f"{images['trained']:.0f}+{images['anchor']:.0f}"
+    cost = f"{seen:>6}{run.get('training_seconds', 0) / 60:>6.1f}"
     outside = f"{run['influence_outside'][0]:>9.2%}"
     start = f"  {run['arm']:<26}{run['seed']:>5}"
     if run["against"] is None:
@@ -328,6 +344,34 @@ def _line(run: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     return f"{start}{cells}{run['against']['whole']:>6.2f}{outside}{cost}"
 
 
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "osD^vPX*<>hp"
+
+
+def picture(results: Mapping[str, Any]) -> Figure:
+    """Locality bought against realism paid, an axis pair for each concept; the bars of the study as lines."""
+    figure, axes = pyplot.subplots(1, len(CONCEPTS), figsize=(13, 4.6), sharey=True, layout="constrained")
+    families = [name for name in FAMILIES if name != "base"]
+    for axis, concept in zip(axes, CONCEPTS, strict=True):
+        for number, family in enumerate(families):
+            points = [
+                (of["gain"][0], of["fid"])
+                for run in results["runs"]
+                if (arm := results["arms"][run["arm"]])["family"] == family and concept in arm["concepts"]
+                if run["against"] and (of := run["against"]["concepts"][concept])
+            ]
+            if points:
+                colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number]
+                axis.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=45, label=family)
+        axis.axvline(TARGET_GAIN, color="grey", linewidth=1, linestyle="--")
+        axis.axhline(1, color="grey", linewidth=1, linestyle="--")
+        axis.set(xscale="log", xlabel="locality, times the control's", title=concept)
+    axes[0].set(yscale="log", ylabel="Fréchet distance of the concept's crop, over the control's")
+    axes[-1].legend(fontsize=8)
+    figure.suptitle("Locality is paid in realism; wanted is the lower right corner")
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "study", help="where runs and results lie")
@@ -335,6 +379,7 @@ def main() -> None:
     parser.add_argument("--run", nargs="*", metavar="ARM", help="run these arms, or all")
     parser.add_argument("--seeds", nargs="+", type=int, help="instead of the arms' own")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--publish", action="store_true", help="write docs/results and docs/pictures")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     arms, study = read_arms(), Study(options.work)
@@ -343,7 +388,11 @@ def main() -> None:
             print(f"{arm.name:<26}{arm.family:<12}{arm.says}")
     if options.run is not None:
         run(study, [arms[name] for name in options.run or arms], options.seeds)
-    print(report(assemble(study, arms)))
+    results = assemble(study, arms)
+    print(report(results))
+    if options.publish:
+        write_json(RESULTS, results)
+        (ROOT / "docs" / "pictures" / "study_frontier.png").write_bytes(png(picture(results)))
 
 
 def run(study: Study, arms: Sequence[Arm], seeds: Sequence[int] | None) -> None:

@@ -188,10 +188,13 @@ def test_other_exceptions_pass_and_harm_nothing(method):
     assert_same(first.extend(20_000), estimate(table_game(TABLE), 20_200, method))
 
 
+# A process whose parent ignores SIGINT, as those of pytest-xdist do, starts by ignoring it too.
 SCRIPT = """
-import sys, time
+import signal, sys, time
 import numpy as np
 import shapkit
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def value(coalitions):
     time.sleep(1e-3 * len(coalitions))
