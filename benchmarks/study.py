@@ -157,6 +157,8 @@ class Study:
         if arm.name == PLAIN:
             return shipped_model()
         run, config = folder / "run", arm.config(seed)
+        if (run / "config.json").is_file():
+            RunFolder.open(run, {"training": asdict(config)}, resume=True)  # refuses what another arm has left there
         if not (run / "model" / "model_index.json").is_file():
             model = with_region_norm(shipped_model(), domain, config) if arm.region_norm else shipped_model()
             progress = on_terminal(f"train {folder.name}")

@@ -105,7 +105,7 @@ def _make(path: Path, rows: Rows, compute: Compute, accelerator: Accelerator, at
                 kept[part.start : part.stop, side] = made.float().cpu().numpy()
         kept.flush()
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and partial.is_file():  # another run that shares the file may have been first
         partial.rename(path)
     accelerator.wait_for_everyone()
 

@@ -198,8 +198,8 @@ class TrainConfig:
         paired: noise that belongs to the images, found before the first step; ``None`` for new noise at every step.
 
     Raises:
-        ValueError: for a number out of its range, or an anchor together with paired noise, which would ask for what
-            the model predicts of new noise.
+        ValueError: for a number out of its range; for an anchor together with paired noise, which would ask for what
+            the model predicts of new noise; or for an anchor's substeps without anchor.
     """
 
     steps: int
@@ -229,6 +229,8 @@ class TrainConfig:
             raise ValueError(
                 "anchor and paired exclude each other: the anchor's predictions are averages over new noise"
             )
+        if self.anchor_substeps > 1 and not self.anchor:
+            raise ValueError(f"anchor_substeps asks for an anchor, got {self.anchor_substeps} without one")
         for name in ("steps", "save_every", "log_every", "accumulation", "anchor_substeps", "anchor_stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -140,6 +140,26 @@ def test_an_interrupted_inversion_goes_on(
     assert (broken / "noise.npy").read_bytes() == (whole / "noise.npy").read_bytes()
 
 
+def test_runs_share_what_the_same_model_makes_of_the_same_images(faces: LabelledImages, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+
+    def files() -> int:
+        return len(list(shared.glob("noise-*.npy")))
+
+    accelerator = Accelerator(cpu=True)
+    pairing(faces, _tiny(), CONFIG, RowFiles(tmp_path / "one", shared), accelerator)
+    other_concepts = replace(CONFIG, seed=9, paired=replace(FEW, concepts="fresh"))
+    pairing(faces, _tiny(), other_concepts, RowFiles(tmp_path / "two", shared), accelerator)
+    assert files() == 1
+    pairing(faces, _tiny(), replace(CONFIG, paired=replace(FEW, steps=2)), RowFiles(tmp_path, shared), accelerator)
+    pairing(faces, _tiny(), replace(CONFIG, flip=True), RowFiles(tmp_path, shared), accelerator)
+    pairing(faces[8:], _tiny(), CONFIG, RowFiles(tmp_path, shared), accelerator)
+    pairing(
+        faces, small_denoiser(size=32, channels=(8, 8, 16), seed=3), CONFIG, RowFiles(tmp_path, shared), accelerator
+    )
+    assert files() == 5
+
+
 def test_a_resumed_run_keeps_the_noise_of_the_model_it_started_from(faces: LabelledImages, tmp_path: Path) -> None:
     config = replace(CONFIG, penalty=PenaltyConfig())
     straight = train(_tiny(), faces, config, tmp_path / "straight")
@@ -177,6 +197,11 @@ def test_labels_of_each_image_say_where_its_concepts_have_new_noise(faces: Label
 def test_settings_are_checked(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(FEW, **change)  # type: ignore[arg-type]
+
+
+def test_substeps_ask_for_an_anchor() -> None:
+    with pytest.raises(ValueError, match="anchor_substeps asks for an anchor, got 4 without one"):
+        TrainConfig(steps=1, anchor_substeps=4)
 
 
 def test_an_anchor_and_paired_noise_exclude_each_other() -> None:

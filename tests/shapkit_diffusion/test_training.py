@@ -370,7 +370,8 @@ def test_an_anchored_model_is_pulled_towards_what_it_was(small_faces: LabelledIm
 
 def test_an_anchor_of_several_steps_asks_for_where_they_lead(small_faces: LabelledImages) -> None:
     anchor, model = _tiny(), _tiny()
-    batch, config = draw_batch(small_faces, QUICK, 1000, 0), replace(QUICK, anchor_substeps=3, anchor_stride=90)
+    config = replace(QUICK, anchor=True, anchor_substeps=3, anchor_stride=90)
+    batch = draw_batch(small_faces, config, 1000, 0)
     noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
     with torch.no_grad():
         wanted = stride_velocity(anchor, noisy, batch.timesteps, 90, 3)

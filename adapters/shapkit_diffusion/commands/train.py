@@ -253,7 +253,8 @@ def _finetune(options: argparse.Namespace) -> None:
             timestep_weighting=options.timestep_weighting,
         )
     paired = PairedNoise(options.paired_noise, concepts=options.paired_concepts) if options.paired_noise else None
-    anchored = penalty is not None and paired is None and options.target == "model"
+    learns = penalty is not None or options.anchor_substeps > 1  # otherwise the anchor holds it where it is
+    anchored = learns and paired is None and options.target == "model"
     config = replace(
         _training_config(options, penalty, anchored),
         paired=paired,
