@@ -1,0 +1,90 @@
+"""The study: every arm is a run that can be made, is compared with the right control, and runs once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import study
+
+from shapkit_diffusion.data import render_faces
+from shapkit_diffusion.domains import Domain, open_domain
+from shapkit_diffusion.evaluation.evaluate import EvaluateConfig
+
+ARMS = study.read_arms()
+
+
+def test_every_arm_is_a_run_of_a_known_family_with_a_control(study: ModuleType) -> None:
+    arms = study.read_arms()
+    steps = {arm.config(1).steps for arm in arms.values() if arm.is_control}
+    for arm in arms.values():
+        assert arm.family in study.FAMILIES and arm.says
+        assert arm.name == study.PLAIN or arm.config(1).steps in steps
+
+
+def test_a_misspelt_field_is_refused(study: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "arm.json"
+    path.write_text(json.dumps({"says": "", "family": "graph", "seed": 1}))
+    with pytest.raises(TypeError, match="seed"):
+        study.Arm.read(path)
+    path.write_text(json.dumps({"says": "", "family": "graph", "training": {"lambda": 3}}))
+    with pytest.raises(TypeError, match="lambda"):
+        study.Arm.read(path).config(1)
+
+
+def test_images_through_the_network_are_counted(study: ModuleType) -> None:
+    arms = study.read_arms()
+    counted = {name: study.network_images(arms[name], 1) for name in ("control", "anchored-24", "distilled-24")}
+    assert counted["control"] == {"trained": 1, "anchor": 0}
+    assert counted["anchored-24"] == {"trained": 2, "anchor": 1}
+    assert counted["distilled-24"] == {"trained": 2, "anchor": 4}
+
+
+def _line(arm: str, steps: int, seed: int = 1) -> dict[str, Any]:
+    return {"arm": arm, "seed": seed, "config": {"steps": steps}}
+
+
+def test_an_arm_is_held_against_the_control_of_as_many_steps(study: ModuleType) -> None:
+    arms = study.read_arms()
+    lines = [_line("control", 600), _line("control", 600, 2), _line("control-2400", 2400), _line("anchored-24", 600, 2)]
+    by_key = {(line["arm"], line["seed"]): line for line in lines}
+    assert study._control_of(_line("anchored-24", 600, 2), by_key, arms) is by_key["control", 2]
+    assert study._control_of(_line("anchored-24", 600, 3), by_key, arms) is by_key["control", 1]
+    assert study._control_of(_line("anchored-2400-100", 2400), by_key, arms) is by_key["control-2400", 1]
+    assert study._control_of(_line("anchored-24", 50), by_key, arms) is None
+
+
+def test_an_arm_is_run_once_and_compared(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = study.read_arms()
+    monkeypatch.setattr(study, "COMMON", replace(study.COMMON, steps=1, batch_size=2))
+    monkeypatch.setattr(study, "EVALUATION", EvaluateConfig(pairs=8, images=12, steps=2))
+    monkeypatch.setattr(study, "INFLUENCE_IMAGES", 2)
+    opened: list[Domain] = []
+
+    def domain() -> Domain:
+        if not opened:
+            faces = open_domain("faces", count=2)
+            opened.append(replace(faces, training=render_faces(40), reference=faces.reference[:60]))
+        return opened[0]
+
+    work = study.Study(tmp_path)
+    for name in ("plain", "control", "anchored-24"):
+        for _ in range(2):
+            work.run(arms[name], 1, domain)
+    assert len(work.results.read_text().splitlines()) == 3
+    results = study.assemble(work, arms)
+    found = {run["arm"]: run for run in json.loads(json.dumps(results))["runs"]}
+    assert found["plain"]["against"] is None
+    assert found["control"]["against"]["concepts"]["eyes"]["gain"][0] == pytest.approx(1)
+    assert "per_image" not in found["anchored-24"]["edits"]["eyes"]
+    assert all(name in study.report(results) for name in found)
+    stale = replace(arms["anchored-24"], training={**arms["anchored-24"].training, "learning_rate": 0.5})
+    with pytest.raises(ValueError, match=r"holds another run: training\.learning_rate"):
+        work.run(stale, 1, domain)
