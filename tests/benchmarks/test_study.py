@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import study
 
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.domains import Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig
 
-ARMS = study.read_arms()
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return importlib.import_module("study")
 
 
 def test_every_arm_is_a_run_of_a_known_family_with_a_control(study: ModuleType) -> None:
