@@ -29,7 +29,8 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from shapkit.differentiable import Regions, allowed_influence, replace_group_norm, star
-from shapkit_diffusion.data import render_faces
+from shapkit_diffusion.composed import ComposedDenoiser
+from shapkit_diffusion.data import LabelledImages, render_faces
 from shapkit_diffusion.data.labelled import concept_labels, label_template
 from shapkit_diffusion.demo import shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser
@@ -70,6 +71,7 @@ class Arm:
         family: the question that it belongs to.
         training: fields of ``TrainConfig`` and ``PenaltyConfig`` that differ from ``COMMON`` and the defaults.
         region_norm: whether group normalisation is by region, in training and when the model is used.
+        composed: whether every region is predicted by a run of its own that sees no more than the star graph lets it.
         concepts: whose noise it makes local.
         seeds: of its runs.
     """
@@ -79,6 +81,7 @@ class Arm:
     family: str
     training: Mapping[str, Any] = field(default_factory=dict)
     region_norm: bool = False
+    composed: bool = False
     concepts: tuple[str, ...] = CONCEPTS
     seeds: tuple[int, ...] = (1,)
 
@@ -160,31 +163,37 @@ class Study:
         if (run / "config.json").is_file():
             RunFolder.open(run, {"training": asdict(config)}, resume=True)  # refuses what another arm has left there
         if not (run / "model" / "model_index.json").is_file():
-            model = with_region_norm(shipped_model(), domain, config) if arm.region_norm else shipped_model()
-            progress = on_terminal(f"train {folder.name}")
-            resume = (run / "config.json").is_file()
-            train(model, domain.training, config, run, resume=resume, cache=self.work / "cache", progress=progress)
-        model = load_denoiser(run / "model")
-        return with_region_norm(model, domain, config) if arm.region_norm else model
+            train(
+                prepared(shipped_model(), arm, domain.training),
+                domain.training,
+                config,
+                run,
+                resume=(run / "config.json").is_file(),
+                cache=self.work / "cache",
+                teacher=shipped_model() if config.anchor else None,
+                progress=on_terminal(f"train {folder.name}"),
+            )
+        return prepared(load_denoiser(run / "model"), arm, domain.training)
 
 
-def with_region_norm(model: Denoiser, domain: Domain, config: TrainConfig) -> Denoiser:
-    """The model with its group normalisation by the template's regions."""
-    regions = template(domain, config.penalty or PenaltyConfig())
-    replace_group_norm(model.unet, regions)
-    return model
+def prepared(model: Denoiser, arm: Arm, data: LabelledImages) -> Denoiser:
+    """The model as the arm trains and uses it."""
+    if arm.region_norm:
+        replace_group_norm(model.unet, template(data, arm.concepts))
+    return ComposedDenoiser(model, template(data, arm.concepts)) if arm.composed else model
 
 
-def template(domain: Domain, penalty: PenaltyConfig) -> Regions:
+def template(data: LabelledImages, concepts: Sequence[str]) -> Regions:
     """The regions that all training images share."""
-    concepts = concept_labels(domain.label_names, penalty.concepts)
-    labels = torch.as_tensor(label_template(domain.training, concepts)[None]).long()
-    return Regions.from_labels(labels, concepts, dilation=penalty.dilation)
+    wanted = concept_labels(data.label_names, concepts)
+    labels = torch.as_tensor(label_template(data, wanted)[None]).long()
+    return Regions.from_labels(labels, wanted, dilation=PenaltyConfig().dilation)
 
 
 def network_images(arm: Arm, seed: int) -> dict[str, float]:
     """How many images the trained network and the anchor see for each image of a batch, counted in one step."""
-    model, config, data = shipped_model(), arm.config(seed), render_faces(64)
+    config, data = arm.config(seed), render_faces(64)
+    model = prepared(shipped_model(), arm, data)
     batch, anchor = draw_batch(data, config, model.n_timesteps, 0), shipped_model() if config.anchor else None
     seen: dict[str, list[int]] = {"trained": [], "anchor": []}
 
@@ -314,6 +323,7 @@ FAMILIES = (
     "network",
     "noise",
     "distilled",
+    "composed",
     "long",
     "finalists",
 )

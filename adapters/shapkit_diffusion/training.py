@@ -159,6 +159,7 @@ def train(
     *,
     resume: bool = False,
     cache: str | Path | None = None,
+    teacher: Denoiser | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Denoiser:
     """Train ``denoiser`` and leave its averaged weights in ``folder/model``; returns that averaged model.
@@ -175,16 +176,19 @@ def train(
         resume: go on from the last saved state of the same configuration.
         cache: a folder, which runs may share, for what is computed once of every image (latents, paired noise); by
             default the run folder.
+        teacher: the anchor, if ``config.anchor``; by default a copy of ``denoiser`` as the run starts.
         progress: called as ``progress(done, total)`` after every step, in the main process.
 
     Raises:
         ValueError: if the folder exists (or, with ``resume``, holds another run), the images do not fit the model, or
-            the loss is no longer finite.
+            the loss is no longer finite, or a teacher has nothing to teach.
         TrainingStopped: after SIGTERM or SIGUSR1, when the step is done and the state saved.
     """
     image_shape = tuple(data.rows([0])[0].shape[1:])
     if image_shape != denoiser.image_shape:
         raise ValueError(f"the model works on images of shape {denoiser.image_shape}, the data has {image_shape}")
+    if teacher is not None and not config.anchor:
+        raise ValueError("a teacher is for runs with config.anchor")
     if config.penalty is not None:
         _penalty(config.penalty, config.seed)  # refused here, before anything is written
     regions_of = players(data, denoiser, config)
@@ -192,7 +196,9 @@ def train(
     with accelerator.main_process_first():  # it makes the folder, and the others join
         resumed = resume or not accelerator.is_main_process
         run = RunFolder.open(folder, {"training": dataclasses.asdict(config)}, resume=resumed)
-    anchor = copy.deepcopy(denoiser).eval().requires_grad_(False).to(accelerator.device) if config.anchor else None
+    anchor = None
+    if config.anchor:
+        anchor = copy.deepcopy(teacher or denoiser).eval().requires_grad_(False).to(accelerator.device)
     denoiser.to(accelerator.device)
     files = RowFiles(run.path, None if cache is None else Path(cache))
     encode = encoding(data, denoiser, config, files, accelerator)

@@ -42,10 +42,13 @@ def test_a_misspelt_field_is_refused(study: ModuleType, tmp_path: Path) -> None:
 
 def test_images_through_the_network_are_counted(study: ModuleType) -> None:
     arms = study.read_arms()
-    counted = {name: study.network_images(arms[name], 1) for name in ("control", "anchored-24", "distilled-24")}
+    counted = {
+        name: study.network_images(arms[name], 1) for name in ("control", "anchored-24", "distilled-24", "composed")
+    }
     assert counted["control"] == {"trained": 1, "anchor": 0}
     assert counted["anchored-24"] == {"trained": 2, "anchor": 1}
     assert counted["distilled-24"] == {"trained": 2, "anchor": 4}
+    assert counted["composed"] == {"trained": 4, "anchor": 4}
 
 
 def _line(arm: str, steps: int, seed: int = 1) -> dict[str, Any]:
