@@ -382,7 +382,9 @@ def picture(results: Mapping[str, Any]) -> Figure:
         axis.minorticks_off()
     axes[0].set(ylabel="Fréchet distance of the concept's crop, over the control's")
     axes[-1].legend(fontsize=8)
-    figure.suptitle("Locality is paid in realism: most by the penalty, least by a run for each region. Wanted: lower right")
+    figure.suptitle(
+        "Locality is paid in realism: most by the penalty, least by a run for each region (wanted: lower right)"
+    )
     return figure
 
 
