@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import diffusers
 import torch
@@ -25,6 +26,23 @@ __all__ = ["PREDICTIONS", "Denoiser", "check_same_architecture", "load_denoiser"
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 MAX_SIDE = 4096
+COMPOSITION = "composition.safetensors"
+"""The file that says how a saved denoiser's output is composed, see ``ComposedDenoiser``."""
+
+
+class Stage(NamedTuple):
+    """A part of the image that is generated after those before it.
+
+    ``velocity`` predicts it from x_t, in which the stages before are finished; ``where`` it lies, boolean
+    (1, 1, height, width), or everywhere.
+    """
+
+    velocity: Callable[[Tensor, Tensor], Tensor]
+    where: Tensor | None = None
+
+    def moved(self, x: Tensor, to: Tensor) -> Tensor:
+        """``to`` where the stage lies, and ``x`` elsewhere."""
+        return to if self.where is None else torch.where(self.where, to, x)
 
 
 class Denoiser(nn.Module):
@@ -108,8 +126,11 @@ class Denoiser(nn.Module):
         """Images (n, *image_shape), roughly in [-1, 1], of latents, without gradient; see `Autoencoder`."""
         return latents if self.autoencoder is None else self.autoencoder.decode(latents, batch_size)
 
-    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """The network's own prediction, shape of ``x`` (batch, channels, height, width); timesteps (batch,)."""
+    def forward(self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None) -> Tensor:
+        """The network's own prediction, shape of ``x`` (batch, channels, height, width); timesteps (batch,).
+
+        ``finished`` is the clean image, for models that generate some regions after others (`ComposedDenoiser`).
+        """
         if self.prompt_embedding is None:
             output: Tensor = self.unet(x, timesteps).sample
         else:
@@ -174,6 +195,15 @@ class Denoiser(nn.Module):
         clean: Tensor = signal * x - sigma * self.as_velocity(output, x, timesteps)
         return clean
 
+    def stages(self) -> list[Stage]:
+        """What is generated one after the other; of most models, everything at once."""
+        return [Stage(self.velocity)]
+
+    @property
+    def given_others(self) -> Tensor:
+        """Where a prediction is made with other regions finished in sight, boolean (1, 1, height, width) or (1,)."""
+        return torch.zeros(1, dtype=torch.bool, device=self.alphas_cumprod.device)
+
     def save(self, folder: str | Path, card: str | None = None) -> None:
         """Write a diffusers pipeline's folder (safetensors), whole or not at all.
 
@@ -199,11 +229,15 @@ class Denoiser(nn.Module):
                 "safety_checker": [None, None],
                 "feature_extractor": [None, None],
             }
+        self._save_more(partial)
         (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         if card is not None:
             (partial / "README.md").write_text(card, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+
+    def _save_more(self, folder: Path) -> None:
+        """What subclasses have to be restored from."""
 
     def _parts(self) -> tuple[str, dict[str, Any]]:
         """The diffusers pipeline that the model makes, and its parts by their folders' names."""
@@ -260,6 +294,10 @@ def load_denoiser(name: str | Path, prompt_embedding: Tensor | None = None) -> D
     denoiser = Denoiser(unet, schedule, autoencoder, prompt_embedding)
     if conditional and all((folder / part).is_dir() for part in TEXT_FOLDERS):
         denoiser.text_source = folder
+    if (folder / COMPOSITION).is_file():
+        from shapkit_diffusion.composed import restored  # here, since it builds on this module
+
+        denoiser = restored(denoiser, folder / COMPOSITION)
     denoiser.eval()
     return denoiser
 

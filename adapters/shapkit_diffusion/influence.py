@@ -99,7 +99,7 @@ def influence(
     without bias stay so, their errors average out over the pairs, and show in the spread between them.
 
     Args:
-        network: maps (n, channels, height, width), for any n, to the same shape, every row on its own.
+        network: maps (n, channels, height, width), for any n, to (n, any channels, height, width), each row on its own.
         x: an even number of samples; neighbours are exchanged.
         regions: the K players, the same for all samples or each sample's own.
         interactions: an index of pairs of regions, such as "k-SII" or "FSII", to be had from the same runs.
@@ -173,10 +173,16 @@ def influence_at(
     # Another series than draw_noise(denoiser, n, seed), from which these very images may have been generated.
     noise = draw_noise(denoiser, len(images), int(counter_bits(seed, timestep))).to(images)
     noisy = denoiser.add_noise(images, noise, torch.full((len(images),), timestep, device=images.device))
+
+    def network(both: Tensor) -> Tensor:
+        x, finished = both.chunk(2, dim=1)
+        output: Tensor = denoiser(x, torch.full((len(x),), timestep, device=x.device), finished)
+        return output
+
     with _evaluating(denoiser):
         found = influence(
-            lambda x: denoiser(x, torch.full((len(x),), timestep, device=x.device)),
-            noisy,
+            network,
+            torch.cat([noisy, images], dim=1),
             regions,
             interactions=interactions,
             budget=budget,

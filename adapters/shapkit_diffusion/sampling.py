@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shapkit.randomness import counter_bits
-from shapkit_diffusion.denoisers import Denoiser
+from shapkit_diffusion.denoisers import Denoiser, Stage
 
 
 def draw_noise(denoiser: Denoiser, count: int, seed: int, first: int = 0) -> Tensor:
@@ -36,19 +36,20 @@ def generate(denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int
     Args:
         denoiser: the model; left in the mode it was in.
         noise: x_T, (n, channels, height, width).
-        steps: network runs per image, evenly spaced and ending the schedule ("trailing" spacing).
+        steps: network runs per image, evenly spaced and ending the schedule ("trailing" spacing); of a model that
+            generates in stages (`Denoiser.stages`), in each of them.
         batch_size: images at a time.
 
     Raises:
         ValueError: if ``steps`` is not between 1 and the schedule's length, or the noise has another shape.
     """
     _check(denoiser, noise, steps)
-    pairs = list(_pairs(_grid(denoiser, steps)))
+    moves = _moves(denoiser, steps)
 
     def follow(rows: slice) -> Tensor:
         x = noise[rows]
-        for pair in pairs:
-            x = _step(denoiser, x, pair)
+        for stage, pair in moves:
+            x = _step(denoiser, stage, x, pair)
         return x
 
     return _in_batches(denoiser, len(noise), batch_size, follow)
@@ -78,7 +79,8 @@ def invert(
             clean images.
 
     Raises:
-        ValueError: as ``generate``, if ``refinements`` is negative or the timestep none of the schedule.
+        ValueError: as ``generate``, if ``refinements`` is negative or the timestep none of the schedule, or noisy
+            images are those of a model that generates in stages.
     """
     _check(denoiser, images, steps)
     if refinements < 0:
@@ -86,16 +88,19 @@ def invert(
     if not -1 <= timestep < denoiser.n_timesteps:
         raise ValueError(f"timestep must be -1 (clean) or 0..{denoiser.n_timesteps - 1}, got {timestep}")
     grid = [noisier for noisier in _grid(denoiser, steps) if noisier > timestep]
-    pairs = list(_pairs([*grid, timestep]))[::-1]
+    stages = denoiser.stages()
+    if timestep >= 0 and len(stages) > 1:
+        raise ValueError(f"a model of {len(stages)} stages has no image of one timestep, got timestep {timestep}")
+    moves = [(stage, pair) for stage in stages for pair in _pairs([*grid, timestep])][::-1]
 
     def climb(rows: slice) -> Tensor:
         x = images[rows]
-        for noisier, cleaner in pairs:
+        for stage, (noisier, cleaner) in moves:
             cosine, sine = _rotation(denoiser, noisier, cleaner, x)
             timesteps = noisier.to(x.device).expand(len(x))
             guess = x
             for _ in range(refinements + 1):
-                guess = (x + sine * denoiser.velocity(guess, timesteps)) / cosine
+                guess = stage.moved(x, (x + sine * stage.velocity(guess, timesteps)) / cosine)
             x = guess
         return x
 
@@ -105,15 +110,17 @@ def invert(
 def trajectory(denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64) -> Tensor:
     """Every x_t that ``generate`` goes through, (steps + 1, n, channels, height, width): x_T first, x_0 last.
 
+    With several stages, (stages * steps + 1, ...): those of each after those before it.
+
     Args and errors as of ``generate``.
     """
     _check(denoiser, noise, steps)
-    pairs = list(_pairs(_grid(denoiser, steps)))
+    moves = _moves(denoiser, steps)
 
     def follow(rows: slice) -> Tensor:
         states = [noise[rows]]
-        for pair in pairs:
-            states.append(_step(denoiser, states[-1], pair))
+        for stage, pair in moves:
+            states.append(_step(denoiser, stage, states[-1], pair))
         return torch.stack(states, dim=1)
 
     return _in_batches(denoiser, len(noise), batch_size, follow).transpose(0, 1)
@@ -136,17 +143,17 @@ def replay(denoiser: Denoiser, noise: Tensor, original: Tensor, mask: Tensor, ba
     Raises:
         ValueError: as ``generate``, or if the trajectory is not one of these images.
     """
-    steps = len(original) - 1
+    steps = (len(original) - 1) // len(denoiser.stages())
     _check(denoiser, noise, steps)
     if original.shape[1:] != noise.shape:
         raise ValueError(f"the trajectory is of {tuple(original.shape[1:])}, the noise of {tuple(noise.shape)}")
-    pairs = list(_pairs(_grid(denoiser, steps)))
+    moves = _moves(denoiser, steps)
     inside = (mask > 0).to(noise.device).expand(len(noise), -1, -1, -1)
 
     def follow(rows: slice) -> Tensor:
         x = torch.where(inside[rows], noise[rows], original[0, rows])
-        for pair, before in zip(pairs, original[1:, rows], strict=True):
-            x = torch.where(inside[rows], _step(denoiser, x, pair), before)
+        for (stage, pair), before in zip(moves, original[1:, rows], strict=True):
+            x = torch.where(inside[rows], _step(denoiser, stage, x, pair), before)
         return x
 
     return _in_batches(denoiser, len(noise), batch_size, follow)
@@ -229,7 +236,16 @@ def _grid(denoiser: Denoiser, steps: int) -> list[int]:
     return [round(denoiser.n_timesteps * i / steps) - 1 for i in range(steps, 0, -1)] + [-1]
 
 
-def _pairs(grid: list[int]) -> Iterator[tuple[Tensor, Tensor]]:
+Pair = tuple[Tensor, Tensor]
+"""The noisier and the cleaner timestep of a step."""
+
+
+def _moves(denoiser: Denoiser, steps: int) -> list[tuple[Stage, Pair]]:
+    """The steps from noise to image, stage by stage."""
+    return [(stage, pair) for stage in denoiser.stages() for pair in _pairs(_grid(denoiser, steps))]
+
+
+def _pairs(grid: list[int]) -> Iterator[Pair]:
     for noisier, cleaner in pairwise(grid):
         yield torch.tensor([noisier]), torch.tensor([cleaner])
 
@@ -244,11 +260,11 @@ def _rotation(denoiser: Denoiser, noisier: Tensor, cleaner: Tensor, like: Tensor
     return cosine.to(like), sine.to(like)
 
 
-def _step(denoiser: Denoiser, x: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
-    """DDIM (Song et al. 2021, eq. 12 without noise) as a rotation: x' = cos x - sin v."""
+def _step(denoiser: Denoiser, stage: Stage, x: Tensor, pair: Pair) -> Tensor:
+    """DDIM (Song et al. 2021, eq. 12 without noise) as a rotation, where the stage lies: x' = cos x - sin v."""
     noisier, cleaner = pair
     cosine, sine = _rotation(denoiser, noisier, cleaner, x)
-    return cosine * x - sine * denoiser.velocity(x, noisier.to(x.device).expand(len(x)))
+    return stage.moved(x, cosine * x - sine * stage.velocity(x, noisier.to(x.device).expand(len(x))))
 
 
 def _in_batches(denoiser: Denoiser, count: int, batch_size: int, work: Callable[[slice], Tensor]) -> Tensor:

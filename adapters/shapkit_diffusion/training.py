@@ -103,22 +103,23 @@ def losses(
         config: the run.
         regions: the players; None without a penalty.
         step: number of the training step; names the penalty's random draws.
-        anchor: a frozen model whose prediction is the target; the noise (or velocity, or image) itself if None.
+        anchor: a frozen model whose prediction is the target; the noise (or velocity, or image) itself if None, and in
+            regions that are generated with others finished in sight.
         with_report: take the penalty apart by region, too.
     """
 
     def predict(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output: Tensor = denoiser(x, batch.timesteps)
+            output: Tensor = denoiser(x, batch.timesteps, batch.images)
         return output.float()
 
     noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
     predicted = predict(noisy)
-    if anchor is None:
-        target = model.target(batch.images, batch.noise, batch.timesteps)
-    else:
+    target = model.target(batch.images, batch.noise, batch.timesteps)
+    if anchor is not None:
         with torch.no_grad():
-            target = _anchored(anchor, noisy, batch.timesteps, config).float()
+            anchored = _anchored(anchor, noisy, batch.timesteps, config).float()
+        target = torch.where(model.given_others, target, anchored)  # the anchor saw no region finished
     denoising = (predicted - target).square().mean()
     if config.penalty is None or regions is None:
         return Losses(denoising, torch.zeros_like(denoising))

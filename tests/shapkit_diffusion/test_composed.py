@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDPMPipeline
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shapkit.differentiable import Regions, allowed_influence, star
 from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
-from shapkit_diffusion.influence import influence_end_to_end, outside_mass
-from shapkit_diffusion.sampling import draw_noise, generate, swap
+from shapkit_diffusion.influence import influence_at, influence_end_to_end, outside_mass
+from shapkit_diffusion.sampling import draw_noise, generate, invert, replay, swap, trajectory
 from shapkit_diffusion.training import TrainConfig, draw_batch, losses, train
 
 NAMES = ("eyes", "mouth", "rest")
@@ -76,7 +79,84 @@ def test_with_everybody_in_sight_it_is_the_plain_model() -> None:
     torch.testing.assert_close(local(x, timesteps), plain(x, timesteps))
 
 
-def test_it_learns_from_the_plain_model_and_is_saved_as_one(tmp_path: Path) -> None:
+def test_stages_are_generated_one_after_the_other() -> None:
+    """The twin: the rest alone, then each concept with the finished rest around it, by runs of the plain network."""
+    plain, regions = _plain(), _regions()
+    staged = ComposedDenoiser(plain, regions, staged=True)
+    noise, steps = draw_noise(plain, 3, seed=1), 4
+    masks = {name: regions.mask(name) for name in NAMES}
+    grid = [999, 749, 499, 249, -1]
+
+    def follow(around: Tensor, name: str) -> Tensor:
+        x = noise * masks[name]
+        for noisier, cleaner in pairwise(grid):
+            timesteps = torch.full((3,), noisier)
+            signal, sigma = plain.signal_and_noise(timesteps, x)
+            velocity = plain.as_velocity(plain(x * masks[name] + around, timesteps), x, timesteps)
+            clean, epsilon = signal * x - sigma * velocity, sigma * x + signal * velocity
+            signal, sigma = plain.signal_and_noise(torch.full((3,), cleaner), x)
+            x = signal * clean + sigma * epsilon
+        return x * masks[name]
+
+    with torch.no_grad():
+        rest = follow(torch.zeros_like(noise), "rest")
+        expected = rest + follow(rest, "eyes") + follow(rest, "mouth")
+    torch.testing.assert_close(generate(staged, noise, steps), expected, rtol=1e-4, atol=1e-4)
+    states = trajectory(staged, noise, steps)
+    assert len(states) == 2 * steps + 1 and torch.equal(states[-1], generate(staged, noise, steps))
+    assert torch.equal(states[steps] * (1 - masks["rest"]), noise * (1 - masks["rest"]))
+    assert torch.equal(replay(staged, noise, states, masks["eyes"]), states[-1])
+
+
+def test_stages_are_inverted_last_first() -> None:
+    staged = ComposedDenoiser(_plain(), _regions(), staged=True)
+    noise = draw_noise(staged, 2, seed=1)
+    images = generate(staged, noise, 8)
+    torch.testing.assert_close(invert(staged, images, 8, refinements=30), noise, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="a model of 2 stages has no image of one timestep, got timestep 40"):
+        invert(staged, images, 8, timestep=40)
+
+
+def test_an_edit_of_a_staged_model_moves_its_own_region_alone() -> None:
+    staged = ComposedDenoiser(_plain(), _regions(), staged=True)
+    noise, other = draw_noise(staged, 4, seed=1), draw_noise(staged, 4, seed=2)
+    inside = _regions().mask("mouth")
+    change = (generate(staged, swap(noise, other, inside), 5) - generate(staged, noise, 5)).abs().amax(1, keepdim=True)
+    assert float((change * (1 - inside)).max()) == 0 < float((change * inside).max())
+    found = influence_at(staged, generate(staged, noise, 3), _regions(), 500)
+    allowed = allowed_influence(star(), NAMES)
+    assert outside_mass(found, allowed) < 1e-6 < float(found.values[2, 0])  # the finished rest moves the eyes
+
+
+def test_regions_wait_for_those_that_they_look_at() -> None:
+    regions = Regions.grid(1, 3, 16, 16)
+    chain = torch.tensor([[True, True, False], [False, True, False], [False, True, True]])
+    stages = ComposedDenoiser(_plain(), regions, chain, staged=True).stages()
+    areas = [int(where.sum()) for _, where in stages if where is not None]
+    assert areas == [5 * 16, 11 * 16] and len(stages) == 2  # the middle, and then both sides
+    circle = chain | chain.T
+    with pytest.raises(ValueError, match="cannot be generated one after the other: r0c0, r0c1, r0c2"):
+        ComposedDenoiser(_plain(), regions, circle, staged=True)
+
+
+def test_a_staged_model_learns_concepts_from_data_and_the_rest_from_its_teacher() -> None:
+    faces, teacher, plain = render_faces(16, 16, seed=9), small_denoiser(size=16, channels=(8, 16), seed=4), _plain()
+    staged, regions = ComposedDenoiser(plain, _regions(), staged=True), _regions()
+    config = TrainConfig(steps=1, batch_size=8, anchor=True)
+    batch = draw_batch(faces, config, 1000, 0)
+    noisy = staged.add_noise(batch.images, batch.noise, batch.timesteps)
+    with torch.no_grad():
+        squares = (plain(noisy * regions.mask("rest"), batch.timesteps) - teacher(noisy, batch.timesteps)).square()
+        expected = (squares * regions.mask("rest")).sum()
+        target = staged.target(batch.images, batch.noise, batch.timesteps)
+        for name in ("eyes", "mouth"):
+            seen = noisy * regions.mask(name) + batch.images * regions.mask("rest")
+            expected += ((plain(seen, batch.timesteps) - target).square() * regions.mask(name)).sum()
+        found = losses(staged, staged, batch, config, None, 0, teacher).denoising
+    torch.testing.assert_close(found, expected / noisy.numel())
+
+
+def test_it_learns_from_the_plain_model_and_is_saved_whole(tmp_path: Path) -> None:
     faces, teacher = render_faces(40, 16, seed=9), _plain()
     config = TrainConfig(steps=80, batch_size=8, learning_rate=5e-3, warmup=1, anchor=True, ema=0.5, log_every=1)
     local = train(ComposedDenoiser(_plain(), _regions()), faces, config, tmp_path / "run", teacher=teacher)
@@ -85,9 +165,41 @@ def test_it_learns_from_the_plain_model_and_is_saved_as_one(tmp_path: Path) -> N
     first = losses(start := ComposedDenoiser(_plain(), _regions()), start, batch, config, None, 0, teacher).denoising
     assert lines[0] == pytest.approx(float(first.detach()), rel=1e-4) and lines[0] > 0
     assert sum(lines[-9:]) < 0.8 * sum(lines[:9])  # not to zero: the teacher looks at what this one may not see
-    again = ComposedDenoiser(load_denoiser(tmp_path / "run" / "model"), _regions())
+    again = load_denoiser(tmp_path / "run" / "model")
     x, timesteps = draw_noise(again, 2, seed=1), torch.tensor([10, 500])
     torch.testing.assert_close(again(x, timesteps), local(x, timesteps))
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_what_is_loaded_is_composed_as_what_was_saved(tmp_path: Path, staged: bool) -> None:
+    chain = torch.tensor([[True, True, False], [False, True, False], [False, True, True]])
+    local = ComposedDenoiser(_plain(), _regions(), chain, staged=staged)
+    local.save(tmp_path / "model")
+    again = load_denoiser(tmp_path / "model")
+    assert isinstance(again, ComposedDenoiser) and again.staged is staged and again.regions.names == NAMES
+    noise = draw_noise(local, 2, seed=1)
+    assert torch.equal(generate(again, noise, 3), generate(local, noise, 3))
+    assert DDPMPipeline.from_pretrained(tmp_path / "model").unet is not None
+
+
+def test_damaged_compositions_are_refused(tmp_path: Path) -> None:
+    ComposedDenoiser(_plain(), _regions()).save(tmp_path / "model")
+    path = tmp_path / "model" / "composition.safetensors"
+    good = load_file(path)
+    for tensors, names, message in (
+        (good, None, "does not name its regions"),
+        (good, "3", "must name 2 to 256 regions, got 3"),
+        (good, '["eyes", "rest"]', "one mask per name"),
+        ({"masks": good["masks"]}, '["eyes", "mouth", "rest"]', "must hold masks"),
+        (good | {"masks": good["masks"] * 2}, '["eyes", "mouth", "rest"]', "must be a partition"),
+        (good | {"masks": good["masks"][..., :8]}, '["eyes", "mouth", "rest"]', "denoiser's grid"),
+    ):
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, names and {"names": names})
+        with pytest.raises(ValueError, match=message):
+            load_denoiser(tmp_path / "model")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="no readable state dict"):
+        load_denoiser(tmp_path / "model")
 
 
 def test_wrong_regions_and_idle_teachers_are_refused(tmp_path: Path) -> None:
