@@ -31,7 +31,6 @@ from torch import nn
 from shapkit.differentiable import Regions, allowed_influence, replace_group_norm, star
 from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import LabelledImages, render_faces
-from shapkit_diffusion.data.labelled import concept_labels, label_template
 from shapkit_diffusion.demo import shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
@@ -43,7 +42,7 @@ from shapkit_diffusion.report import png
 from shapkit_diffusion.runs import RunFolder, write_json
 from shapkit_diffusion.sampling import draw_noise
 from shapkit_diffusion.training import PairedNoise, PenaltyConfig, TrainConfig, draw_batch, losses, train
-from shapkit_diffusion.training_data import players
+from shapkit_diffusion.training_data import players, template_regions
 
 ARMS = Path(__file__).parent / "study_arms"
 ROOT = Path(__file__).parents[1]
@@ -71,7 +70,8 @@ class Arm:
         family: the question that it belongs to.
         training: fields of ``TrainConfig`` and ``PenaltyConfig`` that differ from ``COMMON`` and the defaults.
         region_norm: whether group normalisation is by region, in training and when the model is used.
-        composed: whether every region is predicted by a run of its own that sees no more than the star graph lets it.
+        composed: ``"together"`` or ``"staged"`` where every region is predicted by a run of its own that sees no more
+            than the star graph lets it; staged, after the regions that it looks at.
         concepts: whose noise it makes local.
         seeds: of its runs.
     """
@@ -81,7 +81,7 @@ class Arm:
     family: str
     training: Mapping[str, Any] = field(default_factory=dict)
     region_norm: bool = False
-    composed: bool = False
+    composed: str | None = None
     concepts: tuple[str, ...] = CONCEPTS
     seeds: tuple[int, ...] = (1,)
 
@@ -179,15 +179,10 @@ class Study:
 def prepared(model: Denoiser, arm: Arm, data: LabelledImages) -> Denoiser:
     """The model as the arm trains and uses it."""
     if arm.region_norm:
-        replace_group_norm(model.unet, template(data, arm.concepts))
-    return ComposedDenoiser(model, template(data, arm.concepts)) if arm.composed else model
-
-
-def template(data: LabelledImages, concepts: Sequence[str]) -> Regions:
-    """The regions that all training images share."""
-    wanted = concept_labels(data.label_names, concepts)
-    labels = torch.as_tensor(label_template(data, wanted)[None]).long()
-    return Regions.from_labels(labels, wanted, dilation=PenaltyConfig().dilation)
+        replace_group_norm(model.unet, template_regions(data, model, arm.concepts))
+    if arm.composed is None or isinstance(model, ComposedDenoiser):  # as which it was saved
+        return model
+    return ComposedDenoiser(model, template_regions(data, model, arm.concepts), staged=arm.composed == "staged")
 
 
 def network_images(arm: Arm, seed: int) -> dict[str, float]:
@@ -324,6 +319,7 @@ FAMILIES = (
     "noise",
     "distilled",
     "composed",
+    "staged",
     "long",
     "finalists",
 )

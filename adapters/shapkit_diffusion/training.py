@@ -41,9 +41,7 @@ from shapkit.differentiable import (
     min_snr,
     noise_share,
     signal_share,
-    star,
 )
-from shapkit.differentiable.regions import Graph
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.denoisers import Denoiser
@@ -53,7 +51,7 @@ from shapkit_diffusion.row_files import RowFiles
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.sampling import stride_velocity
 from shapkit_diffusion.stop_signals import EXIT_STOPPED, StopSignals, TrainingStopped
-from shapkit_diffusion.training_config import ALL_CONCEPTS, PairedNoise, PenaltyConfig, TrainConfig
+from shapkit_diffusion.training_config import ALL_CONCEPTS, PairedNoise, PenaltyConfig, TrainConfig, graph_called
 from shapkit_diffusion.training_data import Batch, draw_batch, encoding, players
 from shapkit_diffusion.training_log import TrainingLog, averaged_samples, figures_of, shared_report
 from shapkit_diffusion.training_state import TrainingState
@@ -120,7 +118,8 @@ def losses(
         with torch.no_grad():
             anchored = _anchored(anchor, noisy, batch.timesteps, config).float()
         target = torch.where(model.given_others, target, anchored)  # the anchor saw no region finished
-    denoising = (predicted - target).square().mean()
+    counts = torch.where(model.given_others, config.concept_weight, 1.0)
+    denoising = (counts * (predicted - target).square()).mean()
     if config.penalty is None or regions is None:
         return Losses(denoising, torch.zeros_like(denoising))
     from_clean = config.penalty.output == "clean"
@@ -387,18 +386,10 @@ def _penalty(wanted: PenaltyConfig, seed: int) -> DummyPlayerPenalty:
         estimator=wanted.estimator,  # type: ignore[arg-type]  # checked by the penalty itself
         fill=wanted.fill,  # type: ignore[arg-type]
         payoff=wanted.payoff,  # type: ignore[arg-type]
-        graph=_graph(wanted.graph),
+        graph=graph_called(wanted.graph),
         samples=wanted.samples,
         seed=seed,
     )
-
-
-def _graph(name: str) -> Graph:
-    if name == "star":
-        return star()
-    if name == "own":
-        return "own"
-    raise ValueError(f"graph must be 'star' or 'own', got {name!r}")
 
 
 def _weighted_by_timestep(drawn: Comparisons, wanted: PenaltyConfig, model: Denoiser, timesteps: Tensor) -> Comparisons:

@@ -12,6 +12,9 @@ from typing import Literal, get_args
 
 import torch
 
+from shapkit.differentiable import star
+from shapkit.differentiable.regions import Graph
+
 TimestepWeighting = Literal["none", "min_snr", "signal_share", "noise_share"]
 
 ALL_CONCEPTS = ("all",)
@@ -27,6 +30,19 @@ def fast_precision() -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     can = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if any(can.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else "no"
+
+
+def graph_called(name: str) -> Graph:
+    """The influence graph that a configuration means by ``"star"`` or ``"own"``.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name == "star":
+        return star()
+    if name == "own":
+        return "own"
+    raise ValueError(f"graph must be 'star' or 'own', got {name!r}")
 
 
 @dataclass(frozen=True)
@@ -186,6 +202,9 @@ class TrainConfig:
             ``anchor_stride`` timesteps: more than one makes the model sample in steps of that length with the accuracy
             of shorter ones (`stride_velocity`), at the price of as many runs of the anchor.
         anchor_stride: timesteps; the default is that of 25 sampling steps of 1,000.
+        concept_weight: what a pixel counts in the denoising loss, against one of the rest, in regions that a staged
+            `ComposedDenoiser` generates given others. Concepts are small, and learn from data what the rest learns from
+            an anchor.
         accumulation: micro-batches in which each process takes its share of a batch, one after the other. More of them
             take less memory and give the same numbers up to rounding.
         gradient_checkpointing: compute the UNet's activations again in the backward pass and keep none: slower, and
@@ -216,6 +235,7 @@ class TrainConfig:
     anchor: bool = False
     anchor_substeps: int = 1
     anchor_stride: int = 40
+    concept_weight: float = 1.0
     accumulation: int = 1
     gradient_checkpointing: bool = False
     gradient_clip: float = 1.0
@@ -240,6 +260,8 @@ class TrainConfig:
             raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
+        if not 0 < self.concept_weight < math.inf:
+            raise ValueError(f"concept_weight must be positive and finite, got {self.concept_weight}")
         if not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip must be positive, got {self.gradient_clip}")
         if self.sample_every < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from shapkit.differentiable import Regions
+from shapkit.differentiable.regions import Missing
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images, concept_labels, label_template
 from shapkit_diffusion.denoisers import Denoiser
@@ -143,20 +144,42 @@ def players(data: Images, denoiser: Denoiser, config: TrainConfig) -> Callable[[
     penalty = config.penalty
     if penalty is None:
         return lambda batch: None
-    concepts = concept_labels(data.label_names, concept_names(data, penalty))
+    names = concept_names(data, penalty)
     if penalty.regions == "label_maps":
+        concepts = concept_labels(data.label_names, names)
         return lambda batch: latent_regions(
             Regions.from_labels(batch.labels, concepts, dilation=penalty.dilation, missing="allow"), denoiser
         )
-    template = torch.as_tensor(label_template(data, concepts, mirrored=config.flip)[None]).long()
-    shared = Regions.from_labels(
-        template,
-        concepts,
-        dilation=penalty.dilation,
-        missing="allow" if penalty.concepts == ALL_CONCEPTS else "refuse",
-    )
-    shared = latent_regions(shared, denoiser)
+    missing: Missing = "allow" if penalty.concepts == ALL_CONCEPTS else "refuse"
+    shared = template_regions(data, denoiser, names, dilation=penalty.dilation, mirrored=config.flip, missing=missing)
     return lambda batch: shared
+
+
+def template_regions(
+    data: Images,
+    denoiser: Denoiser,
+    concepts: Sequence[str],
+    *,
+    dilation: int = 1,
+    mirrored: bool = False,
+    missing: Missing = "refuse",
+) -> Regions:
+    """One partition for all images of a data set, on the denoiser's grid: each concept where it occurs at all.
+
+    Args:
+        data: aligned images with label maps.
+        denoiser: whose grid it is on.
+        concepts: labels by name; every other pixel is ``rest``.
+        dilation: pixels by which the concepts grow.
+        mirrored: whether the images' mirror images count, too.
+        missing: see ``Regions``.
+
+    Raises:
+        ValueError: if a concept is no label of the data, or has no pixels and may not miss.
+    """
+    wanted = concept_labels(data.label_names, concepts)
+    labels = torch.as_tensor(label_template(data, wanted, mirrored=mirrored)[None]).long()
+    return latent_regions(Regions.from_labels(labels, wanted, dilation=dilation, missing=missing), denoiser)
 
 
 def concept_names(data: Images, penalty: PenaltyConfig) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def test_regions_wait_for_those_that_they_look_at() -> None:
 def test_a_staged_model_learns_concepts_from_data_and_the_rest_from_its_teacher() -> None:
     faces, teacher, plain = render_faces(16, 16, seed=9), small_denoiser(size=16, channels=(8, 16), seed=4), _plain()
     staged, regions = ComposedDenoiser(plain, _regions(), staged=True), _regions()
-    config = TrainConfig(steps=1, batch_size=8, anchor=True)
+    config = TrainConfig(steps=1, batch_size=8, anchor=True, concept_weight=3.0)
     batch = draw_batch(faces, config, 1000, 0)
     noisy = staged.add_noise(batch.images, batch.noise, batch.timesteps)
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_a_staged_model_learns_concepts_from_data_and_the_rest_from_its_teacher(
         target = staged.target(batch.images, batch.noise, batch.timesteps)
         for name in ("eyes", "mouth"):
             seen = noisy * regions.mask(name) + batch.images * regions.mask("rest")
-            expected += ((plain(seen, batch.timesteps) - target).square() * regions.mask(name)).sum()
+            expected += 3 * ((plain(seen, batch.timesteps) - target).square() * regions.mask(name)).sum()
         found = losses(staged, staged, batch, config, None, 0, teacher).denoising
     torch.testing.assert_close(found, expected / noisy.numel())
 

@@ -18,8 +18,10 @@ from shapkit_diffusion.commands.common import (
     model_of,
     write_samples,
 )
+from shapkit_diffusion.composed import ComposedDenoiser
+from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.demo import demo_config
-from shapkit_diffusion.denoisers import small_denoiser
+from shapkit_diffusion.denoisers import Denoiser, small_denoiser
 from shapkit_diffusion.domains import open_domain
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.training import (
@@ -29,7 +31,11 @@ from shapkit_diffusion.training import (
     TrainConfig,
     train,
 )
-from shapkit_diffusion.training_config import TimestepWeighting, fast_precision
+from shapkit_diffusion.training_config import TimestepWeighting, fast_precision, graph_called
+from shapkit_diffusion.training_data import concept_names, template_regions
+
+CONCEPT_WEIGHT = 4.0
+"""The reference study's (docs/study.md)."""
 
 LAUNCHING = """several GPUs:     accelerate launch --num_processes 8 -m shapkit_diffusion.cli {name} ...
 several nodes:    accelerate launch --num_machines 4 --num_processes 32 --machine_rank RANK --main_process_ip HOST
@@ -112,6 +118,7 @@ def _training_config(options: argparse.Namespace, penalty: PenaltyConfig | None,
         "anchor",
         "anchor_substeps",
         "anchor_stride",
+        "concept_weight",
         "paired",
     }
     chosen = {name: getattr(options, name) for name in names}
@@ -185,6 +192,18 @@ def add_finetune(commands: Any) -> None:
         default=PairedNoise().concepts,
         help="with paired noise: whether concepts get theirs, too, or new noise at every step",
     )
+    parser.add_argument(
+        "--composed",
+        choices=("together", "staged"),
+        help="no penalty: every region predicted by a run of its own, which sees what --graph lets it; staged: "
+        "after the regions that it looks at, which are then finished",
+    )
+    parser.add_argument(
+        "--concept-weight",
+        type=float,
+        default=CONCEPT_WEIGHT,
+        help="of staged models: what a concept's pixel counts in the loss, against one of the rest",
+    )
     group = parser.add_argument_group("penalty")
     group.add_argument(
         "--weight", type=float, default=wanted.weight, help="lambda at the start; 0 trains without penalty"
@@ -237,7 +256,7 @@ def add_finetune(commands: Any) -> None:
 
 def _finetune(options: argparse.Namespace) -> None:
     penalty = None
-    if options.weight > 0:
+    if options.weight > 0 and options.composed is None:
         penalty = PenaltyConfig(
             weight=options.weight,
             final_weight=options.final_weight,
@@ -253,16 +272,35 @@ def _finetune(options: argparse.Namespace) -> None:
             timestep_weighting=options.timestep_weighting,
         )
     paired = PairedNoise(options.paired_noise, concepts=options.paired_concepts) if options.paired_noise else None
-    learns = penalty is not None or options.anchor_substeps > 1  # otherwise the anchor holds it where it is
+    learns = (
+        penalty is not None or options.composed or options.anchor_substeps > 1
+    )  # otherwise the anchor holds it where it is
     anchored = learns and paired is None and options.target == "model"
     config = replace(
         _training_config(options, penalty, anchored),
         paired=paired,
         anchor_substeps=options.anchor_substeps,
         anchor_stride=options.anchor_stride,
+        concept_weight=options.concept_weight,
     )
     model = model_of(options)
     domain = open_domain(options.data, options.size, options.count)
-    tuned = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("fine-tune"))
+    tuned = train(
+        _composed(model, domain.training, options) if options.composed else model,
+        domain.training,
+        config,
+        options.out,
+        resume=options.resume,
+        teacher=model if anchored else None,
+        progress=on_terminal("fine-tune"),
+    )
     if PartialState().is_main_process:
         write_samples(tuned, Path(options.out))
+
+
+def _composed(model: Denoiser, data: Images, options: argparse.Namespace) -> ComposedDenoiser:
+    wanted = PenaltyConfig(concepts=tuple(options.concepts))
+    regions = template_regions(
+        data, model, concept_names(data, wanted), dilation=options.dilation, mirrored=options.flip
+    )
+    return ComposedDenoiser(model, regions, graph_called(options.graph), staged=options.composed == "staged")
