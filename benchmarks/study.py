@@ -13,12 +13,14 @@ interrupted goes on, so that several calls may share the work: an arm that anoth
 from __future__ import annotations
 
 import argparse
+import copy
 import fcntl
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,8 @@ from torch import nn
 from shapkit.differentiable import Regions, allowed_influence, replace_group_norm, star
 from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import LabelledImages, render_faces
-from shapkit_diffusion.demo import shipped_model
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser
+from shapkit_diffusion.demo import demo_config, shipped_model
+from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
 from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, compare_edits
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, measured_by_concept, realism_reference
@@ -47,7 +49,6 @@ from shapkit_diffusion.training_data import players, template_regions
 ARMS = Path(__file__).parent / "study_arms"
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "study.json"
-PLAIN = "plain"
 TARGET_GAIN = 20
 """What the study is after: this much more local, at no loss of realism."""
 
@@ -68,6 +69,9 @@ class Arm:
         name: of its file.
         says: what it is, in a line.
         family: the question that it belongs to.
+        data: ``"faces"``, from the plain model that comes with the package, or ``"photographs"``, from one that the
+            study trains first.
+        trains: false for the plain models themselves.
         training: fields of ``TrainConfig`` and ``PenaltyConfig`` that differ from ``COMMON`` and the defaults.
         region_norm: whether group normalisation is by region, in training and when the model is used.
         composed: ``"together"`` or ``"staged"`` where every region is predicted by a run of its own that sees no more
@@ -79,6 +83,8 @@ class Arm:
     name: str
     says: str
     family: str
+    data: str = "faces"
+    trains: bool = True
     training: Mapping[str, Any] = field(default_factory=dict)
     region_norm: bool = False
     composed: str | None = None
@@ -96,8 +102,10 @@ class Arm:
 
     @property
     def is_control(self) -> bool:
-        """Whether it is what arms of as many steps are compared with."""
-        return self.name != PLAIN and self.family == "base"
+        """Whether it is what arms of as many steps on the same data are compared with."""
+        return (
+            self.trains and not self.region_norm and self.composed is None and set(self.training) <= {"steps", "flip"}
+        )
 
     def config(self, seed: int) -> TrainConfig:
         """Its training run."""
@@ -132,18 +140,19 @@ class Study:
         lines = [json.loads(line) for line in self.results.read_text(encoding="utf-8").splitlines()]
         return {(line["arm"], line["seed"]): line for line in lines}
 
-    def run(self, arm: Arm, seed: int, domain: Callable[[], Domain]) -> None:
+    def run(self, arm: Arm, seed: int, open_data: Callable[[str], Domain]) -> None:
         """Train and measure an arm and add its line, unless that was done or is being done."""
         folder = self.work / (f"{arm.name}-{seed}")
         with _only_one(self.work / f".{folder.name}.lock") as mine:
             if not mine or self._line_of(arm, seed) is not None:
                 return
-            model = self._trained(arm, seed, folder, domain())
+            domain = open_data(arm.data)
+            model = self._trained(arm, seed, folder, domain)
             started = time.perf_counter()
-            line = {"arm": arm.name, "seed": seed, "config": asdict(arm.config(seed)) if arm.name != PLAIN else None}
-            if arm.name != PLAIN:
+            line = {"arm": arm.name, "seed": seed, "config": asdict(arm.config(seed)) if arm.trains else None}
+            if arm.trains:
                 line["training_seconds"] = RunFolder(folder / "run").seconds()
-            line |= figures(model, domain(), arm) | {"machine": machine(), "torch_threads": torch.get_num_threads()}
+            line |= figures(model, domain, arm) | {"machine": machine(), "torch_threads": torch.get_num_threads()}
             line["measuring_seconds"] = round(time.perf_counter() - started, 1)
             with self.results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -151,45 +160,60 @@ class Study:
     def _line_of(self, arm: Arm, seed: int) -> dict[str, Any] | None:
         """The arm's line, if it was written for the arm as it is now."""
         line = self.done().get((arm.name, seed))
-        if line is None or arm.name == PLAIN:
+        if line is None or not arm.trains:
             return line
         wanted = json.loads(json.dumps(asdict(arm.config(seed))))
         return line if line["config"] == wanted else None
 
     def _trained(self, arm: Arm, seed: int, folder: Path, domain: Domain) -> Denoiser:
-        if arm.name == PLAIN:
-            return shipped_model()
+        if not arm.trains:
+            return self.start(arm.data, domain)
         run, config = folder / "run", arm.config(seed)
         if (run / "config.json").is_file():
             RunFolder.open(run, {"training": asdict(config)}, resume=True)  # refuses what another arm has left there
         if not (run / "model" / "model_index.json").is_file():
             train(
-                prepared(shipped_model(), arm, domain.training),
+                prepared(self.start(arm.data, domain), arm, domain.training),
                 domain.training,
                 config,
                 run,
                 resume=(run / "config.json").is_file(),
                 cache=self.work / "cache",
-                teacher=shipped_model() if config.anchor else None,
+                teacher=self.start(arm.data, domain) if config.anchor else None,
                 progress=on_terminal(f"train {folder.name}"),
             )
         return prepared(load_denoiser(run / "model"), arm, domain.training)
 
+    def start(self, data: str, domain: Domain | None = None) -> Denoiser:
+        """The plain model that arms on these data start from; that of photographs is trained by the first of them."""
+        base = demo_config(data).base
+        if base is None:
+            return shipped_model()
+        run = self.work / f"base-{data}"
+        if not (run / "model" / "model_index.json").is_file():
+            images = (domain or open_domain(data)).training
+            channels, size, _ = images.rows([0])[0].shape[1:]
+            new, resume = small_denoiser(size, channels, seed=base.seed), (run / "config.json").is_file()
+            train(new, images, base, run, resume=resume, progress=on_terminal(f"train {run.name}"))
+        return load_denoiser(run / "model")
+
 
 def prepared(model: Denoiser, arm: Arm, data: LabelledImages) -> Denoiser:
     """The model as the arm trains and uses it."""
+    regions = template_regions(data, model, arm.concepts, mirrored=bool(arm.training.get("flip")))
     if arm.region_norm:
-        replace_group_norm(model.unet, template_regions(data, model, arm.concepts))
+        replace_group_norm(model.unet, regions)
     if arm.composed is None or isinstance(model, ComposedDenoiser):  # as which it was saved
         return model
-    return ComposedDenoiser(model, template_regions(data, model, arm.concepts), staged=arm.composed == "staged")
+    return ComposedDenoiser(model, regions, staged=arm.composed == "staged")
 
 
-def network_images(arm: Arm, seed: int) -> dict[str, float]:
-    """How many images the trained network and the anchor see for each image of a batch, counted in one step."""
-    config, data = arm.config(seed), render_faces(64)
-    model = prepared(shipped_model(), arm, data)
-    batch, anchor = draw_batch(data, config, model.n_timesteps, 0), shipped_model() if config.anchor else None
+def network_images(arm: Arm, seed: int, plain: Denoiser) -> dict[str, float]:
+    """How many images the trained network and the anchor see for each image of a batch of a run from ``plain``."""
+    config, data = arm.config(seed), render_faces(64) if arm.data == "faces" else open_domain(arm.data).training
+    anchor = copy.deepcopy(plain) if config.anchor else None
+    model = prepared(copy.deepcopy(plain), arm, data)
+    batch = draw_batch(data, config, model.n_timesteps, 0)
     seen: dict[str, list[int]] = {"trained": [], "anchor": []}
 
     def count(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...], object], None]:
@@ -244,7 +268,8 @@ def assemble(study: Study, arms: Mapping[str, Arm]) -> dict[str, Any]:
         edits = {concept: _without_images(figure) for concept, figure in line["edits"].items()}
         runs.append({**line, "edits": edits, "against": against(line, control) if control else None})
         if line["config"] is not None:
-            runs[-1]["network_images"] = network_images(arms[line["arm"]], line["seed"])
+            arm = arms[line["arm"]]
+            runs[-1]["network_images"] = network_images(arm, line["seed"], study.start(arm.data))
     return {
         "command": "python benchmarks/study.py --run && python benchmarks/study.py --publish",
         "machine": machine(),
@@ -262,14 +287,14 @@ def _without_images(figure: Mapping[str, Any]) -> dict[str, Any]:
 def _control_of(
     line: Mapping[str, Any], lines: Mapping[tuple[str, int], dict[str, Any]], arms: Mapping[str, Arm]
 ) -> dict[str, Any] | None:
-    """The run without penalty that took as many steps."""
+    """The run without penalty that took as many steps on the same data."""
     if line["config"] is None:
         return None
-    steps, seed = line["config"]["steps"], line["seed"]
+    steps, seed, data = line["config"]["steps"], line["seed"], arms[line["arm"]].data
     same = [
         (key[1] != seed, other)
         for key, other in lines.items()
-        if arms[key[0]].is_control and other["config"]["steps"] == steps
+        if arms[key[0]].is_control and arms[key[0]].data == data and other["config"]["steps"] == steps
     ]
     return min(same, key=lambda found: found[0])[1] if same else None
 
@@ -321,7 +346,7 @@ FAMILIES = (
     "composed",
     "staged",
     "long",
-    "finalists",
+    "photographs",
 )
 _GROUPS = (("gain", 7), ("in", 6), ("div", 6), ("FID of crop", 6))
 HEAD = (
@@ -366,6 +391,7 @@ def picture(results: Mapping[str, Any]) -> Figure:
                 (of["gain"][0], of["fid"])
                 for run in results["runs"]
                 if (arm := results["arms"][run["arm"]])["family"] == family and concept in arm["concepts"]
+                if arm["data"] == "faces"
                 if run["against"] and (of := run["against"]["concepts"][concept])
             ]
             if points:
@@ -409,16 +435,10 @@ def main() -> None:
 
 def run(study: Study, arms: Sequence[Arm], seeds: Sequence[int] | None) -> None:
     """Run arms one after the other; the data are opened once."""
-    opened: list[Domain] = []
-
-    def domain() -> Domain:
-        if not opened:
-            opened.append(open_domain("faces"))
-        return opened[0]
-
+    open_data = cache(open_domain)
     for arm in arms:
         for seed in seeds or arm.seeds:
-            study.run(arm, seed, domain)
+            study.run(arm, seed, open_data)
 
 
 if __name__ == "__main__":

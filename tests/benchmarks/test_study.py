@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from shapkit_diffusion.data import render_faces
+from shapkit_diffusion.demo import shipped_model
 from shapkit_diffusion.domains import Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig
 
@@ -24,10 +25,11 @@ def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_every_arm_is_a_run_of_a_known_family_with_a_control(study: ModuleType) -> None:
     arms = study.read_arms()
-    steps = {arm.config(1).steps for arm in arms.values() if arm.is_control}
+    steps = {(arm.data, arm.config(1).steps) for arm in arms.values() if arm.is_control}
+    assert {name for name, arm in arms.items() if not arm.trains} == {"plain", "photographs-plain"}
     for arm in arms.values():
         assert arm.family in study.FAMILIES and arm.says
-        assert arm.name == study.PLAIN or arm.config(1).steps in steps
+        assert not arm.trains or (arm.data, arm.config(1).steps) in steps
 
 
 def test_a_misspelt_field_is_refused(study: ModuleType, tmp_path: Path) -> None:
@@ -42,13 +44,12 @@ def test_a_misspelt_field_is_refused(study: ModuleType, tmp_path: Path) -> None:
 
 def test_images_through_the_network_are_counted(study: ModuleType) -> None:
     arms = study.read_arms()
-    counted = {
-        name: study.network_images(arms[name], 1) for name in ("control", "anchored-24", "distilled-24", "composed")
-    }
+    names = ("control", "anchored-24", "distilled-24", "composed", "staged")
+    counted = {name: study.network_images(arms[name], 1, shipped_model()) for name in names}
     assert counted["control"] == {"trained": 1, "anchor": 0}
     assert counted["anchored-24"] == {"trained": 2, "anchor": 1}
     assert counted["distilled-24"] == {"trained": 2, "anchor": 4}
-    assert counted["composed"] == {"trained": 4, "anchor": 4}
+    assert counted["composed"] == counted["staged"] == {"trained": 4, "anchor": 4}
 
 
 def _line(arm: str, steps: int, seed: int = 1) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def test_an_arm_is_held_against_the_control_of_as_many_steps(study: ModuleType) 
     assert study._control_of(_line("anchored-24", 600, 3), by_key, arms) is by_key["control", 1]
     assert study._control_of(_line("anchored-2400-100", 2400), by_key, arms) is by_key["control-2400", 1]
     assert study._control_of(_line("anchored-24", 50), by_key, arms) is None
+    assert study._control_of(_line("photographs-staged", 600), by_key, arms) is None
 
 
 def test_an_arm_is_run_once_and_compared(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,25 +72,25 @@ def test_an_arm_is_run_once_and_compared(study: ModuleType, tmp_path: Path, monk
     monkeypatch.setattr(study, "COMMON", replace(study.COMMON, steps=1, batch_size=2))
     monkeypatch.setattr(study, "EVALUATION", EvaluateConfig(pairs=8, images=12, steps=2))
     monkeypatch.setattr(study, "INFLUENCE_IMAGES", 2)
-    opened: list[Domain] = []
+    faces = open_domain("faces", count=2)
+    small = replace(faces, training=render_faces(40), reference=faces.reference[:60])
 
-    def domain() -> Domain:
-        if not opened:
-            faces = open_domain("faces", count=2)
-            opened.append(replace(faces, training=render_faces(40), reference=faces.reference[:60]))
-        return opened[0]
+    def domain(data: str) -> Domain:
+        assert data == "faces"
+        return small
 
     work = study.Study(tmp_path)
-    for name in ("plain", "control", "anchored-24"):
+    for name in ("plain", "control", "anchored-24", "staged"):
         for _ in range(2):
             work.run(arms[name], 1, domain)
-    assert len(work.results.read_text().splitlines()) == 3
+    assert len(work.results.read_text().splitlines()) == 4
     results = study.assemble(work, arms)
     found = {run["arm"]: run for run in json.loads(json.dumps(results))["runs"]}
     assert found["plain"]["against"] is None
     assert found["control"]["against"]["concepts"]["eyes"]["gain"][0] == pytest.approx(1)
     assert "per_image" not in found["anchored-24"]["edits"]["eyes"]
     assert all(name in study.report(results) for name in found)
+    assert found["staged"]["influence_outside"][0] < found["plain"]["influence_outside"][0]
     stale = replace(arms["anchored-24"], training={**arms["anchored-24"].training, "learning_rate": 0.5})
     with pytest.raises(ValueError, match=r"holds another run: training\.learning_rate"):
         work.run(stale, 1, domain)
