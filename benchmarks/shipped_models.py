@@ -1,10 +1,12 @@
-"""Make the models that ship with the package: the face parser and the small DDPM of rendered faces, with its card.
+"""Make the models that ship with the package: the face parser and the small DDPMs of rendered faces, with their cards.
 
     python benchmarks/shipped_models.py parser
     shapkit-diffusion train --data faces --flip --log-every 50 --threads 1 --out runs/faces32
-    python benchmarks/shipped_models.py denoiser runs/faces32
+    python benchmarks/shipped_models.py plain runs/faces32
+    python benchmarks/study.py --run staged-2400
+    python benchmarks/shipped_models.py local runs/study/staged-2400-1/run
 
-The last step measures the trained model, draws its training curve, and writes both with the weights into
+``plain`` and ``local`` measure a trained model, draw its training curve, and write both with the weights into
 ``adapters/shapkit_diffusion/models/``.
 """
 
@@ -13,15 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from shapkit_diffusion import report
+from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import render_faces
+from shapkit_diffusion.demo import SHIPPED
 from shapkit_diffusion.denoisers import load_denoiser
 from shapkit_diffusion.domains import CONCEPTS, open_domain
-from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, realism_floor
+from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate, realism_floor
 from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import RunFolder, write_json
@@ -29,20 +35,43 @@ from shapkit_diffusion.segmentation.small import mean_intersection_over_union, s
 
 MODELS = Path(__file__).parents[1] / "adapters" / "shapkit_diffusion" / "models"
 
-CARD = """# A small DDPM of rendered faces, 32 x 32
+PLAIN_CARD = """# A small DDPM of rendered faces, 32 x 32
 
 An unconditional pixel diffusion model (diffusers `UNet2DModel`, {parameters:,} parameters, v-prediction, cosine
 schedule of 1,000 timesteps) of the faces that `shapkit_diffusion.data.render_faces` draws. It exists to be
 looked into and fine-tuned: it is trained without any penalty, and the noise of one region moves others, as measured
 below. MIT licence.
 
-* **Recipe**: {command}
+* **Recipe**: `shapkit-diffusion train --data faces --flip --log-every 50 --threads 1 --out runs/faces32`
 * **Data**: 16,384 rendered faces (seed 0), mirrored by chance. No photograph, no person.
 * **Training**: {steps:,} steps of {batch_size} images, AdamW, learning rate {learning_rate:g} after {warmup} steps,
   then a half cosine to zero; average of the weights with decay {ema:g}; bf16 autocast; seed {seed}.
 * **Time**: {minutes:.0f} minutes with one thread on {machine}, beside other work; interrupted once and resumed.
-* **Final denoising loss** (mean of the last ten logged steps): {loss:.4f}. Curve: `training_curve.png`; figures:
-  `evaluation.json`.
+{measured}"""
+
+LOCAL_CARD = """# A DDPM of rendered faces with local noise, 32 x 32
+
+The plain model beside it (`faces32`), trained on so that the noise of the eyes, the nose and the mouth owns the eyes,
+the nose and the mouth of the image: it is the best arm of the reference study (`docs/study.md`). MIT licence.
+
+**How it is used.** `shapkit_diffusion.denoisers.load_denoiser` gives a `ComposedDenoiser`: the UNet (diffusers'
+`UNet2DModel`, {parameters:,} parameters, v-prediction) runs once for each of {regions}; a run sees its own region and,
+in a concept's run, the rest, which is generated first. `composition.safetensors` says which pixels are whose. An edit
+of a concept changes that concept, and by construction nothing else. Opened as a diffusers pipeline the UNet runs on
+whole images, for which it was not trained: use it as a `ComposedDenoiser`.
+
+* **Recipe**: `python benchmarks/study.py --run staged-2400`, then `python benchmarks/shipped_models.py local RUN`
+* **Data**: 16,384 rendered faces (seed 0). No photograph, no person.
+* **Training**: {steps:,} steps of {batch_size} images and four runs each, AdamW, learning rate {learning_rate:g} after
+  {warmup} steps, then a half cosine to zero; average of the weights with decay {ema:g}; float32; seed {seed}. The rest
+  learns from four smaller steps of the plain model, the concepts from data, with the finished rest in sight.
+* **Time**: {minutes:.0f} minutes with one thread on {machine}, beside other work.
+* **Limits**: regions are where concepts occur in aligned faces, the same for all images. Concepts depend on one another
+  through the rest alone. Generating an image takes {runs} times the plain model's network runs.
+{measured}"""
+
+MEASURED = """* **Final denoising loss** (mean of the last ten logged steps): {loss:.4f}. Curve: `training_curve.png`;
+  figures: `evaluation.json`.
 
 Measured on {images} generated images and {pairs} pairs (DDIM, 25 steps; locality by each region's own area):
 
@@ -63,13 +92,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the shipped models.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("parser", help="train the face parser")
-    denoiser = commands.add_parser("denoiser", help="measure a trained run and ship it")
-    denoiser.add_argument("run", type=Path, help="run folder of `shapkit-diffusion train`")
+    for name in CARDS:
+        denoiser = commands.add_parser(name, help=f"measure a trained run and ship it as the {name} model")
+        denoiser.add_argument("run", type=Path, help="run folder")
     options = parser.parse_args()
     if options.command == "parser":
         make_parser()
     else:
-        ship_denoiser(options.run)
+        ship_denoiser(options.run, options.command)
 
 
 def make_parser(steps: int = 1500, batch_size: int = 64, seed: int = 0) -> None:
@@ -83,7 +113,10 @@ def make_parser(steps: int = 1500, batch_size: int = 64, seed: int = 0) -> None:
     save_parser(parser, MODELS / "face_parser.safetensors", facts)
 
 
-def ship_denoiser(folder: Path) -> None:
+CARDS = {"plain": PLAIN_CARD, "local": LOCAL_CARD}
+
+
+def ship_denoiser(folder: Path, name: str) -> None:
     """Measure the model of a run folder and write it with its card."""
     run = RunFolder(folder)
     config = json.loads((folder / "config.json").read_text())["training"]
@@ -92,12 +125,28 @@ def ship_denoiser(folder: Path) -> None:
     measuring = EvaluateConfig()
     result = evaluate(model, domain, measuring, on_terminal("measure"))
     floor = realism_floor(domain, CONCEPTS, measuring.images)
-    target = MODELS / "faces32"
-    card = CARD.format(
+    names = model.regions.names if isinstance(model, ComposedDenoiser) else ()
+    card = CARDS[name].format(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        command="`shapkit-diffusion train --data faces --flip --log-every 50 --threads 1 --out runs/faces32`",
         minutes=run.seconds() / 60,
         machine=_processor(),
+        regions=", ".join(names),
+        runs=len(names),
+        measured=_measured(result, floor, measuring, metrics),
+        **{key: config[key] for key in ("steps", "batch_size", "learning_rate", "warmup", "ema", "seed")},
+    )
+    target = MODELS / SHIPPED[name]
+    model.save(target, card)
+    write_json(target / "evaluation.json", result.figures() | {"frechet_of_real_images": floor})
+    (target / "training_curve.png").write_bytes(report.png(report.picture_of_training({"train": metrics}), dpi=80))
+    print(f"shipped to {target}")
+
+
+def _measured(
+    result: Evaluation, floor: Mapping[str, float], measuring: EvaluateConfig, metrics: Sequence[Mapping[str, Any]]
+) -> str:
+    """What the cards say of a model's figures."""
+    return MEASURED.format(
         loss=sum(line["denoising"] for line in metrics[-10:]) / 10,
         images=measuring.images,
         pairs=result.locality[0].n_pairs,
@@ -105,17 +154,12 @@ def ship_denoiser(folder: Path) -> None:
         rules="|".join("---" for _ in result.locality),
         inside=" | ".join(f"{entry.mse_in:.4f}" for entry in result.locality),
         outside=" | ".join(f"{entry.mse_out:.5f}" for entry in result.locality),
-        ratio=" | ".join(f"{entry.ratio:.3f}" for entry in result.locality),
+        ratio=" | ".join(f"{entry.ratio:.4f}" for entry in result.locality),
         crop=" | ".join(f"{result.realism[c]:.3f}" for c in CONCEPTS),
         floor=" | ".join(f"{floor[c]:.3f}" for c in CONCEPTS),
         whole=result.realism["whole"],
         whole_floor=floor["whole"],
-        **{key: config[key] for key in ("steps", "batch_size", "learning_rate", "warmup", "ema", "seed")},
     )
-    model.save(target, card)
-    write_json(target / "evaluation.json", result.figures() | {"frechet_of_real_images": floor})
-    (target / "training_curve.png").write_bytes(report.png(report.picture_of_training({"train": metrics}), dpi=80))
-    print(f"shipped to {target}")
 
 
 def _processor() -> str:

@@ -91,3 +91,14 @@ def test_training_with_the_penalty_lowers_it(
     assert with_penalty[0][1] == without[0][1] > 0  # the same network, batch and coalitions
     before, after = (sum(penalty for _, penalty in history[-10:]) for history in (without, with_penalty))
     assert after < bound * before
+
+
+def test_an_edit_of_the_local_model_changes_nothing_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = cast(Any, _example("edit", monkeypatch))
+    local, plain = (
+        example.main(name, count=4, steps=8, out=str(tmp_path / f"{name}.png")) for name in ("local", "plain")
+    )
+    for concept in ("eyes", "nose", "mouth"):
+        assert local[concept][1] == 0 < plain[concept][1]
+        assert local[concept][0] > 0.25 * plain[concept][0]
+    assert (tmp_path / "local.png").stat().st_size > 1000

@@ -36,7 +36,7 @@ class ComposedDenoiser(Denoiser):
     which are then finished. Together, a concept is fitted at every step to a rest with as much noise as itself, and
     what is learnt of that is an average over all ways on which the rest could have got there: too weak an agreement of
     the two, however long the training (``benchmarks/one_sided.py``). Given the finished rest there is nothing to
-    average. The number of network runs is the same, and an edit needs those of the edited concept alone.
+    average. The number of network runs is the same.
 
     Args:
         denoiser: whose network, schedule and autoencoder are used; they are shared, not copied.

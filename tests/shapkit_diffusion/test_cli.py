@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from shapkit_diffusion.cli import main
+from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers import load_denoiser, small_denoiser
 from shapkit_diffusion.domains import open_domain
@@ -48,13 +49,27 @@ def test_train_then_finetune_leave_run_folders(tmp_path: Path) -> None:
         assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2
     config = json.loads((tuned / "config.json").read_text())["training"]
     assert config["penalty"]["graph"] == "star" and config["decay"]
+    assert config["anchor"] and config["anchor_substeps"] == 4
+
+
+@pytest.mark.parametrize("composed", ["together", "staged"])
+def test_a_composed_model_is_trained_and_saved_as_one(model: Path, tmp_path: Path, composed: str) -> None:
+    out = tmp_path / "composed"
+    arguments = ["--composed", composed, "--concepts", "eyes", "mouth", "--steps", "1", "--model", str(model)]
+    assert main(["finetune", *arguments, "--out", str(out), *TRAINING]) == 0
+    found = load_denoiser(out / "model")
+    assert isinstance(found, ComposedDenoiser)
+    assert found.staged is (composed == "staged") and found.regions.names == ("eyes", "mouth", "rest")
+    config = json.loads((out / "config.json").read_text())["training"]
+    assert config["penalty"] is None and config["anchor"] and config["concept_weight"] == 4
 
 
 def test_weight_zero_trains_without_penalty(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "control"
     arguments = ["finetune", "--weight", "0", "--steps", "1", "--model", str(model), "--out", str(out), *TRAINING]
     assert main(arguments) == 0
-    assert json.loads((out / "config.json").read_text())["training"]["penalty"] is None
+    config = json.loads((out / "config.json").read_text())["training"]
+    assert config["penalty"] is None and not config["anchor"] and config["anchor_substeps"] == 1
 
 
 def test_influence_writes_shares_that_sum_to_one(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from shapkit_diffusion.demo import DemoConfig, compare, demo_config, run_demo, shipped_model
-from shapkit_diffusion.evaluation.evaluate import EvaluateConfig
+from shapkit_diffusion.composed import ComposedDenoiser
+from shapkit_diffusion.demo import SHIPPED, DemoConfig, compare, demo_config, run_demo, shipped_model
+from shapkit_diffusion.domains import open_domain
+from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
 from shapkit_diffusion.training import PenaltyConfig, TrainConfig
 
 
@@ -58,13 +61,24 @@ def test_configurations_compare_equal_steps_and_unknown_data_is_refused() -> Non
         demo_config("dogs")
 
 
-def test_the_shipped_model_is_small_and_documented() -> None:
-    from importlib.resources import files
+def test_the_shipped_models_are_small_and_documented() -> None:
+    folders = [Path(str(files("shapkit_diffusion"))) / "models" / name for name in SHIPPED.values()]
+    assert sum(file.stat().st_size for folder in folders for file in folder.rglob("*")) <= 8_000_000
+    for folder in folders:
+        card = (folder / "README.md").read_text()
+        for word in ("seed", "Recipe", "minutes", "training_curve.png"):
+            assert word in card
+    with pytest.raises(ValueError, match="are plain and local, got 'best'"):
+        shipped_model("best")
 
-    folder = Path(str(files("shapkit_diffusion"))) / "models" / "faces32"
-    assert shipped_model().image_shape == (3, 32, 32)
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    assert weights.stat().st_size <= 4_000_000
-    card = (folder / "README.md").read_text()
-    for word in ("seed", "shapkit-diffusion train", "minutes", "training_curve.png"):
-        assert word in card
+
+def test_the_local_model_keeps_what_its_card_says_of_locality() -> None:
+    """On few images, of other noise than the card's."""
+    local, faces = shipped_model("local"), open_domain("faces", count=2)
+    assert isinstance(local, ComposedDenoiser) and local.staged
+    config = EvaluateConfig(pairs=8, images=8, steps=10, seed=7)
+    found = {entry.concept: entry for entry in evaluate(local, faces, config).locality}
+    plain = {entry.concept: entry for entry in evaluate(shipped_model(), faces, config).locality}
+    for concept in ("eyes", "nose", "mouth"):
+        assert plain[concept].ratio > 20 * found[concept].ratio
+        assert 0.4 * plain[concept].mse_in < found[concept].mse_in < 1.6 * plain[concept].mse_in

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shapkit_diffusion import report
 from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_picture, image_bytes
-from shapkit_diffusion.demo import shipped_model
+from shapkit_diffusion.demo import SHIPPED, shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser
 from shapkit_diffusion.domains import Domain, open_domain
 from shapkit_diffusion.sampling import draw_noise, generate
@@ -69,14 +69,17 @@ def domain_of(options: argparse.Namespace) -> Domain:
     return open_domain(options.data, options.size, count=2, parser=options.parser)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, default: str = "plain") -> None:
     """The option that ``model_of`` reads."""
-    parser.add_argument("--model", help="folder of the model; the shipped model of rendered faces if left out")
+    shipped = " or ".join(SHIPPED)
+    parser.add_argument(
+        "--model", default=default, help=f"folder of the model, or {shipped}: those of rendered faces that are shipped"
+    )
 
 
 def model_of(options: argparse.Namespace) -> Denoiser:
     """The model that the options name."""
-    return load_denoiser(options.model) if options.model else shipped_model()
+    return shipped_model(options.model) if options.model in SHIPPED else load_denoiser(options.model)
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def add_edit(commands: Any) -> None:
     parser = command(commands, "edit", _edit, "edit regions of given or generated images through their noise")
     add_data(parser)
     add_parser_choice(parser)
-    add_model(parser)
+    add_model(parser, default="local")
     parser.add_argument(
         "--region",
         action="append",

@@ -34,7 +34,7 @@ from shapkit_diffusion.training import (
 from shapkit_diffusion.training_config import TimestepWeighting, fast_precision, graph_called
 from shapkit_diffusion.training_data import concept_names, template_regions
 
-CONCEPT_WEIGHT = 4.0
+CONCEPT_WEIGHT, ANCHOR_SUBSTEPS = 4.0, 4
 """The reference study's (docs/study.md)."""
 
 LAUNCHING = """several GPUs:     accelerate launch --num_processes 8 -m shapkit_diffusion.cli {name} ...
@@ -172,8 +172,8 @@ def add_finetune(commands: Any) -> None:
     parser.add_argument(
         "--anchor-substeps",
         type=int,
-        default=1,
-        help="steps of the model started from that one prediction learns to do the work of",
+        help="steps of the model started from that one prediction learns to do the work of; if left out, "
+        f"{ANCHOR_SUBSTEPS} where that model is the target (docs/study.md)",
     )
     parser.add_argument(
         "--anchor-stride", type=int, default=40, help="timesteps over which: 1000 by the number of sampling steps"
@@ -272,14 +272,13 @@ def _finetune(options: argparse.Namespace) -> None:
             timestep_weighting=options.timestep_weighting,
         )
     paired = PairedNoise(options.paired_noise, concepts=options.paired_concepts) if options.paired_noise else None
-    learns = (
-        penalty is not None or options.composed or options.anchor_substeps > 1
-    )  # otherwise the anchor holds it where it is
-    anchored = learns and paired is None and options.target == "model"
+    substeps = options.anchor_substeps
+    learns = penalty is not None or options.composed or substeps  # otherwise the anchor holds it where it is
+    anchored = bool(learns) and paired is None and options.target == "model"
     config = replace(
         _training_config(options, penalty, anchored),
         paired=paired,
-        anchor_substeps=options.anchor_substeps,
+        anchor_substeps=substeps or (ANCHOR_SUBSTEPS if anchored else 1),
         anchor_stride=options.anchor_stride,
         concept_weight=options.concept_weight,
     )
