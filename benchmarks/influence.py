@@ -1,15 +1,15 @@
-"""Which region of the noise drives which region of the image, before and after fine-tuning with the penalty.
+"""Which region of the noise drives which region of the image: the plain model, fine-tuned ones, and the local one.
 
     python benchmarks/influence.py --publish   # some 15 minutes on one core; docs/results/influence.json and a picture
     python benchmarks/influence.py             # the same, prints only
     python benchmarks/influence.py --quick     # a minute or two: few images, few training steps, prints only
     python benchmarks/influence.py --redraw    # the picture and the text from the JSON
 
-The shipped model of 32 x 32 faces is fine-tuned as `shapkit-diffusion demo` does it, but in float32 and for a third of
-the steps (resumed where it was interrupted, kept in runs/influence), or a model that is there already is taken:
---penalised runs/demo-faces/penalty/model. Both models then generate images of the same noise, and every influence is
-exact in the coalitions of four regions: errors are those of the images, by the jackknife over independent pairs. For
-nine regions, estimates stand beside exact values.
+The plain model of 32 x 32 faces is fine-tuned as `shapkit-diffusion demo` does it, but in float32 (resumed where it was
+interrupted, kept in runs/influence), or a model that is there already is taken: --penalised
+runs/demo-faces/penalty/model. These and the local model that comes with the package then generate images of the same
+noise, and every influence is exact in the coalitions of four regions: errors are those of the images, by the jackknife
+over independent pairs. For nine regions, estimates stand beside exact values.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "influence.json"
 PICTURE = ROOT / "docs" / "pictures" / "influence.png"
 
-SHIPPED, PENALISED = "shipped", "fine-tuned with penalty"
+PLAIN, PENALISED, LOCAL = "plain", "fine-tuned with penalty", "shipped, local"
 TIMESTEPS = (50, 250, 500, 750, 950)
 INTERACTIONS = "k-SII"
 SEED = 77  # of the noise: none that a model was trained or measured with elsewhere
 
 
 def fine_tuned(folder: Path, steps: int) -> Denoiser:
-    """The shipped model after ``steps`` of the demonstration's fine-tuning, from ``folder`` as far as it is there."""
+    """The plain model after ``steps`` of the demonstration's fine-tuning, from ``folder`` as far as it is there."""
     if not (folder / "model").is_dir():
         # In float32, because bf16 is many times slower on processors without instructions for it.
         config = replace(FINETUNE, steps=steps, precision="no", save_every=50)
@@ -77,7 +77,7 @@ def fine_tuned(folder: Path, steps: int) -> Denoiser:
 
 
 def measure_models(models: Mapping[str, Denoiser], n_images: int, steps: int) -> dict[str, Any]:
-    """The influence maps of every model on images of the same noise, and what is left of the shipped one's leaks."""
+    """The influence maps of every model on images of the same noise, and what is left of the plain one's leaks."""
     domain = open_domain("faces", count=2)
     maps: dict[str, dict[str, Influence]] = {}
     for name, model in models.items():
@@ -100,9 +100,9 @@ def measure_models(models: Mapping[str, Denoiser], n_images: int, steps: int) ->
             for column, found in columns.items()
         }
     for name, columns in maps.items():
-        if name != SHIPPED:
+        if name != PLAIN:
             results["factors"][name] = {
-                column: factor(maps[SHIPPED][column], found, allowed) for column, found in columns.items()
+                column: factor(maps[PLAIN][column], found, allowed) for column, found in columns.items()
             }
     return results
 
@@ -221,11 +221,12 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     rows = {name: {column: read(entry) for column, entry in found.items()} for name, found in results["models"].items()}
-    before, after = (100 * results["models"][name][END_TO_END]["outside"] for name in (SHIPPED, PENALISED))
+    before, after, local = (100 * results["models"][name][END_TO_END]["outside"] for name in (PLAIN, PENALISED, LOCAL))
     title = (
         f"From noise to image, fine-tuning with the penalty takes influence from outside the graph from {before:.1f} % "
-        f"to {after:.1f} % of a region's change\n(concepts may depend on themselves and the rest, the rest on itself; "
-        f"share of the output's change in % ± standard error, {results['n_images']} images)"
+        f"to {after:.1f} % of a region's change; the local model has {local:.1f} %\n"
+        "(concepts may depend on themselves and the rest, the rest on itself; share of the output's change in % ± "
+        f"standard error, {results['n_images']} images)"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(pictures.png(picture_of_influences(rows, title), dpi=100))
@@ -240,7 +241,7 @@ def main() -> None:
     parser.add_argument("--control", type=Path, help="folder of a model fine-tuned without it, measured too")
     parser.add_argument("--images", type=int, help="generated images to average over, even (48; quick: 4)")
     parser.add_argument("--steps", type=int, help="DDIM steps (10; quick: 2)")
-    parser.add_argument("--training-steps", type=int, default=400, help="of the fine-tuning")
+    parser.add_argument("--training-steps", type=int, default=FINETUNE.steps, help="of the fine-tuning")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "influence", help="where fine-tuning is kept")
     parser.add_argument("--threads", type=int, default=1, help="threads of the network's operations")
     options = parser.parse_args()
@@ -251,7 +252,7 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     quick = options.quick
-    models = {SHIPPED: shipped_model()}
+    models = {PLAIN: shipped_model("plain")}
     if options.control:
         models["fine-tuned without"] = load_denoiser(options.control)
     if options.penalised:
@@ -259,13 +260,14 @@ def main() -> None:
     else:
         folder = options.work / ("quick" if quick else "penalty")
         models[PENALISED] = fine_tuned(folder, 10 if quick else options.training_steps)
+    models[LOCAL] = shipped_model("local")
     n_images, steps = options.images or (4 if quick else 48), options.steps or (2 if quick else 10)
     results = {
         "command": " ".join(["python benchmarks/influence.py", *sys.argv[1:]]),
         "machine": machine("torch", "diffusers", n_threads=torch.get_num_threads()),
     }
     results |= measure_models(models, n_images, steps)
-    results["estimates"] = measure_estimates(models[SHIPPED], 4 if quick else 8, (18,) if quick else (18, 66, 258))
+    results["estimates"] = measure_estimates(models[PLAIN], 4 if quick else 8, (18,) if quick else (18, 66, 258))
     print("\n" + report(results))
     if options.publish:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)

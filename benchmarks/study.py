@@ -24,6 +24,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from machine import machine
 from matplotlib import pyplot
@@ -310,9 +311,14 @@ def against(line: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, An
         concepts[concept] = {
             "gain": [gain, 1 / pairs["ratio"].high, 1 / pairs["ratio"].low],
             **{name: pairs[name].value for name in ("mse_in", "diversity", "seam")},
-            "fid": realism[concept]["fid"] / before[concept]["fid"],
+            **{name: realism[concept][name] / before[concept][name] for name in ("fid", "kid")},
         }
-    return {"whole": realism["whole"]["fid"] / before["whole"]["fid"], "concepts": concepts}
+    return {
+        "whole": realism["whole"]["fid"] / before["whole"]["fid"],
+        "whole_kid": realism["whole"]["kid"] / before["whole"]["kid"],
+        "outside": line["influence_outside"][0] / control["influence_outside"][0],
+        "concepts": concepts,
+    }
 
 
 def report(results: Mapping[str, Any]) -> str:
@@ -352,7 +358,7 @@ _GROUPS = (("gain", 7), ("in", 6), ("div", 6), ("FID of crop", 6))
 HEAD = (
     f"{'':<28}{'':>5}"
     + "".join(f"{name:^{width * 3}}" for name, width in _GROUPS)
-    + f"{'FID':>6}{'outside':>9}{'runs':>6}{'min':>6}\n"
+    + f"{'FID':>6}{'KID':>6}{'outside':>9}{'runs':>6}{'min':>6}\n"
     + f"{'arm':<28}{'seed':>5}"
     + "".join(f"{concept:>{width}}" for _, width in _GROUPS for concept in CONCEPTS)
 )
@@ -366,7 +372,7 @@ def _line(run: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     start = f"  {run['arm']:<26}{run['seed']:>5}"
     if run["against"] is None:
         fid = run["realism"]["crops"]["whole"]["fid"]
-        return f"{start}{'':>{sum(3 * width for _, width in _GROUPS)}}{fid:>6.3f}{outside}{cost}"
+        return f"{start}{'':>{sum(3 * width for _, width in _GROUPS)}}{fid:>6.3f}{'':>6}{outside}{cost}"
     of = run["against"]["concepts"]
     cells = ""
     for key, width in zip(("gain", "mse_in", "diversity", "fid"), (width for _, width in _GROUPS), strict=True):
@@ -374,7 +380,58 @@ def _line(run: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
             value = of[concept][key][0] if key == "gain" else of[concept][key]
             own = concept in arm["concepts"]
             cells += f"{value:>{width}.{1 if key == 'gain' else 2}f}" if own or key == "fid" else f"{'-':>{width}}"
-    return f"{start}{cells}{run['against']['whole']:>6.2f}{outside}{cost}"
+    against = run["against"]
+    return f"{start}{cells}{against['whole']:>6.2f}{against['whole_kid']:>6.2f}{outside}{cost}"
+
+
+def finalists(results: Mapping[str, Any]) -> str:
+    """The arms of three seeds or more, each seed against its own control: mean, and the range over seeds."""
+    lines = [f"{'':<12}{'':<10}" + "".join(f"{name:>24}" for name in MEASURES)]
+    for name, arm in results["arms"].items():
+        runs = [run for run in results["runs"] if run["arm"] == name and run["against"]]
+        if len(runs) < 3 or Arm(name, **arm).is_control:
+            continue
+        for concept in (*CONCEPTS, "whole"):
+            cells = []
+            for key in MEASURES.values():
+                found = [_measured(run["against"], concept, key) for run in runs]
+                span = f"{np.mean(found):.2f} ({min(found):.2f} to {max(found):.2f})" if None not in found else ""
+                cells.append(f"{span:>24}")
+            lines.append(f"{name if concept == CONCEPTS[0] else '':<12}{concept:<10}{''.join(cells)}".rstrip())
+        within = sum(meets_bars(run["against"]) for run in runs)
+        lines.append(f"{'':<12}within every bar of the study: {within} of {len(runs)} seeds")
+    return "\n".join(
+        [*lines, "everything over the control's of the same seed, but locality: how many times less", BARS]
+    )
+
+
+MEASURES = {"locality gain": "gain", "MSE in": "mse_in", "diversity": "diversity", "FID": "fid", "outside": "outside"}
+BARS = (
+    f"bars: locality at least {TARGET_GAIN}, MSE in 0.5 to 1.5, diversity at least 0.8, FID whole and of every crop at "
+    "most 1, influence outside at most 0.1"
+)
+
+
+def _measured(of: Mapping[str, Any], concept: str, key: str) -> float | None:
+    if concept == "whole":
+        return {"fid": of["whole"], "outside": of["outside"]}.get(key)
+    value = of["concepts"][concept].get(key)
+    return value[0] if key == "gain" else value
+
+
+def meets_bars(of: Mapping[str, Any]) -> bool:
+    """Whether a run, against its control, is all that the study is after."""
+    return (
+        of["whole"] <= 1
+        and of["outside"] <= 0.1
+        and all(
+            found["gain"][0] >= TARGET_GAIN
+            and 0.5 <= found["mse_in"] <= 1.5
+            and found["diversity"] >= 0.8
+            and found["fid"] <= 1
+            for found in of["concepts"].values()
+        )
+    )
 
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -383,29 +440,36 @@ MARKERS = "osD^vPX*<>hp"
 
 def picture(results: Mapping[str, Any]) -> Figure:
     """Locality bought against realism paid, an axis pair for each concept; the bars of the study as lines."""
-    figure, axes = pyplot.subplots(1, len(CONCEPTS), figsize=(13, 4.6), sharey=True, layout="constrained")
-    families = [name for name in FAMILIES if name != "base"]
+    figure, axes = pyplot.subplots(1, len(CONCEPTS), figsize=(13, 4.8), sharey=True, layout="constrained")
+    families = [name for name in FAMILIES if name not in ("base", "photographs")]
     for axis, concept in zip(axes, CONCEPTS, strict=True):
         for number, family in enumerate(families):
-            points = [
-                (of["gain"][0], of["fid"])
-                for run in results["runs"]
-                if (arm := results["arms"][run["arm"]])["family"] == family and concept in arm["concepts"]
-                if arm["data"] == "faces"
-                if run["against"] and (of := run["against"]["concepts"][concept])
-            ]
-            if points:
+            points = np.array(
+                [
+                    (*of["gain"], of["fid"])
+                    for run in results["runs"]
+                    if (arm := results["arms"][run["arm"]])["family"] == family and concept in arm["concepts"]
+                    if run["against"] and (of := run["against"]["concepts"][concept])
+                ]
+            )
+            if len(points):
+                gain, low, high, fid = points.T
                 colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number]
-                axis.scatter(*zip(*points, strict=True), color=colour, marker=marker, s=45, label=family)
+                errors = (gain - low, high - gain)
+                axis.errorbar(
+                    gain, fid, xerr=errors, fmt=marker, color=colour, markersize=6, elinewidth=0.8, label=family
+                )
         axis.axvline(TARGET_GAIN, color="grey", linewidth=1, linestyle="--")
         axis.axhline(1, color="grey", linewidth=1, linestyle="--")
-        axis.set(xscale="log", xlabel="locality, times the control's", title=concept)
-        axis.set_xticks([1, 2, 5, 10, 20, 50], labels=["1", "2", "5", "10", "20", "50"])
+        axis.set(xscale="log", yscale="log", xlabel="locality, times the control's", title=concept)
+        axis.set_xticks([1, 2, 5, 10, 20, 50, 100], labels=["1", "2", "5", "10", "20", "50", "100"])
+        axis.set_yticks([0.7, 1, 1.5, 2, 3, 4], labels=["0.7", "1", "1.5", "2", "3", "4"])
         axis.minorticks_off()
     axes[0].set(ylabel="Fréchet distance of the concept's crop, over the control's")
     axes[-1].legend(fontsize=8)
     figure.suptitle(
-        "Locality is paid in realism: most by the penalty, least by a run for each region (wanted: lower right)"
+        "Penalties pay for locality in realism; the rest first, and each concept given the rest, does not "
+        "(wanted: lower right; bars: 95 % intervals)"
     )
     return figure
 
