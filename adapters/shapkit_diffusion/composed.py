@@ -45,8 +45,8 @@ class ComposedDenoiser(Denoiser):
         staged: whether regions are generated after those that they look at.
 
     Raises:
-        ValueError: if the regions differ from image to image or have another size, or the graph does not fit: if it
-            lets regions look at one another, they cannot be generated one after the other.
+        ValueError: if the regions differ from image to image, are soft or have another size, or the graph does not fit:
+            if it lets regions look at one another, they cannot be generated one after the other.
 
     >>> from shapkit_diffusion.denoisers import small_denoiser
     >>> labels = torch.zeros(1, 16, 16, dtype=torch.long); labels[:, 8:] = 1
@@ -71,6 +71,8 @@ class ComposedDenoiser(Denoiser):
             raise ValueError(
                 f"regions must be of the denoiser's grid {denoiser.latent_shape[1:]}, got {tuple(masks.shape[2:])}"
             )
+        if not bool(((masks == 0) | (masks == 1)).all()):
+            raise ValueError("regions must be hard, every pixel of one region: regions.resized(..., hard=True)")
         self.regions = regions
         self.allowed = allowed_influence(graph, regions.names)
         self.staged = staged

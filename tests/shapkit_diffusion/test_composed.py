@@ -208,6 +208,9 @@ def test_wrong_regions_and_idle_teachers_are_refused(tmp_path: Path) -> None:
         ComposedDenoiser(_plain(), Regions.from_labels(both, {"eyes": [1]}, missing="allow"))
     with pytest.raises(ValueError, match=r"denoiser's grid \(16, 16\), got \(32, 32\)"):
         ComposedDenoiser(_plain(), _regions(32))
+    soft = Regions(torch.full((1, 2, 16, 16), 0.5), ("eyes", "rest"))
+    with pytest.raises(ValueError, match="regions must be hard"):
+        ComposedDenoiser(_plain(), soft)
     config = TrainConfig(steps=1, batch_size=2)
     with pytest.raises(ValueError, match=r"a teacher is for runs with config\.anchor"):
         train(_plain(), render_faces(4, 16), config, tmp_path / "run", teacher=_plain())
