@@ -6,6 +6,7 @@ require("torch", extra="torch", purpose="shapkit.differentiable")
 
 from shapkit.differentiable.absence import absent_input, partner, standard_noise  # noqa: E402
 from shapkit.differentiable.comparisons import Comparisons  # noqa: E402
+from shapkit.differentiable.composition import Composition  # noqa: E402
 from shapkit.differentiable.layer_leakage import LayerLeakage, layer_leakage  # noqa: E402
 from shapkit.differentiable.loss_report import LossReport  # noqa: E402
 from shapkit.differentiable.penalty import DummyPlayerPenalty  # noqa: E402
@@ -23,6 +24,7 @@ from shapkit.differentiable.values import (  # noqa: E402
 
 __all__ = [
     "Comparisons",
+    "Composition",
     "DummyPlayerPenalty",
     "LayerLeakage",
     "LossReport",

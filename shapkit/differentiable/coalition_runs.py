@@ -50,7 +50,7 @@ def coalition_outputs(
     batch = x.shape[0]
     known: dict[int, Tensor] = {}
     if output is not None:
-        output = _checked(output, x, batch)
+        output = checked_output(output, x, batch)
         if comparisons.grand is not None:
             known[comparisons.grand] = output
 
@@ -66,13 +66,14 @@ def coalition_outputs(
     for first in range(0, len(todo), batch_runs):
         rows = todo[first : first + batch_runs]
         outputs = recomputed(forward, rows, use_reentrant=False) if checkpoint else forward(rows)
-        known |= zip(rows, _checked(outputs, x, batch * len(rows)).split(batch), strict=True)
+        known |= zip(rows, checked_output(outputs, x, batch * len(rows)).split(batch), strict=True)
     if from_partner is not None and comparisons.grand is not None:
         known[from_partner] = partner(known[comparisons.grand])
     return [known[row] for row in range(len(comparisons.coalitions))]
 
 
-def _checked(output: Tensor, x: Tensor, n_rows: int) -> Tensor:
+def checked_output(output: Tensor, x: Tensor, n_rows: int) -> Tensor:
+    """The output of a network on ``n_rows`` rows made from ``x``, at least float32; a ValueError if it does not fit."""
     if output.ndim != 4 or output.shape[0] != n_rows or output.shape[2:] != x.shape[2:]:
         given = (n_rows, *x.shape[1:])
         raise ValueError(

@@ -59,7 +59,7 @@ def test_a_composed_model_is_trained_and_saved_as_one(model: Path, tmp_path: Pat
     assert main(["finetune", *arguments, "--out", str(out), *TRAINING]) == 0
     found = load_denoiser(out / "model")
     assert isinstance(found, ComposedDenoiser)
-    assert found.staged is (composed == "staged") and found.regions.names == ("eyes", "mouth", "rest")
+    assert found.composition.staged is (composed == "staged") and found.regions.names == ("eyes", "mouth", "rest")
     config = json.loads((out / "config.json").read_text())["training"]
     assert config["penalty"] is None and config["anchor"] and config["concept_weight"] == 4
 

@@ -176,7 +176,7 @@ def test_what_is_loaded_is_composed_as_what_was_saved(tmp_path: Path, staged: bo
     local = ComposedDenoiser(_plain(), _regions(), chain, staged=staged)
     local.save(tmp_path / "model")
     again = load_denoiser(tmp_path / "model")
-    assert isinstance(again, ComposedDenoiser) and again.staged is staged and again.regions.names == NAMES
+    assert isinstance(again, ComposedDenoiser) and again.composition.staged is staged and again.regions.names == NAMES
     noise = draw_noise(local, 2, seed=1)
     assert torch.equal(generate(again, noise, 3), generate(local, noise, 3))
     assert DDPMPipeline.from_pretrained(tmp_path / "model").unet is not None

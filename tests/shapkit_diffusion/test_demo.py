@@ -75,7 +75,7 @@ def test_the_shipped_models_are_small_and_documented() -> None:
 def test_the_local_model_keeps_what_its_card_says_of_locality() -> None:
     """On few images, of other noise than the card's."""
     local, faces = shipped_model("local"), open_domain("faces", count=2)
-    assert isinstance(local, ComposedDenoiser) and local.staged
+    assert isinstance(local, ComposedDenoiser) and local.composition.staged
     config = EvaluateConfig(pairs=8, images=8, steps=10, seed=7)
     found = {entry.concept: entry for entry in evaluate(local, faces, config).locality}
     plain = {entry.concept: entry for entry in evaluate(shipped_model(), faces, config).locality}
