@@ -37,11 +37,12 @@ from shapkit_diffusion.data import LabelledImages, render_faces
 from shapkit_diffusion.demo import demo_config, shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
+from shapkit_diffusion.edits import Edit, Original, edit_original
 from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, compare_edits
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, measured_by_concept, realism_reference
 from shapkit_diffusion.influence import END_TO_END, influence_maps, outside_error, outside_mass
 from shapkit_diffusion.progress import on_terminal
-from shapkit_diffusion.report import png
+from shapkit_diffusion.report import picture_of_samples, png
 from shapkit_diffusion.runs import RunFolder, write_json
 from shapkit_diffusion.sampling import draw_noise
 from shapkit_diffusion.training import PairedNoise, PenaltyConfig, TrainConfig, draw_batch, losses, train
@@ -474,6 +475,21 @@ def picture(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def edits_picture(count: int = 12, seed: int = 11) -> Figure:
+    """New noise in one concept after the other, with the plain and with the local model that come with the package."""
+    rows = {}
+    for name in ("plain", "local"):
+        model = shipped_model(name)
+        original = Original.from_noise(model, draw_noise(model, count, seed), EVALUATION.steps)
+        rows[f"{name}: original"] = original.reconstruction
+        regions = template_regions(render_faces(2000), model, CONCEPTS)
+        for concept in CONCEPTS:
+            result = edit_original(model, original, regions, [Edit(concept, seed=seed)])
+            rows[f"{name}: new {concept}"] = result.edited
+    title = "New noise in one concept: the plain model changes the whole face, the local one that concept"
+    return picture_of_samples(rows, count, title)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "study", help="where runs and results lie")
@@ -494,7 +510,9 @@ def main() -> None:
     print(report(results))
     if options.publish:
         write_json(RESULTS, results)
-        (ROOT / "docs" / "pictures" / "study_frontier.png").write_bytes(png(picture(results)))
+        pictures = {"study_frontier": picture(results), "study_edits": edits_picture()}
+        for name, figure in pictures.items():
+            (ROOT / "docs" / "pictures" / f"{name}.png").write_bytes(png(figure))
 
 
 def run(study: Study, arms: Sequence[Arm], seeds: Sequence[int] | None) -> None:

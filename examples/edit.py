@@ -33,7 +33,7 @@ def main(
         changes[concept] = tuple(float((change * part).sum() / part.sum() / count) for part in (inside, 1 - inside))
         print("{}: mean square change {:.4f} inside, {:.6f} outside".format(concept, *changes[concept]))
         rows[f"new {concept}"] = result.edited
-    Path(out).write_bytes(png(picture_of_samples(rows, title=f"New noise in one region: the {name} model")))
+    Path(out).write_bytes(png(picture_of_samples(rows, count, f"New noise in one region: the {name} model")))
     return changes
 
 

@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shapkit.differentiable import Regions, allowed_influence, star
+from shapkit_diffusion.autoencoders import Autoencoder, small_autoencoder
 from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.influence import influence_at, influence_end_to_end, outside_mass
 from shapkit_diffusion.sampling import draw_noise, generate, invert, replay, swap, trajectory
 from shapkit_diffusion.training import TrainConfig, draw_batch, losses, train
+from shapkit_diffusion.training_data import template_regions
 
 NAMES = ("eyes", "mouth", "rest")
 
@@ -180,6 +182,22 @@ def test_what_is_loaded_is_composed_as_what_was_saved(tmp_path: Path, staged: bo
     noise = draw_noise(local, 2, seed=1)
     assert torch.equal(generate(again, noise, 3), generate(local, noise, 3))
     assert DDPMPipeline.from_pretrained(tmp_path / "model").unet is not None
+
+
+def test_a_latent_model_is_composed_on_its_own_grid(tmp_path: Path) -> None:
+    autoencoder = Autoencoder(small_autoencoder(channels=(8, 8)))
+    plain, faces = small_denoiser(size=32, channels=(8, 16), autoencoder=autoencoder), render_faces(8, 32, seed=9)
+    regions = template_regions(faces, plain, ("eyes", "mouth"))
+    assert regions.masks.shape[2:] == plain.latent_shape[1:] != plain.image_shape[1:]
+    config = TrainConfig(steps=2, batch_size=4, anchor=True, concept_weight=4.0)
+    local = train(ComposedDenoiser(plain, regions, staged=True), faces, config, tmp_path / "run", teacher=plain)
+    again = load_denoiser(tmp_path / "run" / "model")
+    assert isinstance(again, ComposedDenoiser) and again.is_latent
+    noise, other = draw_noise(local, 2, seed=1), draw_noise(local, 2, seed=2)
+    before, after = (generate(again, x, 3) for x in (noise, swap(noise, other, regions.mask("mouth"))))
+    assert (
+        float(((after - before) * (1 - regions.mask("mouth"))).abs().max()) == 0 < float((after - before).abs().max())
+    )
 
 
 def test_damaged_compositions_are_refused(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from shapkit.differentiable import Regions
+from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers import load_denoiser, small_denoiser
 from shapkit_diffusion.training import EXIT_STOPPED, PenaltyConfig, TrainConfig, train
@@ -35,6 +37,8 @@ import os, signal
 import torch
 from accelerate import PartialState
 from shapkit_diffusion.data import render_faces
+from shapkit.differentiable import Regions
+from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.denoisers import small_denoiser
 from shapkit_diffusion.training import EXIT_STOPPED, TrainingStopped, train
 
@@ -57,8 +61,11 @@ class Signalled:
         return data.rows(indices)
 
 resume = (folder / "config.json").is_file()
+denoiser = small_denoiser(size=32, channels=(8, 8, 16), seed=2)
+if staged:
+    denoiser = ComposedDenoiser(denoiser, Regions.grid(1, 2, 32, 32), [[True, False], [True, True]], staged=True)
 try:
-    train(small_denoiser(size=32, channels=(8, 8, 16), seed=2), Signalled(), config, folder, resume=resume)
+    train(denoiser, Signalled(), config, folder, resume=resume)
 except TrainingStopped as stopped:
     assert PartialState().num_processes == 2
     (folder / f"stopped-{rank}").write_text(str(stopped))
@@ -74,7 +81,15 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def in_two(processes: ForkServerContext, script: Path, folder: Path, config: TrainConfig, stop_at: int = 0) -> set[Any]:
+def in_two(
+    processes: ForkServerContext,
+    script: Path,
+    folder: Path,
+    config: TrainConfig,
+    stop_at: int = 0,
+    *,
+    staged: bool = False,
+) -> set[Any]:
     """The exit statuses of two processes that find each other as a launcher's do."""
     script.write_text(SCRIPT)
     with socket.socket() as free:
@@ -85,6 +100,7 @@ def in_two(processes: ForkServerContext, script: Path, folder: Path, config: Tra
         environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
         environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1"}
         given = {"environment": environment, "folder": folder, "config": config, "stop_at": stop_at}
+        given["staged"] = staged
         process = processes.Process(target=runpy.run_path, args=(str(script), given), daemon=True)
         process.start()
         started.append(process)
@@ -114,6 +130,15 @@ def check_same(folder: Path, expected: Path, *, exactly: bool = False) -> None:
 def test_two_processes_train_what_one_does(processes: ForkServerContext, one: Path, tmp_path: Path) -> None:
     assert in_two(processes, tmp_path / "script.py", tmp_path / "run", CONFIG) == {0}
     check_same(tmp_path / "run", one)
+
+
+def test_two_processes_train_a_staged_model(processes: ForkServerContext, tmp_path: Path) -> None:
+    config = replace(CONFIG, penalty=None, anchor=True, concept_weight=4.0)
+    plain, order = small_denoiser(size=32, channels=(8, 8, 16), seed=2), torch.tensor([[True, False], [True, True]])
+    staged = ComposedDenoiser(plain, Regions.grid(1, 2, 32, 32), order, staged=True)
+    train(staged, render_faces(24, 32, seed=9), config, tmp_path / "one")
+    assert in_two(processes, tmp_path / "script.py", tmp_path / "two", config, staged=True) == {0}
+    check_same(tmp_path / "two", tmp_path / "one")
 
 
 def test_micro_batches_in_two_processes_are_the_batch_of_one(
