@@ -72,11 +72,11 @@ class ComposedDenoiser(Denoiser):
         """
         return self._composed(x, timesteps, finished=finished)
 
-    def stages(self) -> list[Stage]:
+    def stages(self, changed: Tensor | None = None) -> list[Stage]:
         """A staged model's regions in their order; everything at once, if it is not staged."""
         if not self.composition.staged:
-            return super().stages()
-        return [Stage(partial(self._velocity_of, part), part.where) for part in self.composition.stages()]
+            return super().stages(changed)
+        return [Stage(partial(self._velocity_of, part), part.where) for part in self.composition.stages(changed)]
 
     @property
     def given_others(self) -> Tensor:

@@ -195,8 +195,13 @@ class Denoiser(nn.Module):
         clean: Tensor = signal * x - sigma * self.as_velocity(output, x, timesteps)
         return clean
 
-    def stages(self) -> list[Stage]:
-        """What is generated one after the other; of most models, everything at once."""
+    def stages(self, changed: Tensor | None = None) -> list[Stage]:
+        """What is generated one after the other; of most models, everything at once.
+
+        Args:
+            changed: boolean (1, 1, height, width), where the noise is not that of images that are known: what has to be
+                generated anew.
+        """
         return [Stage(self.velocity)]
 
     @property

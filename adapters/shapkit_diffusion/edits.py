@@ -19,7 +19,7 @@ from shapkit.differentiable import Regions
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.denoisers import Denoiser
 from shapkit_diffusion.latents import latent_regions
-from shapkit_diffusion.sampling import generate, invert, peak_signal_to_noise, replay, swap, trajectory
+from shapkit_diffusion.sampling import generate, invert, peak_signal_to_noise, regenerate, replay, swap, trajectory
 
 Kind = Literal["resample", "swap"]
 Outside = Literal["free", "replay"]
@@ -123,7 +123,8 @@ class Original:
 
     Args:
         noise: x_T, (n, *latent_shape).
-        reconstruction: what the model makes of the noise unedited, (n, *image_shape).
+        clean: x_0, what the model makes of the noise unedited, (n, *latent_shape).
+        reconstruction: that as images, (n, *image_shape).
         psnr: of the reconstruction against the image that was given, dB, (n,); infinite for generated images.
         steps: DDIM steps.
         autoencoder_psnr: what the psnr would be if the inversion were perfect, dB, (n,); infinite for pixel models.
@@ -131,6 +132,7 @@ class Original:
     """
 
     noise: Tensor
+    clean: Tensor
     reconstruction: Tensor
     psnr: Tensor
     steps: int
@@ -159,7 +161,7 @@ class Original:
         states = trajectory(denoiser, noise, steps, batch_size) if keep_trajectory else None
         clean = generate(denoiser, noise, steps, batch_size) if states is None else states[-1]
         perfect = torch.full((len(noise),), torch.inf)
-        return cls(noise, denoiser.decode(clean), perfect, steps, perfect, states)
+        return cls(noise, clean, denoiser.decode(clean), perfect, steps, perfect, states)
 
     @classmethod
     def from_images(
@@ -253,7 +255,8 @@ def edit_original(
         raise ValueError(f"outside must be one of {', '.join(get_args(Outside))}, got {outside!r}")
     noise = apply_edits(denoiser, original.noise, regions, edits, first)
     if outside == "free":
-        edited = denoiser.decode(generate(denoiser, noise, original.steps, batch_size))
+        clean = regenerate(denoiser, noise, original.noise, original.clean, original.steps, batch_size)
+        edited = denoiser.decode(clean)
     elif original.trajectory is None:
         raise ValueError("outside='replay' needs the trajectory of the original: make it with keep_trajectory=True")
     else:

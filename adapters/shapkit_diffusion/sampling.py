@@ -55,6 +55,42 @@ def generate(denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int
     return _in_batches(denoiser, len(noise), batch_size, follow)
 
 
+def regenerate(
+    denoiser: Denoiser, noise: Tensor, known_noise: Tensor, known: Tensor, steps: int = 25, batch_size: int = 64
+) -> Tensor:
+    """What ``generate`` makes of ``noise``, where that of another noise is known: `ComposedDenoiser` saves runs.
+
+    A model that generates in stages leaves what does not depend on the difference as it is, bit for bit, and takes no
+    step for it; of any other model everything is generated again.
+
+    Args:
+        denoiser: the model.
+        noise, known_noise: x_T, (n, channels, height, width).
+        known: x_0, what ``generate`` made of ``known_noise`` in as many steps.
+        steps, batch_size: as in ``generate``.
+
+    Raises:
+        ValueError: as ``generate``, or if the three have not one shape.
+    """
+    _check(denoiser, noise, steps)
+    if not noise.shape == known_noise.shape == known.shape:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (noise, known_noise, known))
+        raise ValueError(f"noise, known_noise and known must have one shape, got {shapes}")
+    stages = denoiser.stages((noise != known_noise).any(dim=1, keepdim=True).any(dim=0, keepdim=True))
+    pairs = list(_pairs(_grid(denoiser, steps)))
+
+    def follow(rows: slice) -> Tensor:
+        x = known[rows]
+        for stage in stages:
+            x = stage.moved(x, noise[rows])
+        for stage in stages:
+            for pair in pairs:
+                x = _step(denoiser, stage, x, pair)
+        return x
+
+    return _in_batches(denoiser, len(noise), batch_size, follow)
+
+
 def invert(
     denoiser: Denoiser,
     images: Tensor,

@@ -79,9 +79,21 @@ class Composition(nn.Module):
         self.register_buffer("own", masks.transpose(0, 1).unsqueeze(2), persistent=False)
         self.register_buffer("others", others.unsqueeze(2), persistent=False)
 
-    def stages(self) -> list[Part]:
-        """What is generated one after the other; everything at once, if it is not staged."""
-        return [Part(part, self.own[list(part)].sum(dim=0) > 0) for part in self._order]
+    def stages(self, changed: Tensor | None = None) -> list[Part]:
+        """What is generated one after the other; everything at once, if it is not staged.
+
+        Args:
+            changed: boolean (batch or 1, 1, height, width), where the noise is not that of a sample that is known: no
+                more than what depends on it, the other regions being finished already.
+        """
+        count = len(self.own)
+        reached = torch.ones(count, dtype=torch.bool)
+        if changed is not None and self.staged:
+            reached = (self.own * changed).flatten(1).any(dim=1).cpu()
+            for _ in range(count):
+                reached = (self.allowed & reached).any(dim=1)
+        parts = [[k for k in part if reached[k]] for part in self._order]
+        return [Part(tuple(part), self.own[part].sum(dim=0) > 0) for part in parts if part]
 
     def forward(
         self,

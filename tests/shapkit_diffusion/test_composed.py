@@ -19,7 +19,7 @@ from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.influence import influence_at, influence_end_to_end, outside_mass
-from shapkit_diffusion.sampling import draw_noise, generate, invert, replay, swap, trajectory
+from shapkit_diffusion.sampling import draw_noise, generate, invert, regenerate, replay, swap, trajectory
 from shapkit_diffusion.training import TrainConfig, draw_batch, losses, train
 from shapkit_diffusion.training_data import template_regions
 
@@ -128,6 +128,27 @@ def test_an_edit_of_a_staged_model_moves_its_own_region_alone() -> None:
     found = influence_at(staged, generate(staged, noise, 3), _regions(), 500)
     allowed = allowed_influence(star(), NAMES)
     assert outside_mass(found, allowed) < 1e-6 < float(found.values[2, 0])  # the finished rest moves the eyes
+
+
+def test_an_edit_takes_the_runs_of_what_depends_on_it_alone() -> None:
+    staged, seen = ComposedDenoiser(_plain(), _regions(), staged=True), list[int]()
+    noise, other = draw_noise(staged, 4, seed=1), draw_noise(staged, 4, seed=2)
+    known = generate(staged, noise, 5)
+    staged.unet.register_forward_hook(lambda module, given, output: seen.append(len(given[0])))
+    for names, runs in ((("mouth",), [4] * 5), (("eyes", "mouth"), [8] * 5), (("rest",), [4] * 5 + [8] * 5), ((), [])):
+        changed = swap(noise, other, _regions().mask(*names)) if names else noise
+        seen.clear()
+        found = regenerate(staged, changed, noise, known, 5)
+        assert seen == runs
+        torch.testing.assert_close(found, generate(staged, changed, 5), rtol=1e-4, atol=1e-5)
+        untouched = 1 - _regions().mask(*names) if names and "rest" not in names else torch.zeros(1)
+        assert torch.equal(found * untouched, known * untouched)
+    everything = ComposedDenoiser(_plain(), _regions())
+    known = generate(everything, noise, 5)
+    changed = swap(noise, other, _regions().mask("eyes"))
+    assert torch.equal(regenerate(everything, changed, noise, known, 5), generate(everything, changed, 5))
+    with pytest.raises(ValueError, match=r"must have one shape, got \(4, 3, 16, 16\), \(1, 3, 16, 16\)"):
+        regenerate(staged, noise, noise[:1], known, 5)
 
 
 def test_regions_wait_for_those_that_they_look_at() -> None:
