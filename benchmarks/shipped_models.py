@@ -67,7 +67,8 @@ whole images, for which it was not trained: use it as a `ComposedDenoiser`.
   learns from four smaller steps of the plain model, the concepts from data, with the finished rest in sight.
 * **Time**: {minutes:.0f} minutes with one thread on {machine}, beside other work.
 * **Limits**: regions are where concepts occur in aligned faces, the same for all images. Concepts depend on one another
-  through the rest alone. Generating an image takes {runs} times the plain model's network runs, an edit of a concept as many as the plain model's.
+  through the rest alone. Generating an image takes {runs} times the plain model's network runs, an edit of a concept
+  as many as the plain model's.
 {measured}"""
 
 MEASURED = """* **Final denoising loss** (mean of the last ten logged steps): {loss:.4f}. Curve: `training_curve.png`;
