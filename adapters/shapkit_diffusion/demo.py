@@ -171,16 +171,19 @@ def _start_model(config: DemoConfig, out: Path, pool: ProcessPoolExecutor, bars:
 def _train_and_measure(
     config: DemoConfig, plain: Path, out: Path, pool: ProcessPoolExecutor, bars: Bars
 ) -> dict[str, Measured]:
-    penalised, control = config.finetune, replace(config.finetune, penalty=None, anchor=False)
-    arms = {PENALISED: (penalised, out / "penalty"), CONTROL: (control, out / "control")}
+    control = replace(config.finetune, penalty=None, anchor=False, anchor_substeps=1)
     tasks: dict[str, Future[Any]] = {}
-    for name, (training, folder) in arms.items():
-        trained = bars.channel(f"fine-tune, {name}")
-        measured = bars.channel(f"measure, {name}")
+
+    def train_and_measure(name: str, training: TrainConfig, folder: Path) -> None:
+        trained, measured = bars.channel(f"fine-tune, {name}"), bars.channel(f"measure, {name}")
         tasks[name] = pool.submit(_arm_task, training, config, plain, folder, trained, measured)
-    tasks[PLAIN] = pool.submit(_measure_task, config, plain, bars.channel(f"measure, {PLAIN}"))
+
+    # The longest first, so that both processes end together.
+    train_and_measure(PENALISED, config.finetune, out / "penalty")
     if config.local:
         tasks[LOCAL] = pool.submit(_measure_task, config, "local", bars.channel(f"measure, {LOCAL}"))
+    train_and_measure(CONTROL, control, out / "control")
+    tasks[PLAIN] = pool.submit(_measure_task, config, plain, bars.channel(f"measure, {PLAIN}"))
     bars.wait(list(tasks.values()))
     return {name: tasks[name].result() for name in (PLAIN, CONTROL, PENALISED, LOCAL) if name in tasks}
 
