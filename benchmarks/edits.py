@@ -62,10 +62,11 @@ def round_trips(count: int, settings: tuple[tuple[int, int], ...]) -> list[dict[
 def commands(work: Path) -> dict[str, list[str]]:
     """What makes the photographs' models."""
     common = ["--data", "photographs", "--threads", "1", "--precision", "no"]
+    tune = ["--steps", "1200", "--anchor-substeps", "1"]
     plain = ["--steps", "2500", "--flip", "--learning-rate", "1e-3", "--warmup", "200", "--ema", "0.999"]
     return {
         "plain": ["train", *common, *plain],
-        "local": ["finetune", *common, "--model", str(work / "plain" / "model"), "--steps", "1200"],
+        "local": ["finetune", *common, "--model", str(work / "plain" / "model"), *tune],
     }
 
 

@@ -59,7 +59,7 @@ def commands(work: Path) -> dict[str, dict[str, list[str]]]:
         "autoencoder": {"autoencoder": ["autoencoder", *thread, "--steps", "3500", "--log-every", "50"]},
         "ldm": {PLAIN: ["train", *base, *thread, "--steps", "4000", "--batch-size", "16", "--log-every", "50"]},
         "control": {CONTROL: [*tune, "--weight", "0", "--target", "noise", "--steps", "1200"]},
-        "local": {LOCAL: [*tune, "--weight", LOCAL_WEIGHT, "--steps", "1200"]},
+        "local": {LOCAL: [*tune, "--weight", LOCAL_WEIGHT, "--steps", "1200", "--anchor-substeps", "1"]},
         "published": published,
     }
 

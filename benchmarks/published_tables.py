@@ -45,7 +45,7 @@ def commands(models: Path) -> dict[str, list[str]]:
     published = ["--batch-size", "16", "--seed", "1", "--flip", "--log-every", "10", "--save-every", "200"]
     found = {
         "ddpm-control": [*tune, "--weight", "0", "--target", "noise"],
-        "ddpm-local": tune,
+        "ddpm-local": [*tune, "--anchor-substeps", "1"],
     }
     for concept in CONCEPTS:
         found[f"ddpm-published-{concept}"] = [*tune[:4], "--published", concept, *tune[4:], *published]
