@@ -56,7 +56,9 @@ def demo_config(data: str) -> DemoConfig:
         ValueError: for other data.
     """
     if data == "faces":
-        return DemoConfig(data, finetune=FINETUNE, local=True)
+        # The study's numbers of pairs and images: in ten minutes there is no time for more.
+        few = EvaluateConfig(pairs=64, images=500, precision=fast_precision())
+        return DemoConfig(data, finetune=FINETUNE, evaluation=few, local=True)
     if data == "photographs":
         base = TrainConfig(
             steps=2500,
