@@ -6,7 +6,7 @@ from shapkit_diffusion.data.celebamask import (
     CelebAMask,
     open_celebamask,
 )
-from shapkit_diffusion.data.faces import FACE_LABELS, render_faces
+from shapkit_diffusion.data.faces import FACE_LABELS, redraw_concept, render_faces
 from shapkit_diffusion.data.folders import ImageFolder, open_folder, write_folder
 from shapkit_diffusion.data.labelled import LabelledImages
 from shapkit_diffusion.data.photographs import PHOTOGRAPH_LABELS, lfw_photographs
@@ -22,6 +22,7 @@ __all__ = [
     "lfw_photographs",
     "open_celebamask",
     "open_folder",
+    "redraw_concept",
     "render_faces",
     "write_folder",
 ]

@@ -6,8 +6,8 @@ which pixel belongs to the mouth is known, not estimated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -59,19 +59,27 @@ _LIP_TONES = np.array(
 
 @dataclass(frozen=True)
 class _Draw:
-    """Uniform draws for a run of faces: attribute ``j`` of face ``i`` depends on seed, ``i`` and ``j``."""
+    """Uniform draws for a run of faces: attribute ``j`` of face ``i`` depends on seed, ``i`` and ``j``.
+
+    Attributes in ``anew`` have the values given there, (n_faces,) in [0, 1).
+    """
 
     seed: int
     faces: NDArray[np.int64]
+    anew: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
+
+    def uniform(self, attribute: int) -> NDArray[np.float64]:
+        """Where each face lies in the attribute's range, in [0, 1), (n_faces,)."""
+        found = self.anew.get(attribute)
+        return counter_uniform(self.seed, self.faces, attribute) if found is None else found
 
     def between(self, attribute: int, low: float, high: float) -> Array:
         """Values in [low, high), shape (n_faces, 1, 1), ready to broadcast over pixels."""
-        uniform = counter_uniform(self.seed, self.faces, attribute)
-        return (low + (high - low) * uniform).astype(np.float32)[:, None, None]
+        return (low + (high - low) * self.uniform(attribute)).astype(np.float32)[:, None, None]
 
     def tone(self, attribute: int, palette: Array) -> Array:
         """A colour on the way from one palette entry to the next, shape (n_faces, 3, 1, 1)."""
-        position = counter_uniform(self.seed, self.faces, attribute) * (len(palette) - 1)
+        position = self.uniform(attribute) * (len(palette) - 1)
         lower = position.astype(np.int64)
         share = (position - lower)[:, None].astype(np.float32)
         colour = palette[lower] * (1 - share) + palette[lower + 1] * share
@@ -343,6 +351,77 @@ def render_faces(count: int, size: int = 32, seed: int = 0, first: int = 0) -> L
     >>> faces.images.shape, faces.labels.max()
     ((4, 3, 32, 32), np.uint8(6))
     """
+    return _rendered(count, size, first, lambda faces: _Draw(seed, faces))
+
+
+_OWN_ATTRIBUTES = {
+    "eyes": (23, 25, 26, Attribute.IRIS_TONE, 28, 29),
+    "nose": (Attribute.NOSE_WIDTH, 35, Attribute.NOSE_REDNESS, 37, 38, 39, 47),
+    "mouth": (40, 41, Attribute.SMILE, 43, Attribute.MOUTH_OPENING, Attribute.LIP_TONE, 46),
+}
+"""What each concept alone shows. Where the eyes are and how far they open, the brows tell in part."""
+
+_EYE_HEIGHT, _BROWS_RAISED, _ATTEMPTS = 22, 30, 64
+
+
+def redraw_concept(
+    concept: str, count: int, size: int = 32, seed: int = 0, first: int = 0, *, redraw: int = 0
+) -> LabelledImages:
+    """The faces that ``render_faces`` draws, with one concept drawn anew given all the rest of the face.
+
+    It is what an edit by a perfect local model does: a sample of the concept from its distribution given the other
+    pixels, which stay as they are but where the old concept or the new one covers them. Eyes move up and down and open
+    under brows that stay, as far as the brows allow.
+
+    Args:
+        concept: ``"eyes"``, ``"nose"`` or ``"mouth"``.
+        count, size, seed, first: as in ``render_faces``.
+        redraw: number of the new drawing, from 0; every number draws another.
+
+    Raises:
+        ValueError: for another concept, or a number out of its range.
+
+    >>> before, after = render_faces(4), redraw_concept("mouth", 4)
+    >>> changed = (before.images != after.images).any(axis=(0, 1))
+    >>> bool(changed[20:28].any()), bool(changed[:20].any())
+    (True, False)
+    """
+    if concept not in _OWN_ATTRIBUTES:
+        raise ValueError(f"concept must be one of {', '.join(_OWN_ATTRIBUTES)}, got {concept!r}")
+    if redraw < 0:
+        raise ValueError(f"redraw must be >= 0, got {redraw}")
+
+    def draw(faces: NDArray[np.int64]) -> _Draw:
+        anew = {name: counter_uniform(seed, faces, name, redraw) for name in _OWN_ATTRIBUTES[concept]}
+        return _Draw(seed, faces, anew | (_under_the_brows(seed, faces, redraw) if concept == "eyes" else {}))
+
+    return _rendered(count, size, first, draw)
+
+
+def _under_the_brows(seed: int, faces: NDArray[np.int64], redraw: int) -> dict[int, NDArray[np.float64]]:
+    """Height and opening of the eyes drawn anew, given where the brows are; by rejection, exactly.
+
+    Brows lie at height - opening - raised, and the ranges of the three are equally long: new heights and openings go
+    with the one new value of raised that leaves the brows where they are, if that is in its range. Where no attempt
+    succeeds, which is rare, the eyes stay as they are.
+    """
+    names = (_EYE_HEIGHT, Attribute.EYE_OPENING, _BROWS_RAISED)
+    height, opening, raised = (counter_uniform(seed, faces, name) for name in names)
+    attempts = np.arange(_ATTEMPTS)[:, None]
+    heights, openings = (counter_uniform(seed, faces, name, redraw, attempts) for name in names[:2])
+    implied = raised + (heights - height) - (openings - opening)
+    possible = (implied >= 0) & (implied < 1)
+    chosen, found, column = possible.argmax(axis=0), possible.any(axis=0), np.arange(len(faces))
+    return {
+        name: np.where(found, candidates[chosen, column], before)
+        for name, candidates, before in zip(
+            names, (heights, openings, implied), (height, opening, raised), strict=True
+        )
+    }
+
+
+def _rendered(count: int, size: int, first: int, draw: Callable[[NDArray[np.int64]], _Draw]) -> LabelledImages:
+    """The faces that ``draw`` says, by number, a block at a time."""
     if count < 1 or size < 8 or first < 0:
         raise ValueError(f"count must be >= 1, size >= 8 and first >= 0; got count={count}, size={size}, first={first}")
     images = np.empty((count, 3, size, size), np.uint8)
@@ -350,7 +429,7 @@ def render_faces(count: int, size: int = 32, seed: int = 0, first: int = 0) -> L
     # Blocks small enough that the pixels of one stay in the cache while parts are painted over one another.
     per_batch = max(1, 2**16 // size**2)
     for faces in _batches(first, count, per_batch):
-        canvas = _paint_faces(_Draw(seed, faces), size)
+        canvas = _paint_faces(draw(faces), size)
         rows = slice(int(faces[0]) - first, int(faces[-1]) - first + 1)
         images[rows] = np.round(np.clip(canvas.image, 0, 1) * 255)
         labels[rows] = canvas.labels
