@@ -33,14 +33,16 @@ from torch import nn
 
 from shapkit.differentiable import Regions, allowed_influence, replace_group_norm, star
 from shapkit_diffusion.composed import ComposedDenoiser
-from shapkit_diffusion.data import LabelledImages, render_faces
+from shapkit_diffusion.data import LabelledImages, redraw_concept, render_faces
+from shapkit_diffusion.data.labelled import concept_labels
 from shapkit_diffusion.demo import demo_config, shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
 from shapkit_diffusion.edits import Edit, Original, edit_original
-from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, compare_edits
+from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, compare_edits, measure_edits
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, measured_by_concept, realism_reference
 from shapkit_diffusion.influence import END_TO_END, influence_maps, outside_error, outside_mass
+from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.report import picture_of_samples, png
 from shapkit_diffusion.runs import RunFolder, write_json
@@ -73,8 +75,10 @@ class Arm:
         family: the question that it belongs to.
         data: ``"faces"``, from the plain model that comes with the package, or ``"photographs"``, from one that the
             study trains first.
-        trains: false for the plain models themselves.
-        training: fields of ``TrainConfig`` and ``PenaltyConfig`` that differ from ``COMMON`` and the defaults.
+        trains: false for models that are measured as they are.
+        shipped: such a model's name, if it comes with the package; by default that which arms on the data start from.
+        training: fields of ``TrainConfig`` and ``PenaltyConfig`` that differ from ``COMMON`` and the defaults. Of a
+            model that is measured as it is, the number of steps that it has behind it, if a control has taken as many.
         region_norm: whether group normalisation is by region, in training and when the model is used.
         composed: ``"together"`` or ``"staged"`` where every region is predicted by a run of its own that sees no more
             than the star graph lets it; staged, after the regions that it looks at.
@@ -87,6 +91,7 @@ class Arm:
     family: str
     data: str = "faces"
     trains: bool = True
+    shipped: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     region_norm: bool = False
     composed: str | None = None
@@ -162,14 +167,11 @@ class Study:
     def _line_of(self, arm: Arm, seed: int) -> dict[str, Any] | None:
         """The arm's line, if it was written for the arm as it is now."""
         line = self.done().get((arm.name, seed))
-        if line is None or not arm.trains:
-            return line
-        wanted = json.loads(json.dumps(asdict(arm.config(seed))))
-        return line if line["config"] == wanted else None
+        return line if line is not None and _is_of(line, arm) else None
 
     def _trained(self, arm: Arm, seed: int, folder: Path, domain: Domain) -> Denoiser:
         if not arm.trains:
-            return self.start(arm.data, domain)
+            return shipped_model(arm.shipped) if arm.shipped else self.start(arm.data, domain)
         run, config = folder / "run", arm.config(seed)
         if (run / "config.json").is_file():
             RunFolder.open(run, {"training": asdict(config)}, resume=True)  # refuses what another arm has left there
@@ -192,12 +194,19 @@ class Study:
         if base is None:
             return shipped_model()
         run = self.work / f"base-{data}"
-        if not (run / "model" / "model_index.json").is_file():
-            images = (domain or open_domain(data)).training
-            channels, size, _ = images.rows([0])[0].shape[1:]
-            new, resume = small_denoiser(size, channels, seed=base.seed), (run / "config.json").is_file()
-            train(new, images, base, run, resume=resume, progress=on_terminal(f"train {run.name}"))
+        with _only_one(self.work / f".{run.name}.lock", wait=True):
+            if not (run / "model" / "model_index.json").is_file():
+                images = (domain or open_domain(data)).training
+                channels, size, _ = images.rows([0])[0].shape[1:]
+                new, resume = small_denoiser(size, channels, seed=base.seed), (run / "config.json").is_file()
+                train(new, images, base, run, resume=resume, progress=on_terminal(f"train {run.name}"))
         return load_denoiser(run / "model")
+
+
+def _is_of(line: Mapping[str, Any], arm: Arm) -> bool:
+    """Whether a line of the results was written for the arm as it is now."""
+    wanted = asdict(arm.config(line["seed"])) if arm.trains else None
+    return bool(line["config"] == json.loads(json.dumps(wanted)))
 
 
 def prepared(model: Denoiser, arm: Arm, data: LabelledImages) -> Denoiser:
@@ -249,37 +258,56 @@ def figures(model: Denoiser, domain: Domain, arm: Arm) -> dict[str, Any]:
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[bool]:
+def _only_one(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Whether this process is the only one that holds the lock; the system frees it when a process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return
         yield True
 
 
-def assemble(study: Study, arms: Mapping[str, Arm]) -> dict[str, Any]:
-    """Everything that is done, each run beside the control's of as many steps and the same seed, or the first."""
+def assemble(study: Study, arms: Mapping[str, Arm], published: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Everything that is done, each run beside the control's of as many steps and the same seed, or the first.
+
+    Runs ``published`` before that the work folder lacks stay as they are: runs of the same arm and seed give the same
+    numbers, so that a study may go on from its published results.
+    """
     lines = {key: line for key, line in study.done().items() if key[0] in arms}
-    runs = []
-    for _, line in sorted(lines.items()):
+    images = cache(lambda name: network_images(arms[name], 1, study.start(arms[name].data)))
+    runs = {(run["arm"], run["seed"]): run for run in published if run["arm"] in arms and _is_of(run, arms[run["arm"]])}
+    for key, line in lines.items():
         control = _control_of(line, lines, arms)
         edits = {concept: _without_images(figure) for concept, figure in line["edits"].items()}
-        runs.append({**line, "edits": edits, "against": against(line, control) if control else None})
+        runs[key] = {**line, "edits": edits, "against": against(line, control) if control else None}
         if line["config"] is not None:
-            arm = arms[line["arm"]]
-            runs[-1]["network_images"] = network_images(arm, line["seed"], study.start(arm.data))
+            runs[key]["network_images"] = images(line["arm"])
     return {
         "command": "python benchmarks/study.py --run && python benchmarks/study.py --publish",
         "machine": machine(),
         "common": asdict(COMMON),
         "evaluation": asdict(EVALUATION),
         "arms": {name: asdict(arm) for name, arm in arms.items()},
-        "runs": runs,
+        "data": redrawn_edits(),
+        "runs": [runs[key] for key in sorted(runs)],
     }
+
+
+def redrawn_edits(count: int = 1000, seed: int = 2) -> dict[str, Any]:
+    """Edits as the data themselves would have them: faces whose concept the renderer draws anew, given all the rest."""
+    domain = open_domain("faces", count=2)
+    faces, found = realism_reference(domain), {}
+    before = render_faces(count, seed=seed)
+    original = to_unit_range(torch.as_tensor(before.images))
+    for concept, values in concept_labels(before.label_names, CONCEPTS).items():
+        mask = torch.isin(torch.as_tensor(before.labels).long(), torch.tensor(values))[:, None].float()
+        anew = to_unit_range(torch.as_tensor(redraw_concept(concept, count, seed=seed).images))
+        edits = measure_edits(concept, original, anew, mask, features=faces.features, box=faces.boxes[concept])
+        found[concept] = edits.to_json(per_image=False)
+    return found
 
 
 def _without_images(figure: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,9 +318,8 @@ def _control_of(
     line: Mapping[str, Any], lines: Mapping[tuple[str, int], dict[str, Any]], arms: Mapping[str, Arm]
 ) -> dict[str, Any] | None:
     """The run without penalty that took as many steps on the same data."""
-    if line["config"] is None:
-        return None
-    steps, seed, data = line["config"]["steps"], line["seed"], arms[line["arm"]].data
+    arm = arms[line["arm"]]
+    steps, seed, data = (line["config"] or arm.training).get("steps"), line["seed"], arm.data
     same = [
         (key[1] != seed, other)
         for key, other in lines.items()
@@ -329,6 +356,7 @@ def report(results: Mapping[str, Any]) -> str:
     for family in sorted(families, key=lambda name: FAMILIES.index(name)):
         runs = [run for run in results["runs"] if results["arms"][run["arm"]]["family"] == family]
         lines += [family, *(_line(run, results["arms"][run["arm"]]) for run in runs)] if runs else []
+        lines += [_line_of_data(results)] if family == "base" else []
     settings = results["evaluation"]
     notes = (
         "runs: images through the trained network + through its anchor for each image of a batch; min: of training",
@@ -385,12 +413,29 @@ def _line(run: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     return f"{start}{cells}{against['whole']:>6.2f}{against['whole_kid']:>6.2f}{outside}{cost}"
 
 
+def _line_of_data(results: Mapping[str, Any]) -> str:
+    """What a perfect local edit would have against the first control."""
+    control = _control(results)
+    cells = ""
+    for key, width in (("ratio", 7), ("mse_in", 6), ("diversity", 6)):
+        for concept in CONCEPTS:
+            data, before = (of[concept][key]["value"] for of in (results["data"], control["edits"]))
+            cells += f"{before / data:>{width}.1f}" if key == "ratio" else f"{data / before:>{width}.2f}"
+    return f"  {'the data, a concept redrawn':<31}{cells}"
+
+
+def _control(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The first run of the control."""
+    found: Mapping[str, Any] = next(run for run in results["runs"] if run["arm"] == "control")
+    return found
+
+
 def finalists(results: Mapping[str, Any]) -> str:
     """The arms of three seeds or more, each seed against its own control: mean, and the range over seeds."""
     lines = [f"{'':<12}{'':<10}" + "".join(f"{name:>24}" for name in MEASURES)]
     for name, arm in results["arms"].items():
         runs = [run for run in results["runs"] if run["arm"] == name and run["against"]]
-        if len(runs) < 3 or Arm(name, **arm).is_control:
+        if len(runs) < 3 or Arm(**arm).is_control:
             continue
         for concept in (*CONCEPTS, "whole"):
             cells = []
@@ -406,6 +451,28 @@ def finalists(results: Mapping[str, Any]) -> str:
     )
 
 
+def beside_data(results: Mapping[str, Any]) -> str:
+    """What edits change inside and outside, and how they differ, beside those of the renderer; means over seeds."""
+    heads = {"MSE in": ("mse_in", ".4f"), "MSE out / MSE in": ("ratio", ".5f"), "diversity": ("diversity", ".3f")}
+    lines = [
+        f"{'':<32}" + "".join(f"{head:^27}" for head in heads),
+        f"{'':<32}" + "".join(f"{concept:>9}" for _ in heads for concept in CONCEPTS),
+    ]
+    sources = {"the data, a concept redrawn": [results["data"]]}
+    for name in BESIDE_DATA:
+        sources[name] = [run["edits"] for run in results["runs"] if run["arm"] == name]
+    for name, found in sources.items():
+        if found:
+            cells = "".join(
+                f"{np.mean([edits[concept][key]['value'] for edits in found]):>9{form}}"
+                for key, form in heads.values()
+                for concept in CONCEPTS
+            )
+            lines.append(f"{name:<32}{cells}")
+    return "\n".join([*lines, "MSE of images in [-1, 1], by each region's own area"])
+
+
+BESIDE_DATA = ("plain", "control", "control-2400", "star", "distilled-24", "composed", "staged", "local")
 MEASURES = {"locality gain": "gain", "MSE in": "mse_in", "diversity": "diversity", "FID": "fid", "outside": "outside"}
 BARS = (
     f"bars: locality at least {TARGET_GAIN}, MSE in 0.5 to 1.5, diversity at least 0.8, FID whole and of every crop at "
@@ -462,8 +529,10 @@ def picture(results: Mapping[str, Any]) -> Figure:
                 )
         axis.axvline(TARGET_GAIN, color="grey", linewidth=1, linestyle="--")
         axis.axhline(1, color="grey", linewidth=1, linestyle="--")
+        own = _control(results)["edits"][concept]["ratio"]["value"] / results["data"][concept]["ratio"]["value"]
+        axis.axvline(own, color="black", linewidth=1, linestyle=":", label="the data, a concept redrawn")
         axis.set(xscale="log", yscale="log", xlabel="locality, times the control's", title=concept)
-        axis.set_xticks([1, 2, 5, 10, 20, 50, 100], labels=["1", "2", "5", "10", "20", "50", "100"])
+        axis.set_xticks([1, 2, 5, 10, 20, 50, 100, 200], labels=["1", "2", "5", "10", "20", "50", "100", "200"])
         axis.set_yticks([0.7, 1, 1.5, 2, 3, 4], labels=["0.7", "1", "1.5", "2", "3", "4"])
         axis.minorticks_off()
     axes[0].set(ylabel="Fréchet distance of the concept's crop, over the control's")
@@ -506,7 +575,8 @@ def main() -> None:
             print(f"{arm.name:<26}{arm.family:<12}{arm.says}")
     if options.run is not None:
         run(study, [arms[name] for name in options.run or arms], options.seeds)
-    results = assemble(study, arms)
+    published = json.loads(RESULTS.read_text(encoding="utf-8"))["runs"] if RESULTS.is_file() else ()
+    results = assemble(study, arms, published)
     print(report(results))
     if options.publish:
         write_json(RESULTS, results)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_every_arm_is_a_run_of_a_known_family_with_a_control(study: ModuleType) -> None:
     arms = study.read_arms()
     steps = {(arm.data, arm.config(1).steps) for arm in arms.values() if arm.is_control}
-    assert {name for name, arm in arms.items() if not arm.trains} == {"plain", "photographs-plain"}
+    assert {name for name, arm in arms.items() if not arm.trains} == {"plain", "photographs-plain", "local"}
     for arm in arms.values():
         assert arm.family in study.FAMILIES and arm.says
         assert not arm.trains or (arm.data, arm.config(1).steps) in steps
@@ -65,6 +66,16 @@ def test_an_arm_is_held_against_the_control_of_as_many_steps(study: ModuleType) 
     assert study._control_of(_line("anchored-2400-100", 2400), by_key, arms) is by_key["control-2400", 1]
     assert study._control_of(_line("anchored-24", 50), by_key, arms) is None
     assert study._control_of(_line("photographs-staged", 600), by_key, arms) is None
+    shipped = {"arm": "local", "seed": 1, "config": None}
+    assert study._control_of(shipped, by_key, arms) is by_key["control-2400", 1]
+    assert study._control_of(shipped | {"arm": "plain"}, by_key, arms) is None
+
+
+def test_the_shipped_local_model_is_what_its_arm_measures(study: ModuleType, tmp_path: Path) -> None:
+    arms = study.read_arms()
+    local = study.Study(tmp_path)._trained(arms["local"], 1, tmp_path / "local-1", open_domain("faces", count=2))
+    assert local.regions.names == ("eyes", "nose", "mouth", "rest")
+    assert arms["local"].training["steps"] == arms["staged-2400"].config(1).steps
 
 
 def test_an_arm_is_run_once_and_compared(study: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +90,8 @@ def test_an_arm_is_run_once_and_compared(study: ModuleType, tmp_path: Path, monk
         assert data == "faces"
         return small
 
+    monkeypatch.setattr(study, "open_domain", lambda data, count: small)
+    monkeypatch.setattr(study, "redrawn_edits", partial(study.redrawn_edits, count=40))
     work = study.Study(tmp_path)
     for name in ("plain", "control", "anchored-24", "staged"):
         for _ in range(2):
@@ -90,7 +103,40 @@ def test_an_arm_is_run_once_and_compared(study: ModuleType, tmp_path: Path, monk
     assert found["control"]["against"]["concepts"]["eyes"]["gain"][0] == pytest.approx(1)
     assert "per_image" not in found["anchored-24"]["edits"]["eyes"]
     assert all(name in study.report(results) for name in found)
+    assert results["data"]["nose"]["mse_out"]["value"] < found["plain"]["edits"]["nose"]["mse_out"]["value"]
+    rows = study.beside_data(results).splitlines()
+    assert [row.split()[0] for row in rows[2:-1]] == ["the", "plain", "control", "staged"]
+    assert f"{found['plain']['edits']['eyes']['mse_in']['value']:.4f}" in rows[3]
+    elsewhere = study.assemble(study.Study(tmp_path / "elsewhere"), arms, results["runs"])
+    assert elsewhere["runs"] == results["runs"]  # published runs need no work folder
+    changed = {**arms, "staged": replace(arms["staged"], training={**arms["staged"].training, "steps": 2})}
+    kept = study.assemble(study.Study(tmp_path / "elsewhere"), changed, json.loads(json.dumps(results["runs"])))
+    assert {run["arm"] for run in kept["runs"]} == {"plain", "control", "anchored-24"}
     assert found["staged"]["influence_outside"][0] < found["plain"]["influence_outside"][0]
     stale = replace(arms["anchored-24"], training={**arms["anchored-24"].training, "learning_rate": 0.5})
     with pytest.raises(ValueError, match=r"holds another run: training\.learning_rate"):
         work.run(stale, 1, domain)
+
+
+def _against(gain: float, fid: float = 0.9) -> dict[str, Any]:
+    concept = {"gain": [gain, gain / 2, gain * 2], "mse_in": 0.8, "diversity": 0.9, "seam": 1.0, "fid": fid, "kid": fid}
+    concepts = {name: concept for name in ("eyes", "nose", "mouth")}
+    return {"whole": 0.9, "whole_kid": 0.9, "outside": 0.02, "concepts": concepts}
+
+
+def test_finalists_have_three_seeds_and_are_held_to_the_bars(study: ModuleType) -> None:
+    arms = {name: asdict(arm) for name, arm in study.read_arms().items()}
+    runs = [{"arm": "staged", "seed": seed, "against": _against(gain)} for seed, gain in ((1, 30), (2, 50), (3, 19))]
+    runs += [{"arm": "control", "seed": seed, "against": _against(1)} for seed in (1, 2, 3)]
+    runs += [{"arm": "star", "seed": seed, "against": _against(25, fid=1.1)} for seed in (1, 2)]
+    results = {"arms": arms, "runs": json.loads(json.dumps(runs))}
+    table = study.finalists(results)
+    assert "33.00 (19.00 to 50.00)" in table and "within every bar of the study: 2 of 3 seeds" in table
+    assert "star" not in table and "control " not in table
+    for name, value in {"fid": 1.01, "diversity": 0.79, "mse_in": 0.49}.items():
+        spoilt = _against(30)
+        spoilt["concepts"]["nose"] = spoilt["concepts"]["nose"] | {name: value}
+        assert not study.meets_bars(spoilt)
+    assert not study.meets_bars(_against(30) | {"whole": 1.01}) and not study.meets_bars(
+        _against(30) | {"outside": 0.2}
+    )
