@@ -168,8 +168,19 @@ def test_realism_of_crops_sees_what_the_whole_does_not_and_survives_json(two_set
     assert noisy.crops["corner"].kid > 10 * abs(honest.crops["corner"].kid)
     again = RealismMeasurement.from_json(json.loads(json.dumps(noisy.to_json())))
     assert again == noisy and str(again).splitlines()[2].startswith("corner")
-    with pytest.raises(ValueError, match="fewer than the 201 samples"):
-        measure_realism(real[:201], reference)
+
+
+def test_where_real_images_are_scarce_as_many_samples_are_compared_by_neighbours(
+    two_sets: tuple[Tensor, Tensor],
+) -> None:
+    real, _ = two_sets
+    features = map_features(load_parser().features)
+    scarce = RealismReference.of(real[:40], features, {"whole": WHOLE})
+    few, all_of_them = (measure_realism(real[40:end], scarce).crops["whole"] for end in (80, 160))
+    for name in ("precision", "recall", "density", "coverage"):
+        assert getattr(few, name) == getattr(all_of_them, name)
+    assert (few.n_samples, all_of_them.n_samples, few.n_reference) == (40, 120, 40)
+    assert few.fid != all_of_them.fid and few.kid != all_of_them.kid
 
 
 @pytest.fixture(scope="module")

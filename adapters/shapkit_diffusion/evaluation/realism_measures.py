@@ -16,8 +16,8 @@ from shapkit_diffusion.evaluation.realism import Box, Features, FeatureStatistic
 class CropRealism:
     """One crop's figures. ``fid`` and ``kid`` are Fréchet and kernel distance in whatever features were used.
 
-    ``precision``, ``recall``, ``density`` and ``coverage`` compare as many reference images as there are samples, the
-    first ones, since all four depend on the numbers.
+    ``precision``, ``recall``, ``density`` and ``coverage`` compare as many reference images as samples, the first ones
+    of whichever there are more of, since all four depend on the numbers.
     """
 
     fid: float
@@ -89,7 +89,7 @@ def measure_realism(samples: Tensor, reference: RealismReference) -> RealismMeas
     """Realism of images (n, channels, height, width) in [-1, 1], at least six, in every crop of the reference.
 
     Raises:
-        ValueError: for too few samples, or fewer reference images than samples.
+        ValueError: for too few samples or reference images.
 
     >>> import torch
     >>> from shapkit_diffusion.evaluation.realism import WHOLE, map_features, pixel_features
@@ -110,10 +110,9 @@ def measure_realism(samples: Tensor, reference: RealismReference) -> RealismMeas
 
 def _crop(rows: Rows, reference: RealismReference, name: str) -> CropRealism:
     real = reference.rows[name]
-    if len(real) < len(rows):
-        raise ValueError(f"the reference has {len(real)} images, fewer than the {len(rows)} samples")
-    precision, recall = precision_recall(real[: len(rows)], rows)
-    density, coverage = density_coverage(real[: len(rows)], rows)
+    count = min(len(real), len(rows))
+    precision, recall = precision_recall(real[:count], rows[:count])
+    density, coverage = density_coverage(real[:count], rows[:count])
     return CropRealism(
         frechet_distance(_statistics(rows), reference.statistics[name]),
         kernel_distance(rows, real),
