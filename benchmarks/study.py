@@ -83,6 +83,7 @@ class Arm:
         composed: ``"together"`` or ``"staged"`` where every region is predicted by a run of its own that sees no more
             than the star graph lets it; staged, after the regions that it looks at.
         concepts: whose noise it makes local.
+        measures: the concepts whose edits and crops are measured.
         seeds: of its runs.
     """
 
@@ -96,13 +97,14 @@ class Arm:
     region_norm: bool = False
     composed: str | None = None
     concepts: tuple[str, ...] = CONCEPTS
+    measures: tuple[str, ...] = CONCEPTS
     seeds: tuple[int, ...] = (1,)
 
     @classmethod
     def read(cls, path: Path) -> Arm:
         """The arm of a file; an unknown field is refused."""
         content = json.loads(path.read_text(encoding="utf-8"))
-        for name in ("concepts", "seeds"):
+        for name in ("concepts", "measures", "seeds"):
             if name in content:
                 content[name] = tuple(content[name])
         return cls(path.stem, **content)
@@ -239,14 +241,14 @@ def network_images(arm: Arm, seed: int, plain: Denoiser) -> dict[str, float]:
 
 def figures(model: Denoiser, domain: Domain, arm: Arm) -> dict[str, Any]:
     """What is measured of a model."""
-    config = EVALUATION
+    config = replace(EVALUATION, concepts=arm.measures)
     result = evaluate(model, domain, config, on_terminal(f"measure {arm.name}"))
-    measured = measured_by_concept(result, realism_reference(domain), config)
+    measured = measured_by_concept(result, realism_reference(domain, arm.measures), config)
     noise = draw_noise(model, INFLUENCE_IMAGES, config.seed + 3)
-    allowed = allowed_influence(star(), (*CONCEPTS, "rest"))
+    allowed = allowed_influence(star(), (*arm.measures, "rest"))
 
     def regions_of(images: torch.Tensor) -> Regions:
-        return domain.regions(images, CONCEPTS, config.dilation)
+        return domain.regions(images, arm.measures, config.dilation)
 
     found = influence_maps(model, noise, regions_of, (), config.steps)[END_TO_END]
     return {
@@ -317,13 +319,14 @@ def _without_images(figure: Mapping[str, Any]) -> dict[str, Any]:
 def _control_of(
     line: Mapping[str, Any], lines: Mapping[tuple[str, int], dict[str, Any]], arms: Mapping[str, Arm]
 ) -> dict[str, Any] | None:
-    """The run without penalty that took as many steps on the same data."""
+    """The run without penalty that took as many steps on the same data, measured in the same concepts."""
     arm = arms[line["arm"]]
-    steps, seed, data = (line["config"] or arm.training).get("steps"), line["seed"], arm.data
+    steps, seed = (line["config"] or arm.training).get("steps"), line["seed"]
     same = [
         (key[1] != seed, other)
         for key, other in lines.items()
-        if arms[key[0]].is_control and arms[key[0]].data == data and other["config"]["steps"] == steps
+        if (control := arms[key[0]]).is_control
+        and (control.data, control.measures, other["config"]["steps"]) == (arm.data, arm.measures, steps)
     ]
     return min(same, key=lambda found: found[0])[1] if same else None
 
@@ -332,7 +335,7 @@ def against(line: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, An
     """A run's figures over the control's, by concept, and whether they are what the study is after."""
     realism, before = line["realism"]["crops"], control["realism"]["crops"]
     concepts = {}
-    for concept in CONCEPTS:
+    for concept in line["edits"]:
         edits, reference = (EditMeasurement.from_json(one["edits"][concept]) for one in (line, control))
         pairs = compare_edits(edits, reference)
         gain = 1 / pairs["ratio"].value
@@ -380,6 +383,7 @@ FAMILIES = (
     "distilled",
     "composed",
     "staged",
+    "hair",
     "long",
     "photographs",
 )
@@ -470,6 +474,23 @@ def beside_data(results: Mapping[str, Any]) -> str:
             )
             lines.append(f"{name:<32}{cells}")
     return "\n".join([*lines, "MSE of images in [-1, 1], by each region's own area"])
+
+
+def with_hair(results: Mapping[str, Any]) -> str:
+    """Runs of the family "hair": every concept against the control of as many steps."""
+    columns = {"gain": 8, "mse_in": 8, "diversity": 11, "fid": 8, "kid": 8}
+    lines = [f"{'':<16}{'':<8}{'gain, 95 % interval':>22}{'MSE in':>8}{'diversity':>11}{'FID':>8}{'KID':>8}"]
+    for run in (run for run in results["runs"] if results["arms"][run["arm"]]["family"] == "hair"):
+        for concept, of in run["against"]["concepts"].items():
+            gain, low, high = of["gain"]
+            cells = f"{f'{gain:.1f} ({low:.1f} to {high:.1f})':>22}" + "".join(
+                f"{of[key]:>{width}.2f}" for key, width in columns.items() if key != "gain"
+            )
+            lines.append(f"{run['arm'] if concept == 'eyes' else '':<16}{concept:<8}{cells}")
+        whole, outside = run["against"]["whole"], run["influence_outside"][0]
+        lines.append(f"{'':<16}{'whole':<8}{'':>41}{whole:>8.2f}{run['against']['whole_kid']:>8.2f}")
+        lines.append(f"{'':<16}influence from outside the star graph: {outside:.2%}")
+    return "\n".join(lines)
 
 
 BESIDE_DATA = ("plain", "control", "control-2400", "star", "distilled-24", "composed", "staged", "local")
