@@ -131,8 +131,11 @@ def test_finalists_have_three_seeds_and_are_held_to_the_bars(study: ModuleType) 
     runs += [{"arm": "star", "seed": seed, "against": _against(25, fid=1.1)} for seed in (1, 2)]
     results = {"arms": arms, "runs": json.loads(json.dumps(runs))}
     table = study.finalists(results)
-    assert "33.00 (19.00 to 50.00)" in table and "within every bar of the study: 2 of 3 seeds" in table
+    assert "33.00 (19.00 to 50.00)" in table and "within every bar: 2 of 3 seeds" in table
     assert "star" not in table and "control " not in table
+    one = [{"arm": "photographs-distilled-24", "seed": 1, "against": _against(6) | {"outside": 0.2}}]
+    table = study.photographs({"arms": arms, "runs": json.loads(json.dumps([*runs, *one]))})
+    assert "6.00 (6.00 to 6.00)" in table and "1 of 1 seed" in table and "staged " not in table
     for name, value in {"fid": 1.01, "diversity": 0.79, "mse_in": 0.49}.items():
         spoilt = _against(30)
         spoilt["concepts"]["nose"] = spoilt["concepts"]["nose"] | {name: value}
