@@ -125,7 +125,7 @@ def _against(gain: float, fid: float = 0.9) -> dict[str, Any]:
 
 
 def test_finalists_have_three_seeds_and_are_held_to_the_bars(study: ModuleType) -> None:
-    arms = {name: asdict(arm) for name, arm in study.read_arms().items()}
+    arms = {name: asdict(arm) | {"is_control": arm.is_control} for name, arm in study.read_arms().items()}
     runs = [{"arm": "staged", "seed": seed, "against": _against(gain)} for seed, gain in ((1, 30), (2, 50), (3, 19))]
     runs += [{"arm": "control", "seed": seed, "against": _against(1)} for seed in (1, 2, 3)]
     runs += [{"arm": "star", "seed": seed, "against": _against(25, fid=1.1)} for seed in (1, 2)]
