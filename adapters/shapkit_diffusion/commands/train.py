@@ -196,7 +196,8 @@ def add_finetune(commands: Any) -> None:
         "--composed",
         choices=("together", "staged"),
         help="no penalty: every region predicted by a run of its own, which sees what --graph lets it; staged: "
-        "after the regions that it looks at, which are then finished",
+        "after the regions that it looks at, which are then finished (best with thousands of images); together: "
+        "at once (best with few, since all is learnt from the model, nothing from the images)",
     )
     parser.add_argument(
         "--concept-weight",
