@@ -50,7 +50,7 @@ def report(results: Mapping[str, Any]) -> str:
     for family in sorted(families, key=lambda name: FAMILIES.index(name)):
         runs = [run for run in results["runs"] if results["arms"][run["arm"]]["family"] == family]
         lines += [family, *(_line(run, results["arms"][run["arm"]]) for run in runs)] if runs else []
-        lines += [_line_of_data(results)] if family == "base" else []
+        lines += [_line_of_data(results)] if family == "base" and _control(results) else []
     settings = results["evaluation"]
     notes = (
         "runs: images through the trained network + through its anchor for each image of a batch; min: of training",
@@ -110,8 +110,8 @@ def _line(run: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
 
 def _line_of_data(results: Mapping[str, Any]) -> str:
     """What a perfect local edit would have against the first control."""
-    control = _control(results)
-    cells = ""
+    control, cells = _control(results), ""
+    assert control is not None
     for key, width in (("ratio", 7), ("mse_in", 6), ("diversity", 6)):
         for concept in CONCEPTS:
             data, before = (of[concept][key]["value"] for of in (results["data"], control["edits"]))
@@ -119,10 +119,9 @@ def _line_of_data(results: Mapping[str, Any]) -> str:
     return f"  {'the data, a concept redrawn':<31}{cells}"
 
 
-def _control(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The first run of the control."""
-    found: Mapping[str, Any] = next(run for run in results["runs"] if run["arm"] == "control")
-    return found
+def _control(results: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The first run of the control, if it is done."""
+    return next((run for run in results["runs"] if run["arm"] == "control"), None)
 
 
 def finalists(results: Mapping[str, Any]) -> str:
@@ -252,8 +251,9 @@ def picture(results: Mapping[str, Any]) -> Figure:
                 )
         axis.axvline(TARGET_GAINS["faces"], color="grey", linewidth=1, linestyle="--")
         axis.axhline(1, color="grey", linewidth=1, linestyle="--")
-        own = _control(results)["edits"][concept]["ratio"]["value"] / results["data"][concept]["ratio"]["value"]
-        axis.axvline(own, color="black", linewidth=1, linestyle=":", label="the data, a concept redrawn")
+        if control := _control(results):
+            before, data = (edits[concept]["ratio"]["value"] for edits in (control["edits"], results["data"]))
+            axis.axvline(before / data, color="black", linewidth=1, linestyle=":", label="the data, a concept redrawn")
         axis.set(xscale="log", yscale="log", xlabel="locality, times the control's", title=concept)
         axis.set_xticks([1, 2, 5, 10, 20, 50, 100, 200], labels=["1", "2", "5", "10", "20", "50", "100", "200"])
         axis.set_yticks([0.7, 1, 1.5, 2, 3, 4], labels=["0.7", "1", "1.5", "2", "3", "4"])
