@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from machine import machine
+from matplotlib.figure import Figure
 from study_report import (
     FAMILIES,
     against,
@@ -167,16 +168,15 @@ class Study:
 
     def run(self, arm: Arm, seed: int, open_data: Callable[[str], Domain]) -> None:
         """Train and measure an arm and add its line, unless that was done or is being done."""
-        folder = self.work / (f"{arm.name}-{seed}")
-        with _only_one(self.work / f".{folder.name}.lock") as mine:
+        with _only_one(self.work / f".{arm.name}-{seed}.lock") as mine:
             if not mine or self._line_of(arm, seed) is not None:
                 return
             domain = open_data(arm.data)
-            model = self._trained(arm, seed, folder, domain)
+            model = self.trained(arm, seed, domain)
             started = time.perf_counter()
             line = {"arm": arm.name, "seed": seed, "config": asdict(arm.config(seed)) if arm.trains else None}
             if arm.trains:
-                line["training_seconds"] = RunFolder(folder / "run").seconds()
+                line["training_seconds"] = RunFolder(self._run_of(arm, seed)).seconds()
             line |= figures(model, domain, arm) | {"machine": machine(), "torch_threads": torch.get_num_threads()}
             line["measuring_seconds"] = round(time.perf_counter() - started, 1)
             with self.results.open("a", encoding="utf-8") as file:
@@ -187,10 +187,14 @@ class Study:
         line = self.done().get((arm.name, seed))
         return line if line is not None and _is_of(line, arm) else None
 
-    def _trained(self, arm: Arm, seed: int, folder: Path, domain: Domain) -> Denoiser:
+    def _run_of(self, arm: Arm, seed: int) -> Path:
+        return self.work / f"{arm.name}-{seed}" / "run"
+
+    def trained(self, arm: Arm, seed: int, domain: Domain) -> Denoiser:
+        """The model of an arm, trained unless it was."""
         if not arm.trains:
             return shipped_model(arm.shipped) if arm.shipped else self.start(arm.data, domain)
-        run, config = folder / "run", arm.config(seed)
+        run, config = self._run_of(arm, seed), arm.config(seed)
         if (run / "config.json").is_file():
             RunFolder.open(run, {"training": asdict(config)}, resume=True)  # refuses what another arm has left there
         if not (run / "model" / "model_index.json").is_file():
@@ -202,7 +206,7 @@ class Study:
                 resume=(run / "config.json").is_file(),
                 cache=self.work / "cache",
                 teacher=self.start(arm.data, domain) if config.anchor else None,
-                progress=on_terminal(f"train {folder.name}"),
+                progress=on_terminal(f"train {arm.name}-{seed}"),
             )
         return prepared(load_denoiser(run / "model"), arm, domain.training)
 
@@ -368,9 +372,25 @@ def main() -> None:
     print(report(results))
     if options.publish:
         write_json(RESULTS, results)
-        pictures = {"study_frontier": picture(results), "study_edits": edits_picture(EVALUATION.steps)}
-        for name, figure in pictures.items():
+        for name, figure in pictures(study, arms, results).items():
             (ROOT / "docs" / "pictures" / f"{name}.png").write_bytes(png(figure))
+
+
+def pictures(study: Study, arms: Mapping[str, Arm], results: Mapping[str, Any]) -> dict[str, Figure]:
+    """The study's pictures; that of photographs needs their runs in the work folder: no model of them is shipped."""
+    title = "New noise in one concept: the plain model changes the whole face, the local one that concept"
+    shipped = {name: shipped_model(name) for name in ("plain", "local")}
+    found = {
+        "study_frontier": picture(results),
+        "study_edits": edits_picture(shipped, render_faces(2000), EVALUATION.steps, title),
+    }
+    arm, domain = arms["photographs-composed"], open_domain("photographs")
+    if (arm.name, 1) in study.done():
+        local = study.trained(arm, 1, domain)
+        trained = {"plain": study.start(arm.data, domain), "composed": local}
+        title = "New noise in one concept of photographs: a run for each region, together, leaves the rest as it was"
+        found["study_photographs"] = edits_picture(trained, domain.training, EVALUATION.steps, title)
+    return found
 
 
 def run(study: Study, arms: Sequence[Arm], seeds: Sequence[int] | None) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from shapkit_diffusion.data import render_faces
-from shapkit_diffusion.demo import shipped_model
+from shapkit_diffusion.data import LabelledImages
+from shapkit_diffusion.denoisers import Denoiser
 from shapkit_diffusion.domains import CONCEPTS
 from shapkit_diffusion.edits import Edit, Original, edit_original
 from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, compare_edits
@@ -194,7 +194,14 @@ def with_hair(results: Mapping[str, Any]) -> str:
 
 
 BESIDE_DATA = ("plain", "control", "control-2400", "star", "distilled-24", "composed", "staged", "local")
-MEASURES = {"locality gain": "gain", "MSE in": "mse_in", "diversity": "diversity", "FID": "fid", "outside": "outside"}
+MEASURES = {
+    "locality gain": "gain",
+    "MSE in": "mse_in",
+    "diversity": "diversity",
+    "FID": "fid",
+    "seam": "seam",
+    "outside": "outside",
+}
 _SHARED_BARS = "MSE in 0.5 to 1.5, diversity at least 0.8, FID whole and of every crop at most 1"
 BARS = {
     "faces": f"bars: locality at least {TARGET_GAINS['faces']}, {_SHARED_BARS}, influence outside at most 0.1",
@@ -267,16 +274,19 @@ def picture(results: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def edits_picture(steps: int, count: int = 12, seed: int = 11) -> Figure:
-    """New noise in one concept after the other, with the plain and with the local model that come with the package."""
-    rows = {}
-    for name in ("plain", "local"):
-        model = shipped_model(name)
+def edits_picture(models: Mapping[str, Denoiser], data: LabelledImages, steps: int, title: str) -> Figure:
+    """New noise in one concept after the other, with each of the models, on images of the same noise.
+
+    Args:
+        data: says where the concepts may be.
+        steps: of DDIM.
+    """
+    rows, count, seed = {}, 12, 11
+    for name, model in models.items():
         original = Original.from_noise(model, draw_noise(model, count, seed), steps)
         rows[f"{name}: original"] = original.reconstruction
-        regions = template_regions(render_faces(2000), model, CONCEPTS)
+        regions = template_regions(data, model, CONCEPTS)
         for concept in CONCEPTS:
             result = edit_original(model, original, regions, [Edit(concept, seed=seed)])
             rows[f"{name}: new {concept}"] = result.edited
-    title = "New noise in one concept: the plain model changes the whole face, the local one that concept"
     return picture_of_samples(rows, count, title)

@@ -73,7 +73,7 @@ def test_an_arm_is_held_against_the_control_of_as_many_steps(study: ModuleType) 
 
 def test_the_shipped_local_model_is_what_its_arm_measures(study: ModuleType, tmp_path: Path) -> None:
     arms = study.read_arms()
-    local = study.Study(tmp_path)._trained(arms["local"], 1, tmp_path / "local-1", open_domain("faces", count=2))
+    local = study.Study(tmp_path).trained(arms["local"], 1, open_domain("faces", count=2))
     assert local.regions.names == ("eyes", "nose", "mouth", "rest")
     assert arms["local"].training["steps"] == arms["staged-2400"].config(1).steps
 
