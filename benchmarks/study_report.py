@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,9 @@ def report(results: Mapping[str, Any]) -> str:
         f"{settings['pairs']} pairs and {settings['images']} images a run, {settings['steps']} DDIM steps",
         results["machine"],
     )
-    return "\n".join([*lines, *notes])
+    done = {run["arm"] for run in results["runs"]}
+    missing = ", ".join(name for name in results["arms"] if name not in done)
+    return "\n".join([*lines, *notes, *textwrap.wrap(f"described, not run yet: {missing or 'none'}", 150)])
 
 
 FAMILIES = (
