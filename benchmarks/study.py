@@ -37,7 +37,6 @@ from study_report import (
     photographs,
     picture,
     report,
-    with_hair,
 )
 from torch import nn
 
@@ -67,7 +66,6 @@ __all__ = [
     "meets_bars",
     "photographs",
     "report",
-    "with_hair",
 ]  # for docs/tables.py
 
 ARMS = Path(__file__).parent / "study_arms"

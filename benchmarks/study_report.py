@@ -61,7 +61,13 @@ def report(results: Mapping[str, Any]) -> str:
     )
     done = {run["arm"] for run in results["runs"]}
     missing = ", ".join(name for name in results["arms"] if name not in done)
-    return "\n".join([*lines, *notes, *textwrap.wrap(f"described, not run yet: {missing or 'none'}", 150)])
+    return "\n".join(
+        [
+            *lines,
+            *notes,
+            *textwrap.wrap(f"described, without a line here: {missing or 'none'}", 150, break_on_hyphens=False),
+        ]
+    )
 
 
 FAMILIES = (
@@ -177,23 +183,6 @@ def beside_data(results: Mapping[str, Any]) -> str:
             )
             lines.append(f"{name:<32}{cells}")
     return "\n".join([*lines, "MSE of images in [-1, 1], by each region's own area"])
-
-
-def with_hair(results: Mapping[str, Any]) -> str:
-    """Runs of the family "hair": every concept against the control of as many steps."""
-    columns = {"gain": 8, "mse_in": 8, "diversity": 11, "fid": 8, "kid": 8}
-    lines = [f"{'':<16}{'':<8}{'gain, 95 % interval':>22}{'MSE in':>8}{'diversity':>11}{'FID':>8}{'KID':>8}"]
-    for run in (run for run in results["runs"] if results["arms"][run["arm"]]["family"] == "hair"):
-        for concept, of in run["against"]["concepts"].items():
-            gain, low, high = of["gain"]
-            cells = f"{f'{gain:.1f} ({low:.1f} to {high:.1f})':>22}" + "".join(
-                f"{of[key]:>{width}.2f}" for key, width in columns.items() if key != "gain"
-            )
-            lines.append(f"{run['arm'] if concept == 'eyes' else '':<16}{concept:<8}{cells}")
-        whole, outside = run["against"]["whole"], run["influence_outside"][0]
-        lines.append(f"{'':<16}{'whole':<8}{'':>41}{whole:>8.2f}{run['against']['whole_kid']:>8.2f}")
-        lines.append(f"{'':<16}influence from outside the star graph: {outside:.2%}")
-    return "\n".join(lines)
 
 
 BESIDE_DATA = ("plain", "control", "control-2400", "star", "distilled-24", "composed", "staged", "local")

@@ -102,7 +102,7 @@ def test_an_arm_is_run_once_and_compared(study: ModuleType, tmp_path: Path, monk
     assert found["plain"]["against"] is None
     assert found["control"]["against"]["concepts"]["eyes"]["gain"][0] == pytest.approx(1)
     assert "per_image" not in found["anchored-24"]["edits"]["eyes"]
-    table, _, missing = study.report(results).partition("described, not run yet: ")
+    table, _, missing = study.report(results).partition("described, without a line here: ")
     assert all(name in table for name in found) and not any(f" {name}," in missing for name in found)
     assert "star" in missing
     assert results["data"]["nose"]["mse_out"]["value"] < found["plain"]["edits"]["nose"]["mse_out"]["value"]
