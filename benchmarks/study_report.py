@@ -255,10 +255,10 @@ def picture(results: Mapping[str, Any]) -> Figure:
             axis.axvline(before / data, color="black", linewidth=1, linestyle=":", label="the data, a concept redrawn")
         axis.set(xscale="log", yscale="log", xlabel="locality, times the control's", title=concept)
         axis.set_xticks([1, 2, 5, 10, 20, 50, 100, 200], labels=["1", "2", "5", "10", "20", "50", "100", "200"])
-        axis.set_yticks([0.7, 1, 1.5, 2, 3, 4], labels=["0.7", "1", "1.5", "2", "3", "4"])
+        axis.set_yticks([0.7, 1, 1.5, 2, 3, 4, 6], labels=["0.7", "1", "1.5", "2", "3", "4", "6"])
         axis.minorticks_off()
     axes[0].set(ylabel="Fréchet distance of the concept's crop, over the control's")
-    axes[-1].legend(fontsize=8)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=9, fontsize=8)
     figure.suptitle(
         "Penalties pay for locality in realism; the rest first, and each concept given the rest, does not "
         "(wanted: lower right; bars: 95 % intervals)"

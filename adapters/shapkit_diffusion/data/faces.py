@@ -414,9 +414,7 @@ def _under_the_brows(seed: int, faces: NDArray[np.int64], redraw: int) -> dict[i
     chosen, found, column = possible.argmax(axis=0), possible.any(axis=0), np.arange(len(faces))
     return {
         name: np.where(found, candidates[chosen, column], before)
-        for name, candidates, before in zip(
-            names, (heights, openings, implied), (height, opening, raised), strict=True
-        )
+        for name, candidates, before in zip(names, (heights, openings, implied), (height, opening, raised), strict=True)
     }
 
 
