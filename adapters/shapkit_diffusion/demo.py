@@ -56,7 +56,7 @@ def demo_config(data: str) -> DemoConfig:
         ValueError: for other data.
     """
     if data == "faces":
-        # Less than elsewhere, since it is to take ten minutes on two cores.
+        # Less than elsewhere, since four models are measured.
         few = EvaluateConfig(pairs=48, images=400, precision=fast_precision())
         return DemoConfig(data, finetune=FINETUNE, evaluation=few, local=True, influence_images=8)
     if data == "photographs":
