@@ -8,7 +8,7 @@ OUT ?= runs/demo-$(DATA)
 
 .PHONY: demo test lint clean
 
-# glibc gives torch's buffers back to the system after every operation unless told not to, a tenth of the demonstration's time.
+# glibc gives torch's buffers back to the system after every operation unless told not to, which costs page faults.
 demo: $(STAMP)
 	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
 	$(BIN)/shapkit-diffusion demo --data $(DATA) --out $(OUT) --overwrite

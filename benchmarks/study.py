@@ -66,7 +66,7 @@ __all__ = [
     "meets_bars",
     "photographs",
     "report",
-]  # for docs/tables.py
+]  # for docs/tables.py and the tests
 
 ARMS = Path(__file__).parent / "study_arms"
 ROOT = Path(__file__).parents[1]
@@ -301,6 +301,8 @@ def assemble(study: Study, arms: Mapping[str, Arm], published: Sequence[dict[str
     runs = {(run["arm"], run["seed"]): run for run in published if run["arm"] in arms and _is_of(run, arms[run["arm"]])}
     for key, line in lines.items():
         control = _control_of(line, lines, arms)
+        if control is None and runs.get(key, {}).get("against"):
+            continue  # published beside its control, which the work folder lacks
         edits = {concept: _without_images(figure) for concept, figure in line["edits"].items()}
         runs[key] = {**line, "edits": edits, "against": against(line, control) if control else None}
         if line["config"] is not None:

@@ -24,7 +24,7 @@ TARGET_GAINS = {"faces": 20, "photographs": 5}
 
 
 def against(line: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's figures over the control's, by concept, and whether they are what the study is after."""
+    """A run's figures over the control's: those of whole images, and those of every concept that both measured."""
     realism, before = line["realism"]["crops"], control["realism"]["crops"]
     concepts = {}
     for concept in line["edits"]:

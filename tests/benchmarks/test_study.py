@@ -111,6 +111,11 @@ def test_an_arm_is_run_once_and_compared(study: ModuleType, tmp_path: Path, monk
     assert f"{found['plain']['edits']['eyes']['mse_in']['value']:.4f}" in rows[3]
     elsewhere = study.assemble(study.Study(tmp_path / "elsewhere"), arms, results["runs"])
     assert elsewhere["runs"] == results["runs"]  # published runs need no work folder
+    alone = study.Study(tmp_path / "alone")
+    alone.work.mkdir()
+    alone.results.write_text(work.results.read_text().splitlines()[2] + "\n")  # an arm run again without its control
+    assert [run["arm"] for run in alone.done().values()] == ["anchored-24"]
+    assert study.assemble(alone, arms, results["runs"])["runs"] == results["runs"]
     changed = {**arms, "staged": replace(arms["staged"], training={**arms["staged"].training, "steps": 2})}
     kept = study.assemble(study.Study(tmp_path / "elsewhere"), changed, json.loads(json.dumps(results["runs"])))
     assert {run["arm"] for run in kept["runs"]} == {"plain", "control", "anchored-24"}
