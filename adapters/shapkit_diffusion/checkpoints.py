@@ -14,12 +14,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DDPMScheduler
+from diffusers import SchedulerMixin
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from shapkit_diffusion.schedules import DDIM, alphas_cumprod
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULE = "scheduler_config.json"
@@ -138,8 +141,8 @@ def load_module(folder: Path, classes: Sequence[type[nn.Module]]) -> Any:
     return module
 
 
-def load_schedule(folder: Path) -> DDPMScheduler:
-    """The noise schedule described in ``folder`` as a DDPM's, whichever sampler it was written for; not clipping.
+def load_schedule(folder: Path) -> SchedulerMixin:
+    """The sampler described in ``folder``, as it is: of its own class, with all of its settings.
 
     Raises:
         ValueError: if the file is missing, describes no sampler of `SCHEDULERS`, or its betas make no schedule.
@@ -150,18 +153,24 @@ def load_schedule(folder: Path) -> DDPMScheduler:
     if not isinstance(count, int) or not 1 <= count <= MAX_TIMESTEPS:
         raise ValueError(f"{path}: num_train_timesteps must be 1..{MAX_TIMESTEPS}, got {count!r}")
     try:
-        schedule = DDPMScheduler.from_config(config, clip_sample=False)
+        scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+        remaining = alphas_cumprod(scheduler.config)
+        DDIM.of(scheduler.config)
     except Exception as error:
         raise ValueError(f"{path} describes no noise schedule: {first_line(error)}") from error
-    remaining = schedule.alphas_cumprod
     if remaining.ndim != 1 or not bool(((remaining >= 0) & (remaining <= 1)).all()):
         raise ValueError(f"{path} describes no noise schedule: its betas must lie between 0 and 1")
-    if float(remaining[-1]) == 0 and schedule.config["prediction_type"] == "epsilon":
+    if len(remaining) != scheduler.config["num_train_timesteps"]:
+        raise ValueError(
+            f"{path} has {len(remaining)} trained_betas, but num_train_timesteps is "
+            f"{scheduler.config['num_train_timesteps']}"
+        )
+    if float(remaining[-1]) == 0 and scheduler.config.get("prediction_type") == "epsilon":
         raise ValueError(
             f"{path}: predicting noise from pure noise says nothing, and with rescale_betas_zero_snr the last timestep "
             "is pure noise: such a model must predict 'v_prediction' or 'sample'"
         )
-    return schedule
+    return scheduler
 
 
 def weight_shapes(path: Path) -> dict[str, tuple[int, ...]]:

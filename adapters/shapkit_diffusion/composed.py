@@ -48,7 +48,12 @@ class ComposedDenoiser(Denoiser):
 
     def __init__(self, denoiser: Denoiser, regions: Regions, graph: Graph = STAR, *, staged: bool = False) -> None:
         super().__init__(denoiser.unet, denoiser.scheduler, denoiser.autoencoder, denoiser.prompt_embedding)
-        self.text_source = denoiser.text_source
+        self.text_source, self.ddim = denoiser.text_source, denoiser.ddim
+        if self.ddim.thresholding:
+            raise ValueError(
+                "the model is sampled with thresholding, which scales an image by its largest pixels and so joins the "
+                "regions: clip instead, denoiser.ddim = replace(denoiser.ddim, thresholding=False)"
+            )
         masks = regions.masks
         if len(masks) != 1:
             raise ValueError(f"regions must be one partition for all images, got {len(masks)}")
@@ -76,7 +81,7 @@ class ComposedDenoiser(Denoiser):
         """A staged model's regions in their order; everything at once, if it is not staged."""
         if not self.composition.staged:
             return super().stages(changed)
-        return [Stage(partial(self._velocity_of, part), part.where) for part in self.composition.stages(changed)]
+        return [Stage(partial(self._composed, part=part), part.where) for part in self.composition.stages(changed)]
 
     @property
     def given_others(self) -> Tensor:
@@ -84,9 +89,6 @@ class ComposedDenoiser(Denoiser):
         if not self.composition.staged:
             return super().given_others
         return (self.composition.others.sum(dim=(2, 3, 4), keepdim=True) * self.composition.own).sum(dim=0) > 0
-
-    def _velocity_of(self, part: Part, x: Tensor, timesteps: Tensor) -> Tensor:
-        return self.as_velocity(self._composed(x, timesteps, part=part), x, timesteps)
 
     def _composed(
         self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None, part: Part | None = None

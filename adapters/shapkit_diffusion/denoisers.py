@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from shapkit_diffusion.autoencoders import Autoencoder, load_autoencoder
 from shapkit_diffusion.checkpoints import PICKLES, check_same_architecture, find_folder, load_module, load_schedule
 from shapkit_diffusion.prompts import EMBEDDING, TEXT_FOLDERS, prompt_embedding_of
+from shapkit_diffusion.schedules import DDIM, alphas_cumprod
 
 __all__ = ["PREDICTIONS", "Denoiser", "check_same_architecture", "load_denoiser", "small_denoiser"]
 
@@ -33,11 +34,11 @@ COMPOSITION = "composition.safetensors"
 class Stage(NamedTuple):
     """A part of the image that is generated after those before it.
 
-    ``velocity`` predicts it from x_t, in which the stages before are finished; ``where`` it lies, boolean
-    (1, 1, height, width), or everywhere.
+    ``output`` is the network's own prediction of it from x_t, in which the stages before are finished; ``where`` it
+    lies, boolean (1, 1, height, width), or everywhere.
     """
 
-    velocity: Callable[[Tensor, Tensor], Tensor]
+    output: Callable[[Tensor, Tensor], Tensor]
     where: Tensor | None = None
 
     def moved(self, x: Tensor, to: Tensor) -> Tensor:
@@ -53,13 +54,16 @@ class Denoiser(nn.Module):
 
     Args:
         unet: maps (batch, channels, height, width) and timesteps (batch,) to a tensor of that shape.
-        scheduler: the noise schedule the network was trained with; ``clip_sample`` is switched off, because
-            clipping makes generation impossible to invert.
+        scheduler: any of diffusers' samplers, for the noise schedule that the network was trained with and the settings
+            that ``ddim`` takes from it; saved as it is.
         autoencoder: what made the latents that a latent model was trained on. No part of the module's parameters.
         prompt_embedding: (1, tokens, width), handed to a ``UNet2DConditionModel`` with every input.
 
+    Attributes:
+        ddim: how it is sampled, unless a call says otherwise: the scheduler's own settings, which may be replaced.
+
     Raises:
-        ValueError: if the schedule's prediction type is unknown.
+        ValueError: if the schedule's prediction type is unknown, or its settings are none of DDIM's.
 
     >>> denoiser = small_denoiser(size=16, channels=(8, 16))
     >>> x = torch.zeros(2, 3, 16, 16)
@@ -73,22 +77,22 @@ class Denoiser(nn.Module):
     def __init__(
         self,
         unet: nn.Module,
-        scheduler: DDPMScheduler,
+        scheduler: SchedulerMixin,
         autoencoder: Autoencoder | None = None,
         prompt_embedding: Tensor | None = None,
     ) -> None:
         super().__init__()
-        if scheduler.config["prediction_type"] not in PREDICTIONS:
-            raise ValueError(
-                f"prediction_type must be one of {', '.join(PREDICTIONS)}, got {scheduler.config['prediction_type']!r}"
-            )
+        prediction = scheduler.config.get("prediction_type")
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
         self.unet = unet
-        self.scheduler = DDPMScheduler.from_config(scheduler.config, clip_sample=False)
-        self.prediction: str = scheduler.config["prediction_type"]
+        self.scheduler = scheduler
+        self.prediction: str = prediction
+        self.ddim = DDIM.of(scheduler.config, latent=autoencoder is not None)
         self.autoencoder = autoencoder
         self.text_source: Path | None = None
         """The folder whose text encoder and tokenizer belong to the model; ``save`` copies them."""
-        self.register_buffer("alphas_cumprod", self.scheduler.alphas_cumprod.double(), persistent=False)
+        self.register_buffer("alphas_cumprod", alphas_cumprod(scheduler.config), persistent=False)
         self.register_buffer("prompt_embedding", prompt_embedding, persistent=False)
 
     @property
@@ -162,38 +166,20 @@ class Denoiser(nn.Module):
         velocity: Tensor = signal * noise - sigma * clean
         return velocity
 
-    def velocity(self, x: Tensor, timesteps: Tensor) -> Tensor:
-        """The prediction as a velocity v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022).
+    def clean_and_noise(self, output: Tensor, x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean image x_0 and the noise that the network's own ``output`` at ``x`` amounts to, shape of ``x``.
 
-        In this form a DDIM step is a rotation and stays finite where alpha_bar vanishes.
+        They are not bounded: where hardly any signal is left, the clean image of a noise prediction is anything.
         """
-        return self.as_velocity(self(x, timesteps), x, timesteps)
+        return self.split(output, x, *self.signal_and_noise(timesteps, x))
 
-    def as_velocity(self, output: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
-        """The velocity that the network's own ``output`` at ``x`` amounts to."""
-        if self.prediction == "v_prediction":
-            return output
-        signal, sigma = self.signal_and_noise(timesteps, x)
-        from_noise = self.prediction == "epsilon"
-        velocity: Tensor = (output - sigma * x) / signal if from_noise else (signal * x - output) / sigma
-        return velocity
-
-    def as_output(self, velocity: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
-        """What the network itself would predict at ``x`` to mean ``velocity``; ``as_velocity`` backwards."""
-        if self.prediction == "v_prediction":
-            return velocity
-        signal, sigma = self.signal_and_noise(timesteps, x)
-        epsilon = self.prediction == "epsilon"
-        output: Tensor = sigma * x + signal * velocity if epsilon else signal * x - sigma * velocity
-        return output
-
-    def as_clean(self, output: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
-        """The clean image x_0 that the network's own ``output`` at ``x`` amounts to."""
+    def split(self, output: Tensor, x: Tensor, signal: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """``clean_and_noise`` for factors that are known: x is signal times the clean image and sigma times noise."""
+        if self.prediction == "epsilon":
+            return (x - sigma * output) / signal, output
         if self.prediction == "sample":
-            return output
-        signal, sigma = self.signal_and_noise(timesteps, x)
-        clean: Tensor = signal * x - sigma * self.as_velocity(output, x, timesteps)
-        return clean
+            return output, (x - signal * output) / sigma
+        return signal * x - sigma * output, signal * output + sigma * x
 
     def stages(self, changed: Tensor | None = None) -> list[Stage]:
         """What is generated one after the other; of most models, everything at once.
@@ -202,7 +188,7 @@ class Denoiser(nn.Module):
             changed: boolean (1, 1, height, width), where the noise is not that of images that are known: what has to be
                 generated anew.
         """
-        return [Stage(self.velocity)]
+        return [Stage(self)]
 
     @property
     def given_others(self) -> Tensor:
@@ -246,10 +232,9 @@ class Denoiser(nn.Module):
 
     def _parts(self) -> tuple[str, dict[str, Any]]:
         """The diffusers pipeline that the model makes, and its parts by their folders' names."""
+        parts = {"unet": self.unet, "scheduler": self.scheduler}
         if self.autoencoder is None:
-            return "DDPMPipeline", {"unet": self.unet, "scheduler": self.scheduler}
-        # Latent pipelines sample in few steps, which a DDPM scheduler does badly.
-        parts = {"unet": self.unet, "scheduler": DDIMScheduler.from_config(self.scheduler.config)}
+            return "DDPMPipeline", parts
         if self.prompt_embedding is None:
             return "LDMPipeline", parts | {"vqvae": self.autoencoder.network}
         return "StableDiffusionPipeline", parts | {"vae": self.autoencoder.network}
@@ -369,7 +354,9 @@ def small_denoiser(
 ) -> Denoiser:
     """A new DDPM small enough for a CPU, of pixels or of an autoencoder's latents, with weights drawn from ``seed``.
 
-    A UNet with group normalisation and one attention layer in the middle, a cosine schedule of 1,000 timesteps.
+    A UNet with group normalisation and one attention layer in the middle, a cosine schedule of 1,000 timesteps. A model
+    that predicts noise is sampled from below the last timestep, of which it can say nothing, and one of pixels with the
+    clean image clipped; all others begin at the last timestep, with nothing clipped, so that inversion is exact.
 
     Args:
         size: height and width of the images; of what the UNet sees, a multiple of 2^(len(channels) - 1).
@@ -403,5 +390,13 @@ def small_denoiser(
             attention_head_dim=channels[-1],  # one head: several heads of width 8 are slow on a CPU
             **levels,
         )
-    scheduler = DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type=prediction, clip_sample=False)
+    # Latent pipelines sample in few steps, which a DDPM scheduler does badly.
+    kind = DDPMScheduler if autoencoder is None else DDIMScheduler
+    scheduler = kind(
+        1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=prediction,
+        clip_sample=prediction == "epsilon" and autoencoder is None,
+        timestep_spacing="leading" if prediction == "epsilon" else "trailing",
+    )
     return Denoiser(unet, scheduler, autoencoder)

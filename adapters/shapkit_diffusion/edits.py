@@ -31,6 +31,10 @@ FAITHFUL = 40.0
 """Round trips below this PSNR, in dB, are warned of: 40 dB is an error of 1% of the range of the pixel values."""
 
 
+CLIPPING_TOLD = 1.0
+"""dB that clipping must have cost a poor round trip to be named as what did."""
+
+
 class InversionWarning(UserWarning):
     """The model makes some image again only roughly, so its edit will show changes that nobody asked for."""
 
@@ -128,6 +132,8 @@ class Original:
         psnr: of the reconstruction against the image that was given, dB, (n,); infinite for generated images.
         steps: DDIM steps.
         autoencoder_psnr: what the psnr would be if the inversion were perfect, dB, (n,); infinite for pixel models.
+        unclipped_psnr: what the psnr would be if the model were sampled without clipping, dB, (n,); as ``psnr``, where
+            nothing is clipped, or the psnr is no less than ``FAITHFUL``.
         trajectory: every x_t, (steps + 1, n, *latent_shape), where it was kept for a replay.
     """
 
@@ -137,7 +143,13 @@ class Original:
     psnr: Tensor
     steps: int
     autoencoder_psnr: Tensor
+    unclipped_psnr: Tensor
     trajectory: Tensor | None = None
+
+    @property
+    def cost_of_clipping(self) -> Tensor:
+        """By how much clipping makes the round trip worse, dB, (n,); 0 where that was not what made it poor."""
+        return (self.unclipped_psnr - self.psnr).nan_to_num(nan=0.0).clamp(min=0)
 
     @classmethod
     def from_noise(
@@ -161,7 +173,7 @@ class Original:
         states = trajectory(denoiser, noise, steps, batch_size) if keep_trajectory else None
         clean = generate(denoiser, noise, steps, batch_size) if states is None else states[-1]
         perfect = torch.full((len(noise),), torch.inf)
-        return cls(noise, clean, denoiser.decode(clean), perfect, steps, perfect, states)
+        return cls(noise, clean, denoiser.decode(clean), perfect, steps, perfect, perfect, states)
 
     @classmethod
     def from_images(
@@ -190,17 +202,28 @@ class Original:
         latents = denoiser.encode(images)
         noise = invert(denoiser, latents, steps, refinements, batch_size)
         found = cls.from_noise(denoiser, noise, steps, keep_trajectory=keep_trajectory, batch_size=batch_size)
-        found = replace(found, psnr=peak_signal_to_noise(found.reconstruction, images).cpu())
+        psnr = peak_signal_to_noise(found.reconstruction, images).cpu()
+        found = replace(found, psnr=psnr, unclipped_psnr=psnr)
         if denoiser.is_latent:
             best = peak_signal_to_noise(denoiser.decode(latents), images).cpu()
             found = replace(found, autoencoder_psnr=best)
         poor = [number for number, value in enumerate(found.psnr.tolist()) if not value >= FAITHFUL]  # NaN is poor too
+        if poor and denoiser.ddim.bounds:
+            free = replace(denoiser.ddim, clip_sample=False, thresholding=False)
+            noise = invert(denoiser, latents[poor], steps, refinements, batch_size, ddim=free)
+            made = denoiser.decode(generate(denoiser, noise, steps, batch_size, ddim=free))
+            unclipped = psnr.clone()
+            unclipped[poor] = peak_signal_to_noise(made, images[poor]).cpu()
+            found = replace(found, unclipped_psnr=unclipped)
         if poor:
             message = f"round trip below {FAITHFUL:g} dB, the edit will show that loss too: "
             message += ", ".join(f"image {number + 1} {found.psnr[number]:.1f} dB" for number in poor)
             if denoiser.is_latent:
                 limits = ", ".join(f"{found.autoencoder_psnr[number]:.1f}" for number in poor)
                 message += f" (the autoencoder alone: {limits} dB)"
+            if any(found.cost_of_clipping[number] > CLIPPING_TOLD for number in poor):
+                limits = ", ".join(f"{found.unclipped_psnr[number]:.1f}" for number in poor)
+                message += f" (it is clipping the clean image that costs it: without, {limits} dB)"
             warnings.warn(message, InversionWarning, stacklevel=2)
         return found
 

@@ -5,19 +5,23 @@ and generating again; ``edits`` says how.
 
 Everything here has the shape that the denoiser works on, ``latent_shape``: for a latent model, "image" means latents,
 and ``Denoiser.encode`` and ``decode`` lead from and to images.
+
+Timesteps and bounds are those of ``Denoiser.ddim``, which come from the model's own scheduler, so that the images are
+what diffusers' ``DDIMScheduler`` makes; every function takes others as ``ddim``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.denoisers import Denoiser, Stage
+from shapkit_diffusion.schedules import DDIM
 
 
 def draw_noise(denoiser: Denoiser, count: int, seed: int, first: int = 0) -> Tensor:
@@ -30,33 +34,42 @@ def draw_noise(denoiser: Denoiser, count: int, seed: int, first: int = 0) -> Ten
     return torch.stack(rows).to(denoiser.alphas_cumprod.device)
 
 
-def generate(denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64) -> Tensor:
+def generate(
+    denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64, *, ddim: DDIM | None = None
+) -> Tensor:
     """Images (n, channels, height, width), roughly in [-1, 1], that DDIM makes of ``noise`` in ``steps`` steps.
 
     Args:
         denoiser: the model; left in the mode it was in.
         noise: x_T, (n, channels, height, width).
-        steps: network runs per image, evenly spaced and ending the schedule ("trailing" spacing); of a model that
-            generates in stages (`Denoiser.stages`), in each of them.
+        steps: network runs per image; of a model that generates in stages (`Denoiser.stages`), in each of them.
         batch_size: images at a time.
+        ddim: timesteps and bounds; by default the model's own.
 
     Raises:
         ValueError: if ``steps`` is not between 1 and the schedule's length, or the noise has another shape.
     """
-    _check(denoiser, noise, steps)
-    moves = _moves(denoiser, steps)
+    _check_shape(denoiser, noise)
+    walk = [(stage, step) for stage in denoiser.stages() for step in _steps(denoiser, steps, ddim)]
 
     def follow(rows: slice) -> Tensor:
         x = noise[rows]
-        for stage, pair in moves:
-            x = _step(denoiser, stage, x, pair)
+        for stage, step in walk:
+            x = step.taken(denoiser, stage, x)
         return x
 
     return _in_batches(denoiser, len(noise), batch_size, follow)
 
 
 def regenerate(
-    denoiser: Denoiser, noise: Tensor, known_noise: Tensor, known: Tensor, steps: int = 25, batch_size: int = 64
+    denoiser: Denoiser,
+    noise: Tensor,
+    known_noise: Tensor,
+    known: Tensor,
+    steps: int = 25,
+    batch_size: int = 64,
+    *,
+    ddim: DDIM | None = None,
 ) -> Tensor:
     """What ``generate`` makes of ``noise``, where that of another noise is known: `ComposedDenoiser` saves runs.
 
@@ -67,25 +80,24 @@ def regenerate(
         denoiser: the model.
         noise, known_noise: x_T, (n, channels, height, width).
         known: x_0, what ``generate`` made of ``known_noise`` in as many steps.
-        steps, batch_size: as in ``generate``.
+        steps, batch_size, ddim: as in ``generate``.
 
     Raises:
         ValueError: as ``generate``, or if the three have not one shape.
     """
-    _check(denoiser, noise, steps)
+    _check_shape(denoiser, noise)
     if not noise.shape == known_noise.shape == known.shape:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (noise, known_noise, known))
         raise ValueError(f"noise, known_noise and known must have one shape, got {shapes}")
     stages = denoiser.stages((noise != known_noise).any(dim=1, keepdim=True).any(dim=0, keepdim=True))
-    pairs = list(_pairs(_grid(denoiser, steps)))
+    walk = [(stage, step) for stage in stages for step in _steps(denoiser, steps, ddim)]
 
     def follow(rows: slice) -> Tensor:
         x = known[rows]
         for stage in stages:
             x = stage.moved(x, noise[rows])
-        for stage in stages:
-            for pair in pairs:
-                x = _step(denoiser, stage, x, pair)
+        for stage, step in walk:
+            x = step.taken(denoiser, stage, x)
         return x
 
     return _in_batches(denoiser, len(noise), batch_size, follow)
@@ -99,11 +111,13 @@ def invert(
     batch_size: int = 64,
     *,
     timestep: int = -1,
+    ddim: DDIM | None = None,
 ) -> Tensor:
     """The noise x_T from which ``generate`` with the same ``steps`` makes ``images`` again, shape of ``images``.
 
     Every step solves the DDIM step backwards by fixed-point iteration (``refinements`` of them after a first guess that
-    takes the prediction at the cleaner end), because the plain reversed step loses the image.
+    takes the prediction at the cleaner end), because the plain reversed step loses the image. Where the predicted clean
+    image is clipped, several x may lead to one; one of them is found, unless there is none.
 
     Args:
         denoiser: the model.
@@ -113,56 +127,61 @@ def invert(
         batch_size: images at a time.
         timestep: how noisy the images are: they are x_t at this timestep, and only the noisier steps are taken. -1 for
             clean images.
+        ddim: as in ``generate``.
 
     Raises:
         ValueError: as ``generate``, if ``refinements`` is negative or the timestep none of the schedule, or noisy
             images are those of a model that generates in stages.
     """
-    _check(denoiser, images, steps)
+    _check_shape(denoiser, images)
     if refinements < 0:
         raise ValueError(f"refinements must be at least 0, got {refinements}")
     if not -1 <= timestep < denoiser.n_timesteps:
         raise ValueError(f"timestep must be -1 (clean) or 0..{denoiser.n_timesteps - 1}, got {timestep}")
-    grid = [noisier for noisier in _grid(denoiser, steps) if noisier > timestep]
     stages = denoiser.stages()
     if timestep >= 0 and len(stages) > 1:
         raise ValueError(f"a model of {len(stages)} stages has no image of one timestep, got timestep {timestep}")
-    moves = [(stage, pair) for stage in stages for pair in _pairs([*grid, timestep])][::-1]
+    walk = [(stage, step) for stage in stages for step in _steps(denoiser, steps, ddim, least=timestep)]
 
     def climb(rows: slice) -> Tensor:
         x = images[rows]
-        for stage, (noisier, cleaner) in moves:
-            cosine, sine = _rotation(denoiser, noisier, cleaner, x)
-            timesteps = noisier.to(x.device).expand(len(x))
-            guess = x
-            for _ in range(refinements + 1):
-                guess = stage.moved(x, (x + sine * stage.velocity(guess, timesteps)) / cosine)
-            x = guess
+        for stage, step in reversed(walk):
+            x = step.undone(denoiser, stage, x, refinements)
         return x
 
     return _in_batches(denoiser, len(images), batch_size, climb)
 
 
-def trajectory(denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64) -> Tensor:
+def trajectory(
+    denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64, *, ddim: DDIM | None = None
+) -> Tensor:
     """Every x_t that ``generate`` goes through, (steps + 1, n, channels, height, width): x_T first, x_0 last.
 
     With several stages, (stages * steps + 1, ...): those of each after those before it.
 
     Args and errors as of ``generate``.
     """
-    _check(denoiser, noise, steps)
-    moves = _moves(denoiser, steps)
+    _check_shape(denoiser, noise)
+    walk = [(stage, step) for stage in denoiser.stages() for step in _steps(denoiser, steps, ddim)]
 
     def follow(rows: slice) -> Tensor:
         states = [noise[rows]]
-        for stage, pair in moves:
-            states.append(_step(denoiser, stage, states[-1], pair))
+        for stage, step in walk:
+            states.append(step.taken(denoiser, stage, states[-1]))
         return torch.stack(states, dim=1)
 
     return _in_batches(denoiser, len(noise), batch_size, follow).transpose(0, 1)
 
 
-def replay(denoiser: Denoiser, noise: Tensor, original: Tensor, mask: Tensor, batch_size: int = 64) -> Tensor:
+def replay(
+    denoiser: Denoiser,
+    noise: Tensor,
+    original: Tensor,
+    mask: Tensor,
+    batch_size: int = 64,
+    *,
+    ddim: DDIM | None = None,
+) -> Tensor:
     """Images as ``generate`` makes of ``noise``, but everything outside the mask follows another trajectory.
 
     After every step x_t is put back to ``original`` wherever the mask is zero, so that the result there is bit for
@@ -175,34 +194,37 @@ def replay(denoiser: Denoiser, noise: Tensor, original: Tensor, mask: Tensor, ba
         original: what ``trajectory`` returned for the same n images; says how many steps there are.
         mask: (n or 1, 1, height, width), not zero where the image may change.
         batch_size: images at a time.
+        ddim: what the trajectory was made with; by default the model's own.
 
     Raises:
         ValueError: as ``generate``, or if the trajectory is not one of these images.
     """
-    steps = (len(original) - 1) // len(denoiser.stages())
-    _check(denoiser, noise, steps)
+    stages = denoiser.stages()
+    steps = (len(original) - 1) // len(stages)
+    _check_shape(denoiser, noise)
     if original.shape[1:] != noise.shape:
         raise ValueError(f"the trajectory is of {tuple(original.shape[1:])}, the noise of {tuple(noise.shape)}")
-    moves = _moves(denoiser, steps)
+    walk = [(stage, step) for stage in stages for step in _steps(denoiser, steps, ddim)]
     inside = (mask > 0).to(noise.device).expand(len(noise), -1, -1, -1)
 
     def follow(rows: slice) -> Tensor:
         x = torch.where(inside[rows], noise[rows], original[0, rows])
-        for (stage, pair), before in zip(moves, original[1:, rows], strict=True):
-            x = torch.where(inside[rows], _step(denoiser, stage, x, pair), before)
+        for (stage, step), before in zip(walk, original[1:, rows], strict=True):
+            x = torch.where(inside[rows], step.taken(denoiser, stage, x), before)
         return x
 
     return _in_batches(denoiser, len(noise), batch_size, follow)
 
 
-def stride_velocity(denoiser: Denoiser, x: Tensor, timesteps: Tensor, stride: int, substeps: int) -> Tensor:
-    """The velocity whose single DDIM step from x_t over ``stride`` timesteps lands where ``substeps`` smaller ones do.
+def stride_output(denoiser: Denoiser, x: Tensor, timesteps: Tensor, stride: int, substeps: int) -> Tensor:
+    """What the network itself would predict at x_t for one DDIM step to land where ``substeps`` smaller ones do.
 
-    A target for a model that is to sample in steps of ``stride`` with the accuracy of smaller ones: progressive
-    distillation (Salimans and Ho 2022, there with two substeps). One substep is the model's own velocity.
+    A target for a model that is to sample in steps of ``stride`` timesteps with the accuracy of smaller ones:
+    progressive distillation (Salimans and Ho 2022, there with two substeps). One substep is the model's own prediction,
+    but for what the model's bounds change of it.
 
     Args:
-        denoiser: the model that takes the smaller steps.
+        denoiser: the model that takes the smaller steps, bounded as when it is sampled.
         x: x_t, (n, channels, height, width).
         timesteps: int64 (n,).
         stride: timesteps of the single step; near the end of the schedule, what is left to the clean image.
@@ -213,15 +235,15 @@ def stride_velocity(denoiser: Denoiser, x: Tensor, timesteps: Tensor, stride: in
     """
     if stride < 1 or substeps < 1:
         raise ValueError(f"stride and substeps must be at least 1, got {stride} and {substeps}")
+    ddim = replace(denoiser.ddim, set_alpha_to_one=True)  # from timestep 0, too, there is a step to be taken
     end = (timesteps - stride).clamp(min=-1)
     at, y = timesteps, x
     for substep in range(1, substeps + 1):
         following = timesteps + torch.div((end - timesteps) * substep, substeps, rounding_mode="trunc")
-        cosine, sine = _rotation(denoiser, at, following, y)
-        y = cosine * y - sine * denoiser.velocity(y, at.clamp(min=0))
+        landed = _Step.between(denoiser, at.clamp(min=0), following, ddim).taken(denoiser, Stage(denoiser), y)
+        y = torch.where((at == following).reshape(-1, 1, 1, 1), y, landed)  # the clean image is not denoised again
         at = following
-    cosine, sine = _rotation(denoiser, timesteps, end, x)
-    return (cosine * x - y) / sine
+    return _Step.between(denoiser, timesteps, end, ddim).output_for(denoiser.prediction, x, y)
 
 
 def swap(noise: Tensor, other: Tensor, mask: Tensor, strength: float = 1.0) -> Tensor:
@@ -260,47 +282,139 @@ def _generator(seed: int, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(counter_bits(seed, number)) >> 1)
 
 
-def _check(denoiser: Denoiser, x: Tensor, steps: int) -> None:
-    if not 1 <= steps <= denoiser.n_timesteps:
-        raise ValueError(f"steps must be 1..{denoiser.n_timesteps}, got {steps}")
+def _check_shape(denoiser: Denoiser, x: Tensor) -> None:
     if tuple(x.shape[1:]) != denoiser.latent_shape:
         raise ValueError(f"the denoiser works on {denoiser.latent_shape}, got a batch of {tuple(x.shape[1:])}")
 
 
-def _grid(denoiser: Denoiser, steps: int) -> list[int]:
-    """Timesteps from the noisiest to the cleanest, then -1 for the clean image."""
-    return [round(denoiser.n_timesteps * i / steps) - 1 for i in range(steps, 0, -1)] + [-1]
+@dataclass(frozen=True)
+class _Step:
+    """A DDIM step (Song et al. 2021, eq. 12 without noise) from one timestep to another.
+
+    Args:
+        timesteps: to begin from, (1,) or one for each sample.
+        alpha, next_alpha: alpha_bar before and after it, float64 (1, 1, 1, 1) or one for each sample.
+        ddim: what bounds the clean image.
+    """
+
+    timesteps: Tensor
+    alpha: Tensor
+    next_alpha: Tensor
+    ddim: DDIM
+
+    @classmethod
+    def between(cls, denoiser: Denoiser, noisier: Tensor, cleaner: Tensor, ddim: DDIM | None = None) -> _Step:
+        """The step between timesteps (1,) or (n,); a negative ``cleaner`` is the end, wherever that lies."""
+        ddim = denoiser.ddim if ddim is None else ddim
+        alphas = denoiser.alphas_cumprod
+        noisier, cleaner = noisier.to(alphas.device), cleaner.to(alphas.device)
+        end = 1.0 if ddim.set_alpha_to_one else alphas[0]
+        after = torch.where(cleaner < 0, end, alphas[cleaner.clamp(min=0)])
+        return cls(noisier, alphas[noisier].reshape(-1, 1, 1, 1), after.reshape(-1, 1, 1, 1), ddim)
+
+    def taken(self, denoiser: Denoiser, stage: Stage, x: Tensor, *, undoing: bool = False) -> Tensor:
+        """Where the step leads from x where the stage lies, and x elsewhere; bit for bit as diffusers has it."""
+        output = stage.output(x, self.timesteps.to(x.device).expand(len(x)))
+        clean, noise = denoiser.split(output, x, *_factors(self.alpha, x))
+        signal, sigma = _factors(self.next_alpha, x)
+        if self.ddim.bounds:
+            bounded = self.ddim.bounded(clean, stage.where)
+            clean = torch.lerp(clean, bounded, _held(signal)) if undoing else bounded
+        return stage.moved(x, signal * clean + sigma * noise)
+
+    def undone(self, denoiser: Denoiser, stage: Stage, x: Tensor, refinements: int) -> Tensor:
+        """What the step leads from to x where the stage lies, and x elsewhere.
+
+        In angles, signal and sigma being a cosine and a sine, a step is a rotation by little, and what it adds depends
+        on x even less: so what is missing in x after a step, over the rotation's cosine, is what was missing before.
+        That fixed-point iteration is accelerated (Anderson 1965).
+
+        A pixel whose clean image is clipped answers through the predicted noise alone. At high noise it does so
+        readily. At low noise it would take a pixel far from any image's to make up for the little that was clipped, and
+        farther with each step: there the bounds are let go, and no pixel is let go far.
+        """
+        signal, sigma = _factors(self.alpha, x)
+        next_signal, next_sigma = _factors(self.next_alpha, x)
+        cosine = next_signal * signal + next_sigma * sigma
+        target, guess, solver = self._plausible(x, next_signal, next_sigma), x, _Anderson()
+        for _ in range(refinements + 1):
+            missing = (target - self.taken(denoiser, stage, guess, undoing=True)) / cosine
+            guess = stage.moved(x, self._plausible(solver.next(guess, missing), signal, sigma))
+        return guess
+
+    def _plausible(self, x: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+        """x no farther from zero than a pixel of a bounded image with noise ever is."""
+        if not self.ddim.bounds:
+            return x
+        largest = 1.0 if self.ddim.thresholding else self.ddim.clip_sample_range
+        most = signal * largest + sigma * _FARTHEST_NOISE
+        return torch.clamp(x, -most, most)
+
+    def output_for(self, prediction: str, x: Tensor, y: Tensor) -> Tensor:
+        """What the network has to predict at x for the step to lead to y, if nothing bounds the clean image."""
+        signal, sigma = self.alpha.sqrt(), (1 - self.alpha).sqrt()
+        next_signal, next_sigma = self.next_alpha.sqrt(), (1 - self.next_alpha).sqrt()
+        sine = next_signal * sigma - next_sigma * signal
+        of_x, of_y = {
+            "epsilon": (next_signal / sine, signal / sine),
+            "sample": (-next_sigma / sine, -sigma / sine),
+            "v_prediction": ((next_signal * signal + next_sigma * sigma) / sine, 1 / sine),
+        }[prediction]
+        predicted: Tensor = of_x.to(x) * x - of_y.to(x) * y
+        return predicted
 
 
-Pair = tuple[Tensor, Tensor]
-"""The noisier and the cleaner timestep of a step."""
+def _factors(alpha: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Of signal and noise. In float32 they are computed in float32, as in diffusers, so that images are the same."""
+    alpha = alpha.to(like.device, torch.float32 if like.dtype == torch.float32 else alpha.dtype)
+    return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
 
 
-def _moves(denoiser: Denoiser, steps: int) -> list[tuple[Stage, Pair]]:
-    """The steps from noise to image, stage by stage."""
-    return [(stage, pair) for stage in denoiser.stages() for pair in _pairs(_grid(denoiser, steps))]
+def _held(signal: Tensor) -> Tensor:
+    """How far bounds are held when a step is undone that ends with this factor of the signal.
+
+    All the way where noise is all there is, and next to nothing where there is less noise than signal; round trips of
+    photographs chose the powers.
+    """
+    held: Tensor = (1 - signal**4) ** 8
+    return held
 
 
-def _pairs(grid: list[int]) -> Iterator[Pair]:
-    for noisier, cleaner in pairwise(grid):
-        yield torch.tensor([noisier]), torch.tensor([cleaner])
+_FARTHEST_NOISE = 5.0
+"""In standard deviations: one pixel in a million lies farther out."""
 
 
-def _rotation(denoiser: Denoiser, noisier: Tensor, cleaner: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of the angle between two timesteps, where signal and noise are cosine and sine of angles."""
-    device = denoiser.alphas_cumprod.device
-    signal, sigma = denoiser.signal_and_noise(noisier.to(device), like.double())
-    next_signal, next_sigma = denoiser.signal_and_noise(cleaner.to(device), like.double())
-    cosine = next_signal * signal + next_sigma * sigma
-    sine = next_signal * sigma - next_sigma * signal
-    return cosine.to(like), sine.to(like)
+class _Anderson:
+    """Fixed-point iteration x + missing(x) for a batch of x, each sped up by its own last two steps."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def next(self, x: Tensor, missing: Tensor) -> Tensor:
+        """The next x, shape of ``x``: where, if all went on linearly, the least would be missing."""
+        landed, missing = (tensor.flatten(1).double() for tensor in (x + missing, missing))
+        before, self.kept = self.kept, [*self.kept[-1:], (landed, missing)]
+        if not before:
+            return landed.to(x).reshape(x.shape)
+        landings = torch.stack([landed - old for old, _ in before], dim=1)
+        differences = torch.stack([missing - old for _, old in before], dim=1)
+        normal = differences @ differences.transpose(1, 2)
+        scale = normal.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+        ridge = (1e-6 * scale + torch.finfo(torch.float32).tiny) * torch.eye(len(before)).to(normal)
+        shares = torch.linalg.solve(normal + ridge, differences @ missing[:, :, None])
+        advanced: Tensor = (landed - (landings * shares).sum(dim=1)).to(x).reshape(x.shape)
+        return advanced
 
 
-def _step(denoiser: Denoiser, stage: Stage, x: Tensor, pair: Pair) -> Tensor:
-    """DDIM (Song et al. 2021, eq. 12 without noise) as a rotation, where the stage lies: x' = cos x - sin v."""
-    noisier, cleaner = pair
-    cosine, sine = _rotation(denoiser, noisier, cleaner, x)
-    return stage.moved(x, cosine * x - sine * stage.velocity(x, noisier.to(x.device).expand(len(x))))
+def _steps(denoiser: Denoiser, steps: int, ddim: DDIM | None, least: int = -1) -> list[_Step]:
+    """The steps from noise to image; the last of those above timestep ``least`` leads there."""
+    ddim = denoiser.ddim if ddim is None else ddim
+    moves = [(noisier, cleaner) for noisier, cleaner in ddim.moves(denoiser.n_timesteps, steps) if noisier > least]
+    if least >= 0 and moves:
+        moves[-1] = (moves[-1][0], least)
+    return [
+        _Step.between(denoiser, torch.tensor([noisier]), torch.tensor([cleaner]), ddim) for noisier, cleaner in moves
+    ]
 
 
 def _in_batches(denoiser: Denoiser, count: int, batch_size: int, work: Callable[[slice], Tensor]) -> Tensor:

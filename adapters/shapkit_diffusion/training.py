@@ -49,7 +49,7 @@ from shapkit_diffusion.paired_noise import pairing
 from shapkit_diffusion.pixels import to_bytes, to_unit_range
 from shapkit_diffusion.row_files import RowFiles
 from shapkit_diffusion.runs import RunFolder
-from shapkit_diffusion.sampling import stride_velocity
+from shapkit_diffusion.sampling import stride_output
 from shapkit_diffusion.stop_signals import EXIT_STOPPED, StopSignals, TrainingStopped
 from shapkit_diffusion.training_config import ALL_CONCEPTS, PairedNoise, PenaltyConfig, TrainConfig, graph_called
 from shapkit_diffusion.training_data import Batch, draw_batch, encoding, players
@@ -125,7 +125,7 @@ def losses(
     from_clean = config.penalty.output == "clean"
 
     def explained(x: Tensor, output: Tensor) -> Tensor:
-        return model.as_clean(output, x, batch.timesteps) if from_clean else output
+        return clean_payoff(model, output, x, batch.timesteps) if from_clean else output
 
     penalty, regions = _penalty(config.penalty, config.seed), regions.to(noisy)
     drawn = penalty.draw(noisy, regions, step=step, first_index=batch.first)
@@ -142,13 +142,26 @@ def losses(
     return Losses(denoising, loss, LossReport.from_terms(terms, drawn, regions) if with_report else None)
 
 
+def clean_payoff(model: Denoiser, output: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
+    """What the penalty compares where its payoffs are of the clean image: that image, shape of ``x``.
+
+    That of a network that predicts noise is a difference divided by the signal's factor, and at the noisiest timesteps
+    by almost nothing: they alone would count, though what a sampler makes of them is as small as the division made it
+    large. So where there is less signal than noise it counts as the noise does: times signal over sigma.
+    """
+    clean = model.clean_and_noise(output, x, timesteps)[0]
+    if model.prediction != "epsilon":
+        return clean
+    signal, sigma = model.signal_and_noise(timesteps, x)
+    return clean * (signal / sigma).clamp(max=1)
+
+
 def _anchored(anchor: Denoiser, noisy: Tensor, timesteps: Tensor, config: TrainConfig) -> Tensor:
     """What the anchor makes the model learn: its own prediction, or that of several of its steps."""
     if config.anchor_substeps == 1:
         predicted: Tensor = anchor(noisy, timesteps)
         return predicted
-    velocity = stride_velocity(anchor, noisy, timesteps, config.anchor_stride, config.anchor_substeps)
-    return anchor.as_output(velocity, noisy, timesteps)
+    return stride_output(anchor, noisy, timesteps, config.anchor_stride, config.anchor_substeps)
 
 
 def train(
@@ -399,6 +412,8 @@ def _weighted_by_timestep(drawn: Comparisons, wanted: PenaltyConfig, model: Deno
     alpha = model.alphas_cumprod[timesteps]
     ratio = alpha / (1 - alpha)
     if wanted.timestep_weighting == "min_snr":
+        if wanted.output == "clean" and model.prediction == "epsilon":
+            ratio = ratio.clamp(min=1)  # below that the payoff is weighted already, see `clean_payoff`
         weights = min_snr(ratio, prediction="sample" if wanted.output == "clean" else model.prediction)  # type: ignore[arg-type]
     else:
         weights = {"signal_share": signal_share, "noise_share": noise_share}[wanted.timestep_weighting](ratio)

@@ -67,7 +67,8 @@ class PenaltyConfig:
         output: what the payoffs are taken from: ``"clean"``, the clean image that the prediction amounts to, or
             ``"prediction"``, the network's own output (published, where it is the noise). Through the clean image the
             penalty counts at each timestep as much as the leak counts in the image; the bare prediction puts most
-            weight on the last timesteps, where the network denoises across a region's border and should.
+            weight on the last timesteps, where the network denoises across a region's border and should. The clean
+            image of a network that predicts noise counts at most as much as that noise (`training.clean_payoff`).
         timestep_weighting: what a sample's penalty counts, by its signal-to-noise ratio, on top of that: ``"none"``,
             or a function of ``shapkit.differentiable``: ``"min_snr"``, ``"signal_share"``, ``"noise_share"``.
 

@@ -94,7 +94,7 @@ def test_stages_are_generated_one_after_the_other() -> None:
         for noisier, cleaner in pairwise(grid):
             timesteps = torch.full((3,), noisier)
             signal, sigma = plain.signal_and_noise(timesteps, x)
-            velocity = plain.as_velocity(plain(x * masks[name] + around, timesteps), x, timesteps)
+            velocity = plain(x * masks[name] + around, timesteps)
             clean, epsilon = signal * x - sigma * velocity, sigma * x + signal * velocity
             signal, sigma = plain.signal_and_noise(torch.full((3,), cleaner), x)
             x = signal * clean + sigma * epsilon

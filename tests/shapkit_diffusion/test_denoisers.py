@@ -16,6 +16,8 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
     LDMPipeline,
     LMSDiscreteScheduler,
     PNDMScheduler,
@@ -27,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
+from shapkit_diffusion.schedules import DDIM
 
 TIMESTEPS = torch.tensor([5, 500])
 DOWN_UP: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
@@ -118,7 +121,7 @@ def stable_diffusion(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_a_perfect_prediction_gives_the_same_velocity_in_every_form(prediction: str) -> None:
+def test_a_perfect_prediction_gives_image_and_noise_in_every_form(prediction: str) -> None:
     denoiser = small_denoiser(size=16, channels=(8, 16), prediction=prediction)
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(3, 3, 16, 16, generator=generator, dtype=torch.float64)
@@ -126,10 +129,8 @@ def test_a_perfect_prediction_gives_the_same_velocity_in_every_form(prediction: 
     timesteps = torch.tensor([10, 400, 900])
     noisy = denoiser.add_noise(clean, noise, timesteps)
     perfect = denoiser.target(clean, noise, timesteps)
-    denoiser.forward = lambda x, t: perfect  # type: ignore[method-assign]
-    signal, sigma = denoiser.signal_and_noise(timesteps, clean)
-    torch.testing.assert_close(denoiser.velocity(noisy, timesteps), signal * noise - sigma * clean)
-    torch.testing.assert_close(denoiser.as_clean(perfect, noisy, timesteps), clean)
+    found = denoiser.clean_and_noise(perfect, noisy, timesteps)
+    torch.testing.assert_close(found, (clean, noise))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
@@ -162,13 +163,35 @@ def test_saving_keeps_the_kind_of_prediction(prediction: str, tmp_path: Path) ->
     assert load_denoiser(tmp_path / "model").prediction == prediction
 
 
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDPMScheduler(clip_sample=True, variance_type="fixed_large", clip_sample_range=2.0),
+        PNDMScheduler(skip_prk_steps=True, steps_offset=1),
+        DDIMScheduler(timestep_spacing="trailing", thresholding=True, set_alpha_to_one=False),
+        EulerDiscreteScheduler(interpolation_type="log_linear", timestep_spacing="leading"),
+        DPMSolverMultistepScheduler(solver_order=3, use_karras_sigmas=True),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_loading_and_saving_changes_no_setting_of_the_scheduler(scheduler: Any, tmp_path: Path) -> None:
+    DDPMPipeline(pixel_unet(), scheduler).save_pretrained(tmp_path / "theirs")
+    load_denoiser(tmp_path / "theirs").save(tmp_path / "ours")
+    theirs, ours = (
+        json.loads((tmp_path / name / "scheduler" / "scheduler_config.json").read_text()) for name in ("theirs", "ours")
+    )
+    assert ours == theirs
+    index = json.loads((tmp_path / "ours" / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", type(scheduler).__name__]
+
+
 def test_unet_at_the_root_loads_as_published_checkpoints_lie(tmp_path: Path) -> None:
     unet = pixel_unet()
     unet.save_pretrained(tmp_path)
     DDPMScheduler(clip_sample=True).save_pretrained(tmp_path)
     denoiser = load_denoiser(tmp_path)
     assert (denoiser.prediction, denoiser.is_latent, denoiser.training) == ("epsilon", False, False)
-    assert denoiser.scheduler.config["clip_sample"] is False  # clipping would make inversion impossible
+    assert denoiser.ddim == DDIM(clip_sample=True)
     assert denoiser.image_shape == denoiser.latent_shape == (3, 8, 8)
     x = normal(2, 3, 8, 8)
     torch.testing.assert_close(denoiser(x, TIMESTEPS), unet(x, TIMESTEPS).sample, rtol=0, atol=0)

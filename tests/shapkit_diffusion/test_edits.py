@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from shapkit_diffusion.edits import (
 )
 from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.report import png
-from shapkit_diffusion.sampling import draw_noise, generate, peak_signal_to_noise
+from shapkit_diffusion.sampling import draw_noise, generate, invert, peak_signal_to_noise
 
 LEFT, RIGHT = slice(0, 8), slice(8, 16)
 
@@ -265,6 +266,22 @@ def test_a_latent_model_is_edited_in_its_latents_and_judged_in_pixels() -> None:
     dot[:, 1] = 1 - dot[:, 0]
     with pytest.raises(ValueError, match="dot is too small for the latent grid: dilate the region"):
         apply_edits(denoiser, result.noise, Regions(dot, ("dot", "rest")), [Edit("dot")])
+
+
+def test_clipping_is_named_where_it_is_what_a_poor_round_trip_lost(tiny: Denoiser) -> None:
+    images = 1.6 * _pictures(2, 16)  # nothing beyond 1 comes back from a clipped model
+    tiny.ddim = replace(tiny.ddim, clip_sample=True)
+    with pytest.warns(InversionWarning, match=r"it is clipping the clean image that costs it: without, \d+") as caught:
+        original = Original.from_images(tiny, images, steps=20)
+    assert len(caught) == 1
+    free = replace(tiny.ddim, clip_sample=False)
+    without = generate(tiny, invert(tiny, images, 20, ddim=free), 20, ddim=free)
+    assert torch.equal(original.unclipped_psnr, peak_signal_to_noise(without, images))
+    assert torch.equal(original.cost_of_clipping, original.unclipped_psnr - original.psnr)
+    assert float(original.cost_of_clipping.min()) > 10
+    tiny.ddim = free
+    original = Original.from_images(tiny, images, steps=20)
+    assert torch.equal(original.unclipped_psnr, original.psnr) and not original.cost_of_clipping.any()
 
 
 def test_the_picture_shows_every_edit(tiny: Denoiser, halves: Regions) -> None:

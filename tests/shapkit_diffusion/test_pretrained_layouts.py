@@ -136,7 +136,7 @@ def test_a_published_layout_is_attributed_fine_tuned_and_given_back(layout: Layo
     denoiser = load_denoiser(layout.folder)
     assert denoiser.image_shape == (3, layout.image_size, layout.image_size)
     assert denoiser.latent_shape[1:] == (layout.latent_size, layout.latent_size)
-    assert denoiser.prediction == "epsilon" and denoiser.scheduler.config["clip_sample"] is False
+    assert denoiser.prediction == "epsilon" and denoiser.ddim.clip_sample == (layout.pipeline is DDPMPipeline)
     assert (denoiser.prompt_embedding is not None) == (layout.pipeline is StableDiffusionPipeline)
     check_attribution(denoiser)
 

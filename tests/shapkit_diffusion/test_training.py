@@ -9,6 +9,7 @@ import signal
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import shapkit_diffusion.commands.train
-from shapkit.differentiable import Regions, allowed_influence, star
+from shapkit.differentiable import DummyPlayerPenalty, Regions, allowed_influence, star
 from shapkit_diffusion import cli
 from shapkit_diffusion.autoencoders import Autoencoder
 from shapkit_diffusion.data import LabelledImages, render_faces
@@ -26,12 +27,14 @@ from shapkit_diffusion.data.labelled import concept_labels, label_template
 from shapkit_diffusion.demo import shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.influence import influence_at, outside_mass
-from shapkit_diffusion.sampling import stride_velocity
+from shapkit_diffusion.sampling import stride_output
 from shapkit_diffusion.training import (
     EXIT_STOPPED,
     PenaltyConfig,
     TrainConfig,
     TrainingStopped,
+    _weighted_by_timestep,
+    clean_payoff,
     draw_batch,
     losses,
     to_bytes,
@@ -374,11 +377,32 @@ def test_an_anchor_of_several_steps_asks_for_where_they_lead(small_faces: Labell
     batch = draw_batch(small_faces, config, 1000, 0)
     noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
     with torch.no_grad():
-        wanted = stride_velocity(anchor, noisy, batch.timesteps, 90, 3)
+        wanted = stride_output(anchor, noisy, batch.timesteps, 90, 3)
         expected = (model(noisy, batch.timesteps) - wanted).square().mean()
     loss = losses(model, model, batch, config, None, 0, anchor).denoising
     torch.testing.assert_close(loss.detach(), expected)
     assert float(expected) > 0
+
+
+@pytest.mark.parametrize("weighting", ["none", "min_snr"])
+def test_no_timestep_drowns_the_others_in_the_penalty_of_a_noise_predictor(weighting: Any) -> None:
+    """A leak of one size in the predicted noise counts at most so much, and at low noise as much as in the image."""
+    denoiser = small_denoiser(size=16, channels=(8, 16), prediction="epsilon")
+    timesteps = torch.tensor([999, 900, 400, 100, 5])
+    x, leak = torch.zeros(5, 3, 16, 16), torch.ones(5, 3, 16, 16)
+    change = clean_payoff(denoiser, leak, x, timesteps) - clean_payoff(denoiser, 0 * leak, x, timesteps)
+    signal, sigma = (factor.flatten() for factor in denoiser.signal_and_noise(timesteps, x))
+    expected = torch.minimum(sigma / signal, torch.ones(5))
+    torch.testing.assert_close(change.abs().amax(dim=(1, 2, 3)), expected, rtol=1e-4, atol=0)
+    drawn = DummyPlayerPenalty().draw(x[:4], Regions.grid(1, 2, 16, 16), step=0)
+    wanted = PenaltyConfig(timestep_weighting=weighting)
+    counted = _weighted_by_timestep(drawn, wanted, denoiser, timesteps[:4]).weights.sum(dim=(0, 2)) / drawn.weights.sum(
+        dim=(0, 2)
+    )
+    whole = counted * expected[:4] ** 2
+    ratio = (signal / sigma)[:4] ** 2
+    in_all = ratio.clamp(max=5) / ratio if weighting == "min_snr" else 1 / ratio  # on the noise's own squares
+    torch.testing.assert_close(whole, in_all.clamp(max=1), rtol=1e-3, atol=1e-6)
 
 
 def test_the_anchor_of_a_run_is_the_model_it_starts_from(small_faces: LabelledImages, tmp_path: Path) -> None:

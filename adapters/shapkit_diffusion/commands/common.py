@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from shapkit_diffusion.demo import SHIPPED, shipped_model
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser
 from shapkit_diffusion.domains import Domain, open_domain
 from shapkit_diffusion.sampling import draw_noise, generate
+from shapkit_diffusion.schedules import Spacing
 from shapkit_diffusion.training import (
     to_unit_range,
 )
@@ -77,9 +79,28 @@ def add_model(parser: argparse.ArgumentParser, default: str = "plain") -> None:
     )
 
 
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The options of how the model is sampled, which ``model_of`` reads too."""
+    parser.add_argument(
+        "--clip",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether sampling clips the predicted clean image; if left out, as the model's own scheduler says",
+    )
+    parser.add_argument(
+        "--timestep-spacing",
+        choices=get_args(Spacing),
+        help="which timesteps sampling takes; if left out, those of the model's own scheduler",
+    )
+
+
 def model_of(options: argparse.Namespace) -> Denoiser:
-    """The model that the options name."""
-    return shipped_model(options.model) if options.model in SHIPPED else load_denoiser(options.model)
+    """The model that the options name, sampled as they say."""
+    model = shipped_model(options.model) if options.model in SHIPPED else load_denoiser(options.model)
+    wanted = {"clip_sample": "clip", "timestep_spacing": "timestep_spacing"}
+    given = {setting: getattr(options, option, None) for setting, option in wanted.items()}
+    model.ddim = replace(model.ddim, **{setting: value for setting, value in given.items() if value is not None})
+    return model
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from shapkit_diffusion.commands.common import (
     add_data,
     add_model,
     add_parser_choice,
+    add_sampling,
     command,
     domain_of,
     model_of,
@@ -27,7 +28,7 @@ from shapkit_diffusion.commands.common import (
 from shapkit_diffusion.denoisers import Denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain
 from shapkit_diffusion.edit_report import picture_of_edits
-from shapkit_diffusion.edits import BATCH_SIZE, FAITHFUL, Edit, InversionWarning, Original, edit_original
+from shapkit_diffusion.edits import BATCH_SIZE, CLIPPING_TOLD, FAITHFUL, Edit, InversionWarning, Original, edit_original
 from shapkit_diffusion.runs import result_folder, write_json
 from shapkit_diffusion.sampling import draw_noise
 from shapkit_diffusion.training import (
@@ -41,6 +42,7 @@ def add_edit(commands: Any) -> None:
     add_data(parser)
     add_parser_choice(parser)
     add_model(parser, default="local")
+    add_sampling(parser)
     parser.add_argument(
         "--region",
         action="append",
@@ -170,5 +172,8 @@ def _inverted(options: argparse.Namespace, model: Denoiser, images: Sequence[Ten
             remarks.append(f"the autoencoder alone {limit:.1f} dB")
         if not psnr >= FAITHFUL:
             remarks.append(f"below {FAITHFUL:g} dB, the edit will show that loss too")
+            if original.cost_of_clipping[number] > CLIPPING_TOLD:
+                without = float(original.unclipped_psnr[number])
+                remarks.append(f"clipping the clean image is what costs it: with --no-clip {without:.1f} dB")
         print(f"inversion round trip of {path}: {psnr:.1f} dB ({'; '.join(remarks)})", flush=True)
     return original

@@ -11,6 +11,7 @@ from shapkit_diffusion.commands.common import (
     add_data,
     add_model,
     add_parser_choice,
+    add_sampling,
     command,
     domain_of,
     model_of,
@@ -28,6 +29,7 @@ def add_evaluate(commands: Any) -> None:
     add_data(parser)
     add_parser_choice(parser)
     add_model(parser)
+    add_sampling(parser)
     defaults = EvaluateConfig()
     parser.add_argument(
         "--concepts", nargs="+", default=list(defaults.concepts), help="labels whose noise is exchanged"

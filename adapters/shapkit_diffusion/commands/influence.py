@@ -12,6 +12,7 @@ from shapkit_diffusion.commands.common import (
     add_data,
     add_model,
     add_parser_choice,
+    add_sampling,
     command,
     domain_of,
     model_of,
@@ -36,6 +37,7 @@ def add_influence(commands: Any) -> None:
     add_data(parser)
     add_parser_choice(parser)
     add_model(parser)
+    add_sampling(parser)
     parser.add_argument("--concepts", nargs="+", default=list(CONCEPTS), help="labels that become players")
     parser.add_argument(
         "--timesteps", type=int, nargs="+", default=[50, 250, 500, 750, 950], help="single runs to look into"

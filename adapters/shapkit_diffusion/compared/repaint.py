@@ -127,8 +127,7 @@ class _NoisePredictor(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor) -> Any:
         timesteps = torch.as_tensor(timestep, device=x.device).long().expand(len(x))
-        signal, sigma = self.denoiser.signal_and_noise(timesteps, x)
-        return UNet2DOutput(sample=signal * self.denoiser.velocity(x, timesteps) + sigma * x)
+        return UNet2DOutput(sample=self.denoiser.clean_and_noise(self.denoiser(x, timesteps), x, timesteps)[1])
 
 
 def _scheduler(denoiser: Denoiser, drawing: list[torch.Generator]) -> RePaintScheduler:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
 
 from shapkit._optional import require
@@ -82,8 +82,7 @@ class TextModel(nn.Module):
     def pipeline(self, kind: type[Any]) -> Any:
         """The model as one of diffusers' Stable Diffusion pipelines, without safety checker and progress bars.
 
-        The sampler is DDIM on the grid of ``sampling.generate``, so that what that module inverts, a pipeline
-        generates.
+        The sampler is DDIM as ``sampling.generate`` has it, so that what that module inverts, a pipeline generates.
         """
         autoencoder: Any = self.denoiser.autoencoder
         pipeline = kind(
@@ -91,7 +90,7 @@ class TextModel(nn.Module):
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             unet=self.denoiser.unet,
-            scheduler=_sampler(self.denoiser.scheduler),
+            scheduler=self.denoiser.ddim.scheduler(self.denoiser.scheduler.config),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -187,7 +186,7 @@ def small_text_model(
                 pad_token_id=tokenizer.pad_token_id,
             )
         )
-    schedule = DDPMScheduler(
+    schedule = DDIMScheduler(
         1000,
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
@@ -232,13 +231,6 @@ def load_text_model(name: str | Path) -> TextModel:
 
 def _transformers() -> Any:
     return require("transformers", extra="segformer", purpose="Stable Diffusion's text encoder")
-
-
-def _sampler(schedule: DDPMScheduler) -> DDIMScheduler:
-    """DDIM on the timesteps of ``sampling.generate``, down to the clean image; clipping would not be invertible."""
-    return DDIMScheduler.from_config(
-        schedule.config, clip_sample=False, set_alpha_to_one=True, steps_offset=1, timestep_spacing="trailing"
-    )
 
 
 def _write_tokenizer(folder: Path) -> None:

@@ -38,8 +38,9 @@ def slowly(denoiser: Denoiser, image: Tensor, mask: Tensor, generator: torch.Gen
 
     def denoise(x: Tensor, t: int) -> Tensor:
         now, then = remaining(t), remaining(t - stride)
-        velocity = denoiser.velocity(x.float(), torch.tensor([t])).double()
-        noise = now.sqrt() * velocity + (1 - now).sqrt() * x
+        noise = output = denoiser(x.float(), torch.tensor([t])).double()
+        if denoiser.prediction == "v_prediction":
+            noise = now.sqrt() * output + (1 - now).sqrt() * x
         clean = ((x - (1 - now).sqrt() * noise) / now.sqrt()).clamp(-1, 1)
         fresh = draw()
         deviation = system.eta * ((1 - then) / (1 - now) * (1 - now / then)).sqrt()
