@@ -194,7 +194,7 @@ class Study:
             return shipped_model(arm.shipped) if arm.shipped else self.start(arm.data, domain)
         run, config = self._run_of(arm, seed), arm.config(seed)
         if (run / "config.json").is_file():
-            RunFolder.open(run, {"training": asdict(config)}, resume=True)  # refuses what another arm has left there
+            RunFolder(run).check({"training": asdict(config)})  # refuses what another arm has left there
         if not (run / "model" / "model_index.json").is_file():
             train(
                 prepared(self.start(arm.data, domain), arm, domain.training),
