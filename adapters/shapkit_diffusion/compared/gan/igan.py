@@ -195,10 +195,13 @@ def load_igan(folder: str | Path) -> tuple[StyleGenerator, Tensor]:
         ValueError: if the folder does not hold a finished run.
     """
     generator = load_generator(Path(folder) / GENERATOR_FILE)
+    path = Path(folder) / GROUPS_FILE
     try:
-        groups = torch.tensor(json.loads((Path(folder) / GROUPS_FILE).read_text(encoding="utf-8")))
+        groups = torch.tensor(json.loads(path.read_text(encoding="utf-8")), dtype=torch.long)
     except FileNotFoundError as error:
         raise ValueError(f"{folder} holds no {GROUPS_FILE}: train_igan did not finish there") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged, it must hold a list of numbers: {error}") from error
     return generator, groups
 
 
