@@ -80,7 +80,7 @@ def train_subject() -> Subject:
 
 def demo_subject() -> Subject:
     """``shapkit-diffusion demo`` of photographs with few steps, pairs and images."""
-    runs = {name: (40, 5) for name in ("plain", "control", "penalty")}
+    runs = {name: (60, 20) for name in ("plain", "control", "penalty")}
 
     def result(folder: Path) -> dict[str, Any]:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def small_demo(folder: str) -> int:
     from shapkit_diffusion.evaluation.evaluate import EvaluateConfig
     from shapkit_diffusion.training import PenaltyConfig, TrainConfig
 
-    quick = TrainConfig(steps=40, batch_size=4, warmup=1, log_every=1, save_every=5, penalty=PenaltyConfig())
+    quick = TrainConfig(steps=60, batch_size=4, warmup=1, log_every=1, save_every=20, penalty=PenaltyConfig())
     measured = EvaluateConfig(pairs=3, images=8, steps=2)
     config = DemoConfig("photographs", quick, measured, base=replace(quick, penalty=None), influence_images=2)
     command.demo_config = lambda data: config  # type: ignore[attr-defined]
