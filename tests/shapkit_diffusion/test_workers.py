@@ -88,9 +88,9 @@ def test_an_error_in_the_block_is_raised_and_cancels_what_waits() -> None:
 
 def test_a_signal_raises_once_and_the_handlers_are_put_back(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    with pytest.raises(RunStopped, match="stopped by a signal; what was done is kept in") as stopped:
-        with stopped_by_signals(tmp_path):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(60)
+    said = "stopped by a signal; what was done is kept in"
+    with pytest.raises(RunStopped, match=said) as stopped, stopped_by_signals(tmp_path):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
     assert stopped.value.folder == tmp_path and not isinstance(stopped.value, TrainingStopped)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch.nn import functional as F
 
@@ -253,6 +253,10 @@ def test_files_keep_sizes_and_the_rectified_layer(tmp_path: Path) -> None:
     assert torch.equal(read(z), generator(z))
     with pytest.raises(ValueError):
         load_discriminator(tmp_path / "g.safetensors")
+    for described in ("{", "[]", "{}", '{"architecture": 3}'):
+        save_file(dict(generator.state_dict()), tmp_path / "damaged.safetensors", {"network": described})
+        with pytest.raises(ValueError, match=r"damaged\.safetensors is damaged"):
+            load_generator(tmp_path / "damaged.safetensors")
     (tmp_path / "text.safetensors").write_text("no weights")
     with pytest.raises(ValueError, match="no readable state dict"):
         load_generator(tmp_path / "text.safetensors")
