@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import shapkit_diffusion.runs
+from shapkit_diffusion import cli
 from shapkit_diffusion.autoencoder_training import AutoencoderConfig, train_autoencoder
 from shapkit_diffusion.autoencoders import Autoencoder, small_autoencoder
 from shapkit_diffusion.data import LabelledImages, render_faces
@@ -313,3 +314,18 @@ def test_a_damaged_state_is_named(few: LabelledImages, content: bytes, tmp_path:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"state\.json is damaged"):
         train(_new(), few, config, tmp_path / "run", resume=True)
+
+
+def test_the_command_says_what_another_run_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "run")
+    command = ["train", "--count", "4", "--size", "16", "--channels", "8", "--batch-size", "2", "--steps", "1"]
+    assert cli.main([*command, "--out", out]) == 0
+    for change, said in (
+        (("--prediction", "epsilon"), "model.prediction is 'v_prediction' there and 'epsilon' here"),
+        (("--count", "5"), "data.count is 4 there and 5 here"),
+        (("--size", "24"), "model.image_shape is [3, 16, 16] there and [3, 24, 24] here"),
+        (("--seed", "9"), "training.seed is 0 there and 9 here"),
+    ):
+        assert cli.main([*command, *change, "--out", out, "--resume"]) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last == f"shapkit-diffusion train: run folder {out} holds another run: {said}"
