@@ -32,7 +32,7 @@ from shapkit_diffusion.evaluation.locality import SwapResults, locality_of
 from shapkit_diffusion.jackknife import jackknife_error, ratio_of_sums
 from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.progress import on_terminal
-from shapkit_diffusion.runs import RunFolder, write_json
+from shapkit_diffusion.runs import RunFolder, read_json, write_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "latent.json"
@@ -94,8 +94,8 @@ def measure_model(folder: Path, domain: Domain, config: EvaluateConfig) -> dict[
     kept = folder / "latent-evaluation.json"
     wanted = json.loads(json.dumps(asdict(config)))
     if kept.is_file():
-        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        if found["config"] == wanted:
+        found = read_json(kept)
+        if found.get("config") == wanted:
             return found
     result = evaluate(load_denoiser(folder / "model"), domain, config, on_terminal(f"measure {folder.name}"))
     errors = {concept: ratio_error(result.swaps, concept) for concept in config.concepts}
@@ -122,8 +122,8 @@ def measure_autoencoder(work: Path, domain: Domain, config: EvaluateConfig) -> d
     others = replace(domain, reference=domain.reference[config.images :])
     rebuilt = autoencoder.decode(autoencoder.encode(images))
     concepts = concept_labels(domain.label_names, config.concepts)
-    described = json.loads((work / "autoencoder" / "config.json").read_text(encoding="utf-8"))
-    reconstruction = json.loads((work / "autoencoder" / "reconstruction.json").read_text(encoding="utf-8"))
+    described = read_json(work / "autoencoder" / "config.json")
+    reconstruction = read_json(work / "autoencoder" / "reconstruction.json")
     return {
         **described,
         **reconstruction,

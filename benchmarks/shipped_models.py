@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from shapkit_diffusion.domains import CONCEPTS, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate, realism_floor
 from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.progress import on_terminal
-from shapkit_diffusion.runs import RunFolder, write_json
+from shapkit_diffusion.runs import RunFolder, read_json, write_json
 from shapkit_diffusion.segmentation.small import mean_intersection_over_union, save_parser, train_parser
 
 MODELS = Path(__file__).parents[1] / "adapters" / "shapkit_diffusion" / "models"
@@ -120,7 +119,7 @@ CARDS = {"plain": PLAIN_CARD, "local": LOCAL_CARD}
 def ship_denoiser(folder: Path, name: str) -> None:
     """Measure the model of a run folder and write it with its card."""
     run = RunFolder(folder)
-    config = json.loads((folder / "config.json").read_text())["training"]
+    config = read_json(folder / "config.json")["training"]
     metrics = run.metrics()
     model, domain = load_denoiser(folder / "model"), open_domain("faces", count=2)
     measuring = EvaluateConfig()

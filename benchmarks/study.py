@@ -53,7 +53,7 @@ from shapkit_diffusion.influence import END_TO_END, influence_maps, outside_erro
 from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.report import png
-from shapkit_diffusion.runs import RunFolder, write_json
+from shapkit_diffusion.runs import RunFolder, read_json_lines, write_json
 from shapkit_diffusion.sampling import draw_noise
 from shapkit_diffusion.training import PairedNoise, PenaltyConfig, TrainConfig, draw_batch, losses, train
 from shapkit_diffusion.training_data import players, template_regions
@@ -161,7 +161,7 @@ class Study:
         """The lines of the results, by arm and seed; of two lines for one, the last."""
         if not self.results.is_file():
             return {}
-        lines = [json.loads(line) for line in self.results.read_text(encoding="utf-8").splitlines()]
+        lines = read_json_lines(self.results)
         return {(line["arm"], line["seed"]): line for line in lines}
 
     def run(self, arm: Arm, seed: int, open_data: Callable[[str], Domain]) -> None:
@@ -194,7 +194,7 @@ class Study:
             return shipped_model(arm.shipped) if arm.shipped else self.start(arm.data, domain)
         run, config = self._run_of(arm, seed), arm.config(seed)
         if (run / "config.json").is_file():
-            RunFolder.open(run, {"training": asdict(config)}, resume=True)  # refuses what another arm has left there
+            RunFolder(run).check({"training": asdict(config)})  # refuses what another arm has left there
         if not (run / "model" / "model_index.json").is_file():
             train(
                 prepared(self.start(arm.data, domain), arm, domain.training),

@@ -26,6 +26,7 @@ from shapkit.differentiable import partner
 from shapkit.randomness import counter_uniform
 from shapkit_diffusion.autoencoders import Autoencoder
 from shapkit_diffusion.data.labelled import Images
+from shapkit_diffusion.fingerprints import described_data
 from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.sampling import peak_signal_to_noise
@@ -152,20 +153,38 @@ def train_autoencoder(
         data: images; their labels are not looked at.
         config: the run.
         folder: the run folder; must be new, unless ``resume``.
-        resume: go on from the last saved state of the same configuration.
+        resume: go on from the last saved state of the same configuration, network and data; of a finished run, only
+            its model is returned.
         progress: called as ``progress(done, total)`` after every step.
 
     Raises:
-        ValueError: if the folder exists (or, with ``resume``, holds another run), the images do not fit the network,
-            the loss is no longer finite, or there are several processes.
+        ValueError: if the folder exists (or, with ``resume``, holds another run), another process trains in it, the
+            images do not fit the network, the loss is no longer finite, or there are several processes.
         TrainingStopped: after SIGTERM or SIGUSR1, when the step is done and the state saved.
     """
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     if accelerator.num_processes > 1:
         raise ValueError(f"an autoencoder is trained by one process, got {accelerator.num_processes}")
     latent_shape = _latent_shape(network, data)
-    described = {"autoencoder": asdict(config), "network": _architecture(network)}
-    run = RunFolder.open(folder, described, resume=resume)
+    described = {
+        "autoencoder": asdict(config),
+        "network": _architecture(network),
+        "data": described_data(data),
+    }
+    with RunFolder.held(folder, described, resume=resume) as run:
+        return _train_in(run, network, data, config, accelerator, resume, progress, latent_shape)
+
+
+def _train_in(
+    run: RunFolder,
+    network: AutoencoderKL,
+    data: Images,
+    config: AutoencoderConfig,
+    accelerator: Accelerator,
+    resume: bool,
+    progress: Callable[[int, int], None] | None,
+    latent_shape: tuple[int, int, int],
+) -> Autoencoder:
     network.to(accelerator.device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
     average = EMAModel(network.parameters(), decay=config.ema)
@@ -180,7 +199,7 @@ def train_autoencoder(
             stopping = signals.received(accelerator) and done < config.steps
             if done % config.log_every == 0 or done == config.steps:
                 log.record({"step": done} | record | {"seconds": round(before + time.perf_counter() - started, 3)})
-            if done % config.save_every == 0 or stopping:
+            if done % config.save_every == 0 or stopping or done == config.steps:
                 state.save(run.path / "state", done, accelerator)
             if progress is not None:
                 progress(done, config.steps)

@@ -19,7 +19,7 @@ from shapkit_diffusion.commands.influence import add_influence
 from shapkit_diffusion.commands.parse import add_parse
 from shapkit_diffusion.commands.train import add_finetune, add_train
 from shapkit_diffusion.progress import end_bars
-from shapkit_diffusion.stop_signals import EXIT_STOPPED, TrainingStopped
+from shapkit_diffusion.stop_signals import EXIT_STOPPED, RunStopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (ValueError, OSError, ImportError) as error:
         status, message = 2, str(error)
-    except TrainingStopped as stopped:
+    except RunStopped as stopped:
         status, message = EXIT_STOPPED, str(stopped)
     except KeyboardInterrupt:
         status, message = 130, "interrupted"

@@ -7,12 +7,12 @@ the same way.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -22,16 +22,20 @@ import torch
 
 from shapkit.differentiable import allowed_influence, star
 from shapkit_diffusion import report
+from shapkit_diffusion.demo_records import Measured, read_measured, write_measured
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
-from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate, realism_floor
+from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, realism_floor
+from shapkit_diffusion.fingerprints import described_model
 from shapkit_diffusion.influence import END_TO_END, Influence, influence_maps, outside_mass
 from shapkit_diffusion.influence_report import influence_text, picture_of_influences
 from shapkit_diffusion.progress import Bars
 from shapkit_diffusion.runs import RunFolder, write_json
 from shapkit_diffusion.sampling import draw_noise
+from shapkit_diffusion.stop_signals import RunStopped, TrainingStopped, stopped_by_signals
 from shapkit_diffusion.training import PenaltyConfig, TrainConfig, train
 from shapkit_diffusion.training_config import fast_precision
+from shapkit_diffusion.workers import worker_pool
 
 PLAIN, CONTROL, PENALISED, LOCAL = "plain", "control", "with penalty", "shipped, local"
 TIMESTEPS = (100, 500, 900)
@@ -98,14 +102,6 @@ SHIPPED = {"plain": "faces32", "local": "faces32_local"}
 """The denoisers of rendered faces, 32 x 32, that come with the package, and the folders they lie in."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One model's figures, and its influence matrices by name."""
-
-    evaluation: Evaluation
-    influences: dict[str, Influence]
-
-
 def shipped_model(name: str = "plain") -> Denoiser:
     """A small DDPM of rendered faces, 32 x 32, that comes with the package.
 
@@ -124,20 +120,38 @@ def shipped_model(name: str = "plain") -> Denoiser:
         return load_denoiser(folder)
 
 
-def run_demo(config: DemoConfig, out: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+def run_demo(config: DemoConfig, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
     """Run the demonstration into the folder ``out`` and return its summary, which is also in ``summary.json``.
 
-    The folder receives ``report.html``, ``summary.json``, ``table.txt``, ``pictures/``, and a run folder with model for
-    ``control`` and ``penalty``.
+    The folder receives ``report.html``, ``summary.json``, ``table.txt``, ``pictures/``, a run folder with model for
+    ``control`` and ``penalty``, and in ``measured/`` what was found of each model.
+
+    Args:
+        config: the demonstration.
+        out: the folder; must be new, unless ``resume`` or ``overwrite``.
+        resume: go on with an interrupted demonstration of the same configuration, to the same figures but for its
+            ``seconds``, which are this call's.
+        overwrite: remove the demonstration that the folder holds.
 
     Raises:
-        ValueError: if the folder exists and ``overwrite`` is not set.
+        ValueError: if the folder exists (or, with ``resume``, holds another demonstration), or another process works in
+            it.
+        RunStopped: after SIGTERM or SIGUSR1, or if a worker process was killed; ``resume`` goes on.
     """
-    started = time.perf_counter()
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other")
     out = Path(out)
-    if overwrite and (out / "config.json").is_file():
-        shutil.rmtree(out)
-    run = RunFolder.open(out, asdict(config))
+    with RunFolder.held(out, asdict(config), resume=resume, overwrite=overwrite) as run, stopped_by_signals(out):
+        try:
+            return _run_in(run, config)
+        except TrainingStopped as stopped:  # a worker got the signal
+            raise RunStopped(out) from stopped
+        except BrokenProcessPool as broken:
+            raise RunStopped(out, "a worker process was killed, by the system if memory was short") from broken
+
+
+def _run_in(run: RunFolder, config: DemoConfig) -> dict[str, Any]:
+    started = time.perf_counter()
     with Bars() as bars, _pool() as pool:
         plain_folder = _start_model(config, run.path, pool, bars)
         measured = _train_and_measure(config, plain_folder, run.path, pool, bars)
@@ -154,11 +168,9 @@ def run_demo(config: DemoConfig, out: str | Path, *, overwrite: bool = False) ->
     return summary
 
 
-def _pool() -> ProcessPoolExecutor:
+def _pool() -> AbstractContextManager[ProcessPoolExecutor]:
     """Two processes with half of the cores each: the two copies train side by side."""
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, (os.cpu_count() or 2) // 2)
-    return ProcessPoolExecutor(2, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,))
+    return worker_pool(2, torch.set_num_threads, (max(1, (os.cpu_count() or 2) // 2),))
 
 
 def _start_model(config: DemoConfig, out: Path, pool: ProcessPoolExecutor, bars: Bars) -> Path:
@@ -184,9 +196,11 @@ def _train_and_measure(
     # The longest first, so that both processes end together.
     train_and_measure(PENALISED, config.finetune, out / "penalty")
     if config.local:
-        tasks[LOCAL] = pool.submit(_measure_task, config, "local", bars.channel(f"measure, {LOCAL}"))
+        kept = out / "measured" / "local"
+        tasks[LOCAL] = pool.submit(_measure_task, config, "local", kept, bars.channel(f"measure, {LOCAL}"))
     train_and_measure(CONTROL, control, out / "control")
-    tasks[PLAIN] = pool.submit(_measure_task, config, plain, bars.channel(f"measure, {PLAIN}"))
+    kept = out / "measured" / "plain"
+    tasks[PLAIN] = pool.submit(_measure_task, config, plain, kept, bars.channel(f"measure, {PLAIN}"))
     bars.wait(list(tasks.values()))
     return {name: tasks[name].result() for name in (PLAIN, CONTROL, PENALISED, LOCAL) if name in tasks}
 
@@ -195,21 +209,26 @@ def _train_task(training: TrainConfig, data: str, start: Path | None, folder: Pa
     domain = open_domain(data)
     channels, size, _ = domain.training.rows([0])[0].shape[1:]
     model = load_denoiser(start) if start else small_denoiser(size, channels, seed=training.seed)
-    train(model, domain.training, training, folder, progress=channel)
+    train(model, domain.training, training, folder, resume=True, progress=channel)
 
 
 def _arm_task(
     training: TrainConfig, config: DemoConfig, start: Path, folder: Path, trained: Any, measured: Any
 ) -> Measured:
     _train_task(training, config.data, start, folder, trained)
-    return _measure_task(config, folder / "model", measured)
+    return _measure_task(config, folder / "model", folder.parent / "measured" / folder.name, measured)
 
 
-def _measure_task(config: DemoConfig, source: Path | str, channel: Any) -> Measured:
-    """``source`` is the folder of a model, or the name of a shipped one."""
+def _measure_task(config: DemoConfig, source: Path | str, kept: Path, channel: Any) -> Measured:
+    """``source`` is the folder of a model, or the name of a shipped one; what is found stays in the folder ``kept``."""
     model = shipped_model(source) if isinstance(source, str) else load_denoiser(source)
-    domain = open_domain(config.data, count=2)
-    return Measured(evaluate(model, domain, config.evaluation, channel), _influences(model, domain, config))
+    described = described_model(model, weights=True)
+    found = read_measured(kept, described)
+    if found is None:
+        domain = open_domain(config.data, count=2)
+        found = Measured(evaluate(model, domain, config.evaluation, channel), _influences(model, domain, config))
+        write_measured(found, kept, described)
+    return found
 
 
 def _influences(model: Denoiser, domain: Domain, config: DemoConfig) -> dict[str, Influence]:

@@ -7,10 +7,13 @@ import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass
+from multiprocessing.managers import SyncManager
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
+
+from shapkit_diffusion.workers import start_messenger
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Bars:
     """A context in which every channel has a progress bar with an estimate of the time left."""
 
     def __enter__(self) -> Bars:
-        self._manager = multiprocessing.get_context("spawn").Manager()
+        self._manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+        self._manager.start(start_messenger)
         self._messages = self._manager.Queue()
         self._bars: dict[str, tqdm[Any]] = {}
         return self

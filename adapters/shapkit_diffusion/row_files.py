@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from shapkit_diffusion.data.labelled import Images
+from shapkit_diffusion.fingerprints import digits_of_data, digits_of_weights
 from shapkit_diffusion.pixels import to_unit_range
 
 Compute = Callable[[Tensor, Sequence[int]], Tensor]
@@ -111,12 +112,7 @@ def _make(path: Path, rows: Rows, compute: Compute, accelerator: Accelerator, at
 
 
 def _fingerprint(rows: Rows, network: nn.Module, settings: Mapping[str, Any]) -> str:
-    """Twelve digits that tell networks, settings and data apart; of the data, the number and the first images."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().numpy().tobytes())
-    first = rows.data.rows(range(min(8, rows.count)))[0]
-    digest.update(json.dumps([rows.count, rows.flip, rows.shape, dict(settings)], sort_keys=True).encode())
-    digest.update(first.tobytes())
-    return digest.hexdigest()[:12]
+    """Twelve digits that tell networks, settings and data apart."""
+    images = digits_of_data(rows.data, rows.count)["images"]
+    described = [digits_of_weights(network), images, rows.count, rows.flip, rows.shape, dict(settings)]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,7 +20,25 @@ STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if
 """SIGTERM, as every scheduler sends it, and SIGUSR1, as ``sbatch --signal=USR1@120`` sends it before the time is up."""
 
 
-class TrainingStopped(RuntimeError):
+class RunStopped(RuntimeError):
+    """A run was ended from outside; ``folder`` holds what was done.
+
+    >>> raise RunStopped(Path("runs/demo"))
+    Traceback (most recent call last):
+    ...
+    shapkit_diffusion.stop_signals.RunStopped: stopped by a signal; what was done is kept in runs/demo, go on with
+    --resume
+    """
+
+    def __init__(self, folder: Path, reason: str = "stopped by a signal") -> None:
+        super().__init__(folder, reason)  # what pickle hands over from a worker process
+        self.folder, self.reason = folder, reason
+
+    def __str__(self) -> str:
+        return f"{self.reason}; what was done is kept in {self.folder}, go on with --resume"
+
+
+class TrainingStopped(RunStopped):
     """A signal ended the run after ``step`` steps; ``folder`` holds its state.
 
     >>> raise TrainingStopped(40, 100, Path("runs/eyes"))
@@ -29,14 +49,39 @@ class TrainingStopped(RuntimeError):
     """
 
     def __init__(self, step: int, steps: int, folder: Path) -> None:
-        super().__init__(step, steps, folder)  # what pickle hands over from a worker process
-        self.step, self.steps, self.folder = step, steps, folder
+        super().__init__(folder)
+        self.args = (step, steps, folder)  # what pickle hands over from a worker process
+        self.step, self.steps = step, steps
 
     def __str__(self) -> str:
         return (
             f"stopped by a signal after {self.step} of {self.steps} steps; the state is saved in {self.folder}, "
             "go on with --resume"
         )
+
+
+@contextmanager
+def stopped_by_signals(folder: Path) -> Iterator[None]:
+    """Within the block, SIGTERM and SIGUSR1 raise `RunStopped`; a second one does what it did before the block.
+
+    Outside the main thread, where Python takes no signals, it does nothing.
+    """
+    former: dict[int, Any] = {}
+
+    def put_back() -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        put_back()
+        raise RunStopped(folder)
+
+    if threading.current_thread() is threading.main_thread():
+        former |= {number: signal.signal(number, stop) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        put_back()
 
 
 class StopSignals:

@@ -20,7 +20,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -45,6 +45,7 @@ from shapkit.differentiable import (
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.denoisers import Denoiser
+from shapkit_diffusion.fingerprints import described_data, described_model
 from shapkit_diffusion.paired_noise import pairing
 from shapkit_diffusion.pixels import to_bytes, to_unit_range
 from shapkit_diffusion.row_files import RowFiles
@@ -186,15 +187,16 @@ def train(
         data: images with label maps.
         config: the run.
         folder: the run folder; must be new, unless ``resume``.
-        resume: go on from the last saved state of the same configuration.
+        resume: go on from the last saved state of the same configuration, model and data; of a finished run, only
+            its model is returned.
         cache: a folder, which runs may share, for what is computed once of every image (latents, paired noise); by
             default the run folder.
         teacher: the anchor, if ``config.anchor``; by default a copy of ``denoiser`` as the run starts.
         progress: called as ``progress(done, total)`` after every step, in the main process.
 
     Raises:
-        ValueError: if the folder exists (or, with ``resume``, holds another run), the images do not fit the model, or
-            the loss is no longer finite, or a teacher has nothing to teach.
+        ValueError: if the folder exists (or, with ``resume``, holds another run), another process trains in it, the
+            images do not fit the model, or the loss is no longer finite, or a teacher has nothing to teach.
         TrainingStopped: after SIGTERM or SIGUSR1, when the step is done and the state saved.
     """
     image_shape = tuple(data.rows([0])[0].shape[1:])
@@ -206,9 +208,36 @@ def train(
         _penalty(config.penalty, config.seed)  # refused here, before anything is written
     regions_of = players(data, denoiser, config)
     accelerator = _accelerator(config)
-    with accelerator.main_process_first():  # it makes the folder, and the others join
-        resumed = resume or not accelerator.is_main_process
-        run = RunFolder.open(folder, {"training": dataclasses.asdict(config)}, resume=resumed)
+    described = {"training": dataclasses.asdict(config)} | _described(denoiser, data, config, teacher)
+    with ExitStack() as held:
+        with accelerator.main_process_first():  # it makes the folder and holds it for all, and the others join
+            if accelerator.is_main_process:
+                run = held.enter_context(RunFolder.held(folder, described, resume=resume))
+            else:
+                run = RunFolder.open(folder, described, resume=True)
+        return _train_in(run, denoiser, data, config, accelerator, resume, cache, teacher, progress, regions_of)
+
+
+def _described(denoiser: Denoiser, data: Images, config: TrainConfig, teacher: Denoiser | None) -> dict[str, Any]:
+    """What a run depends on beside its configuration."""
+    described = {"model": described_model(denoiser, weights=config.paired is not None), "data": described_data(data)}
+    if config.anchor:
+        described["anchor"] = described_model(teacher or denoiser, weights=True)
+    return described
+
+
+def _train_in(
+    run: RunFolder,
+    denoiser: Denoiser,
+    data: Images,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    resume: bool,
+    cache: str | Path | None,
+    teacher: Denoiser | None,
+    progress: Callable[[int, int], None] | None,
+    regions_of: Callable[[Batch], Regions | None],
+) -> Denoiser:
     anchor = None
     if config.anchor:
         anchor = copy.deepcopy(teacher or denoiser).eval().requires_grad_(False).to(accelerator.device)
@@ -236,7 +265,7 @@ def train(
             logging = done % config.log_every == 0 or done == config.steps
             found = steps.take(step, config, accelerator, with_report=logging)
             stopping = signals.received(accelerator) and done < config.steps
-            saving = done % config.save_every == 0 or stopping
+            saving = done % config.save_every == 0 or stopping or done == config.steps
             if logging or saving:
                 record = found.record(done, config, accelerator)
             if logging and log is not None:

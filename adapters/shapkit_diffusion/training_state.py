@@ -6,7 +6,6 @@ how many processes made it.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors
+from shapkit_diffusion.runs import read_json, whole_number, write_json
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -60,7 +60,7 @@ class TrainingState(Generic[Network]):
         for name, tensors in (("weights", self.model.state_dict()), ("optimizer", moments), ("average", shadows)):
             save_file({key: value.contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
         state = {"step": step, "average_steps": self.average.optimization_step}
-        (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        write_json(partial / "state.json", state)
         older = [path for path in target.parent.iterdir() if path not in (partial, target)]
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
@@ -71,11 +71,10 @@ class TrainingState(Generic[Network]):
         """Fill everything from the last checkpoint; returns the step to go on with, 0 where there is none.
 
         Raises:
-            ValueError: if the checkpoint is of another model, or not every process sees the same one.
+            ValueError: if the checkpoint is of another model or damaged, or not every process sees the same one.
         """
         last = max(_complete(folder), default=None)  # the names sort by step
-        state = json.loads((last / "state.json").read_text(encoding="utf-8")) if last else {"step": 0}
-        step = int(state["step"])
+        step, average_steps = _read_counts(last / "state.json") if last else (0, 0)
         found = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
         if len(set(found)) > 1:
             raise ValueError(
@@ -84,7 +83,7 @@ class TrainingState(Generic[Network]):
             )
         if last:
             self._read(last)
-            self.average.optimization_step = int(state["average_steps"])
+            self.average.optimization_step = average_steps
         return step
 
     def _read(self, source: Path) -> None:
@@ -99,6 +98,14 @@ class TrainingState(Generic[Network]):
         shadows = read_tensors(source / "average.safetensors")
         for number, shadow in enumerate(self.average.shadow_params):
             shadow.copy_(shadows[f"{number}"])
+
+
+def _read_counts(path: Path) -> tuple[int, int]:
+    """The step of a checkpoint, and the steps of its average."""
+    state = read_json(path)
+    if path.parent.name != f"step-{whole_number(state, 'step', str(path)):08d}":
+        raise ValueError(f"{path} is damaged: it says step {state['step']}")
+    return whole_number(state, "step", str(path)), whole_number(state, "average_steps", str(path))
 
 
 def _complete(folder: Path) -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -39,6 +40,29 @@ def processes() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["diffusers.training_utils", "shapkit_diffusion.training"])
     return context
+
+
+@pytest.fixture(scope="session")
+def none_left() -> Callable[[str], bool]:
+    """Whether all processes whose environment has SHAPKIT_TEST at a value end, if they are given a while."""
+    if not Path("/proc/self/environ").is_file():
+        pytest.skip("looks for processes in /proc")
+
+    def is_left(process: Path, entry: bytes) -> bool:
+        try:
+            return entry in (process / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is another user's
+            return False
+
+    def none_left(value: str) -> bool:
+        entry, given_up = f"SHAPKIT_TEST={value}".encode(), time.monotonic() + 30
+        while time.monotonic() < given_up:
+            if not any(is_left(process, entry) for process in Path("/proc").glob("[0-9]*")):
+                return True
+            time.sleep(0.02)
+        return False
+
+    return none_left
 
 
 @pytest.fixture

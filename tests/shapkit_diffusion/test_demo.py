@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-from dataclasses import replace
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,40 +25,180 @@ from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import redraw_concept, render_faces
 from shapkit_diffusion.data.labelled import concept_labels
 from shapkit_diffusion.demo import SHIPPED, DemoConfig, compare, demo_config, run_demo, shipped_model
+from shapkit_diffusion.demo_records import FIGURES, PICTURES, read_measured, write_measured
+from shapkit_diffusion.denoisers import Denoiser, load_denoiser
 from shapkit_diffusion.domains import CONCEPTS, open_domain
 from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, measure_edits
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
 from shapkit_diffusion.evaluation.locality import grow
+from shapkit_diffusion.fingerprints import described_model
 from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.sampling import draw_noise, generate, regenerate, swap
+from shapkit_diffusion.stop_signals import EXIT_STOPPED
 from shapkit_diffusion.training import PenaltyConfig, TrainConfig
 
+QUICK = TrainConfig(steps=30, batch_size=4, warmup=1, log_every=1, save_every=20, penalty=PenaltyConfig())
+SMALL = DemoConfig(
+    data="photographs",
+    finetune=QUICK,
+    base=replace(QUICK, penalty=None),
+    evaluation=EvaluateConfig(pairs=3, images=8, steps=2),
+    influence_images=2,
+)
 
-def test_demonstration_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    quick = TrainConfig(steps=3, batch_size=4, warmup=1, log_every=1, save_every=2, penalty=PenaltyConfig())
-    config = DemoConfig(
-        data="photographs",
-        finetune=quick,
-        base=replace(quick, penalty=None),
-        evaluation=EvaluateConfig(pairs=3, images=8, steps=2),
-        influence_images=2,
+COMMAND = """
+import sys
+import shapkit_diffusion.commands.demo as command
+from shapkit_diffusion import cli
+from shapkit_diffusion.demo import DemoConfig
+from shapkit_diffusion.evaluation.evaluate import EvaluateConfig
+from shapkit_diffusion.training_config import PenaltyConfig, TrainConfig
+
+command.demo_config = lambda data: {config}
+if __name__ == "__main__":
+    sys.exit(cli.main(["demo", "--data", "photographs", "--out", *sys.argv[1:]]))
+"""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A demonstration that nothing interrupted."""
+
+    folder: Path
+    summary: dict[str, Any]
+    said: str
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    folder, said = tmp_path_factory.mktemp("whole") / "demo", io.StringIO()
+    with contextlib.redirect_stdout(said):
+        summary = run_demo(SMALL, folder)
+    return Shown(folder, summary, said.getvalue())
+
+
+def interrupted(folder: Path, by: signal.Signals, *, at: str) -> tuple[int, str]:
+    """Start the command in a process of its own, send a signal once there are lines in the file ``at``.
+
+    Returns the exit status and what it said of it.
+    """
+    script = folder.with_name("command.py")
+    script.write_text(COMMAND.format(config=SMALL))
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder), "--resume"],
+        env={**os.environ, "SHAPKIT_TEST": str(folder), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    summary = run_demo(config, tmp_path / "demo")
-    assert json.loads((tmp_path / "demo" / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    while not ((folder / at).is_file() and (folder / at).stat().st_size):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(by)
+    _, errors = process.communicate(timeout=120)
+    return process.returncode, errors
+
+
+def test_a_terminated_demonstration_goes_on_to_the_same_figures(
+    shown: Shown, tmp_path: Path, none_left: Callable[[str], bool]
+) -> None:
+    out = tmp_path / "demo"
+    status, said = interrupted(out, signal.SIGTERM, at="penalty/metrics.jsonl")
+    assert status == EXIT_STOPPED
+    message = f"shapkit-diffusion demo: stopped by a signal; what was done is kept in {out}, go on with --resume"
+    assert said.strip().splitlines()[-1] == message
+    assert none_left(str(out))
+    (state,) = (out / "penalty" / "state").iterdir()
+    assert state.name == f"step-{RunFolder(out / 'penalty').metrics()[-1]['step']:08d}"  # not a step is lost
+    resumed = run_demo(SMALL, out, resume=True)
+    assert {**resumed, "seconds": 0} == {**shown.summary, "seconds": 0}
+    for name in ("plain", "control", "penalty"):
+        found, expected = (RunFolder(folder / name).metrics() for folder in (out, shown.folder))
+        assert [record["step"] for record in found] == list(range(1, 31))
+        assert [record | {"seconds": 0} for record in found] == [record | {"seconds": 0} for record in expected]
+
+
+def test_a_killed_demonstration_leaves_no_process_and_can_be_begun_anew(
+    shown: Shown, tmp_path: Path, none_left: Callable[[str], bool]
+) -> None:
+    out = tmp_path / "demo"
+    status, _ = interrupted(out, signal.SIGKILL, at="plain/metrics.jsonl")
+    assert status == -signal.SIGKILL and none_left(str(out))
+    with pytest.raises(ValueError, match="exists: choose another, or go on with --resume"):
+        run_demo(SMALL, out)
+    assert run_demo(SMALL, out, overwrite=True)["models"] == shown.summary["models"]
+
+
+def test_a_finished_demonstration_is_not_measured_again(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = shown.folder / "measured" / "penalty"
+    model = described_model(load_denoiser(shown.folder / "penalty" / "model"), weights=True)
+    found = read_measured(kept, model)
+    assert found is not None
+    entry = shown.summary["models"]["with penalty"]
+    assert found.evaluation.figures() == {key: entry[key] for key in ("locality", "frechet")}
+    assert {key: m.values.T.tolist() for key, m in found.influences.items()} == entry["influence"]
+    assert read_measured(kept, model | {"weights": "others"}) is None
+    assert read_measured(shown.folder / "measured" / "nothing", model) is None
+
+
+def test_what_was_measured_comes_back_as_it_was_and_damage_is_named(shown: Shown, tmp_path: Path) -> None:
+    first = read_measured(shown.folder / "measured" / "plain", described_model(_model_of(shown), weights=True))
+    assert first is not None
+    kept = tmp_path / "kept"
+    write_measured(first, kept, {"a": 1})
+    write_measured(first, kept, {"a": 2})  # in place of what was there
+    again = read_measured(kept, {"a": 2})
+    assert again is not None and again.evaluation.figures() == first.evaluation.figures()
+    swaps, expected = again.evaluation.swaps, first.evaluation.swaps
+    assert torch.equal(again.evaluation.samples, first.evaluation.samples)
+    assert torch.equal(swaps.originals, expected.originals)
+    for concept, images in expected.edited.items():
+        assert torch.equal(swaps.edited[concept], images) and torch.equal(swaps.masks[concept], expected.masks[concept])
+    assert list(again.influences) == list(first.influences)
+    for found, wanted in zip(again.influences.values(), first.influences.values(), strict=True):
+        for name in ("values", "standard_errors", "without_pair"):
+            assert np.array_equal(getattr(found, name), getattr(wanted, name), equal_nan=True)
+        assert (found.n_images, found.timestep, found.names) == (wanted.n_images, wanted.timestep, wanted.names)
+    for name, content in (
+        (FIGURES, b"{}"),
+        (FIGURES, b'{"locality": 3}'),
+        (FIGURES, b"{"),
+        (PICTURES, b""),
+        ("influence-0.npz", b"x"),
+    ):
+        whole = (kept / name).read_bytes()
+        (kept / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{kept}.* (damaged|no readable|not a file)"):
+            read_measured(kept, {"a": 2})
+        (kept / name).write_bytes(whole)
+
+
+def _model_of(shown: Shown) -> Denoiser:
+    return load_denoiser(shown.folder / "plain" / "model")
+
+
+def test_resuming_another_demonstration_is_refused(shown: Shown) -> None:
+    with pytest.raises(ValueError, match=r"finetune\.steps is 30 there and 31 here"):
+        run_demo(replace(SMALL, finetune=replace(QUICK, steps=31)), shown.folder, resume=True)
+    with pytest.raises(ValueError, match="exclude each other"):
+        run_demo(SMALL, shown.folder, resume=True, overwrite=True)
+
+
+def test_demonstration_end_to_end(shown: Shown) -> None:
+    summary = shown.summary
+    assert json.loads((shown.folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
     assert list(summary["models"]) == ["plain", "control", "with penalty"]
-    table = (tmp_path / "demo" / "table.txt").read_text()
-    assert table in capsys.readouterr().out
+    table = (shown.folder / "table.txt").read_text()
+    assert table in shown.said
     for model in summary["models"].values():
         for concept in ("eyes", "nose", "mouth"):
             entry = model["locality"][concept]
             assert f"{entry['mse_in']:.4f}" in table and f"{entry['ratio']:.4f}" in table
         assert f"{model['frechet']['whole']:.3f}" in table
-    page = (tmp_path / "demo" / "report.html").read_text()
+    page = (shown.folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 7 and "http" not in page.replace("<!doctype html>", "")
-    assert len(list((tmp_path / "demo" / "pictures").glob("*.png"))) == 7
-    with pytest.raises(ValueError, match="exists: choose another"):
-        run_demo(config, tmp_path / "demo")
-    assert run_demo(config, tmp_path / "demo", overwrite=True)["models"] == summary["models"]
+    assert len(list((shown.folder / "pictures").glob("*.png"))) == 7
 
 
 def test_comparison_reads_gains_the_right_way_round() -> None:

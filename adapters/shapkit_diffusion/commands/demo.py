@@ -9,15 +9,24 @@ from shapkit_diffusion.commands.common import (
     command,
 )
 from shapkit_diffusion.demo import demo_config, run_demo
+from shapkit_diffusion.stop_signals import EXIT_STOPPED
 
 
 def add_demo(commands: Any) -> None:
     """Add the command ``demo``."""
     parser = command(commands, "demo", _demo, "fine-tune with and without the penalty, compare, write a report")
     parser.add_argument("--data", choices=("faces", "photographs"), default="faces")
-    parser.add_argument("--out", default="runs/demo", help="folder for the report; must be new unless --overwrite")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier demonstration in --out")
+    parser.add_argument(
+        "--out", default="runs/demo", help="folder for the report; must be new unless --resume or --overwrite"
+    )
+    former = parser.add_mutually_exclusive_group()
+    former.add_argument("--resume", action="store_true", help="go on with an interrupted demonstration in --out")
+    former.add_argument("--overwrite", action="store_true", help="replace an earlier demonstration in --out")
+    parser.epilog = (
+        f"SIGTERM ends the demonstration with its state saved and the exit status {EXIT_STOPPED}; --resume goes on to "
+        "the figures of one that was not stopped."
+    )
 
 
 def _demo(options: argparse.Namespace) -> None:
-    run_demo(demo_config(options.data), options.out, overwrite=options.overwrite)
+    run_demo(demo_config(options.data), options.out, resume=options.resume, overwrite=options.overwrite)

@@ -22,6 +22,8 @@ from shapkit.randomness import counter_uniform
 from shapkit_diffusion.compared.text_model import TextModel
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.data.captions import Phrases, caption, face_phrases
+from shapkit_diffusion.data.labelled import LabelledImages
+from shapkit_diffusion.fingerprints import described_model
 from shapkit_diffusion.row_files import RowFiles
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.stop_signals import StopSignals, TrainingStopped
@@ -87,18 +89,32 @@ def train_text_model(
         progress: called as ``progress(done, total)`` after every step.
 
     Raises:
-        ValueError: if the folder exists (or, with ``resume``, holds another run), the loss is no longer finite, or
-            there are several processes.
+        ValueError: if the folder exists (or, with ``resume``, holds another run), another process trains in it, the
+            loss is no longer finite, or there are several processes.
         TrainingStopped: after SIGTERM or SIGUSR1, when the step is done and the state saved.
     """
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     if accelerator.num_processes > 1:
         raise ValueError(f"a model of captions is trained by one process, got {accelerator.num_processes}")
-    training, denoiser = config.training, model.denoiser
-    height = denoiser.image_shape[1]
-    faces = render_faces(config.faces, height, config.data_seed)
+    denoiser = model.denoiser
+    faces = render_faces(config.faces, denoiser.image_shape[1], config.data_seed)
     phrases = face_phrases(config.faces, config.data_seed)
-    run = RunFolder.open(folder, {"text": dataclasses.asdict(config)}, resume=resume)
+    described = {"text": dataclasses.asdict(config), "model": described_model(denoiser)}
+    with RunFolder.held(folder, described, resume=resume) as run:
+        return _train_in(run, model, faces, phrases, config, accelerator, resume, progress)
+
+
+def _train_in(
+    run: RunFolder,
+    model: TextModel,
+    faces: LabelledImages,
+    phrases: Sequence[Phrases],
+    config: TextTrainConfig,
+    accelerator: Accelerator,
+    resume: bool,
+    progress: Callable[[int, int], None] | None,
+) -> TextModel:
+    training, denoiser = config.training, model.denoiser
     model.to(accelerator.device)
     encoded = encoding(faces, denoiser, training, RowFiles(run.path), accelerator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, fused=True)
@@ -123,7 +139,7 @@ def train_text_model(
             if done % training.log_every == 0 or done == training.steps:
                 record = {"step": done, "denoising": _finite(loss.item(), done), "gradient_norm": float(norm)}
                 log.record(record | {"seconds": round(before + time.perf_counter() - started, 3)})
-            if done % training.save_every == 0 or stopping:
+            if done % training.save_every == 0 or stopping or done == training.steps:
                 _finite(loss.item(), done)
                 state.save(run.path / "state", done, accelerator)
             if progress is not None:

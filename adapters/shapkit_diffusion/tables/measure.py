@@ -6,12 +6,10 @@ figures belong to a row, the realism of generated images to a model, which sever
 
 from __future__ import annotations
 
-import json
-import multiprocessing
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,9 +31,10 @@ from shapkit_diffusion.evaluation.locality import LocalityConvention
 from shapkit_diffusion.evaluation.realism_measures import RealismMeasurement, RealismReference, measure_realism
 from shapkit_diffusion.evaluation.verdict import Measured, verdict
 from shapkit_diffusion.pixels import to_bytes, to_unit_range
-from shapkit_diffusion.runs import RunFolder, write_json
+from shapkit_diffusion.runs import RunFolder, read_json, write_json
 from shapkit_diffusion.sampling import peak_signal_to_noise
 from shapkit_diffusion.tables.rows import ROWS, Row, network_of
+from shapkit_diffusion.workers import worker_pool
 
 OpenDomain = Callable[[], Domain]
 """Opens the domain, once in each process."""
@@ -144,9 +143,21 @@ def measure_tables(
         say: is told of every row that is done.
 
     Raises:
-        ValueError: if the folder holds another run, or as the systems.
+        ValueError: if the folder holds another run, another process measures into it, a file in it is damaged, or as
+            the systems.
     """
-    run = RunFolder.open(folder, {"data": data, "tables": asdict(config)}, resume=True)
+    with RunFolder.held(folder, {"data": data, "tables": asdict(config)}, resume=True) as run:
+        return _measure_in(run, rows, open_domain, config, workers, say)
+
+
+def _measure_in(
+    run: RunFolder,
+    rows: Mapping[str, Row],
+    open_domain: OpenDomain,
+    config: TablesConfig,
+    workers: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     (run.path / "rows").mkdir(exist_ok=True)
     (run.path / "realism").mkdir(exist_ok=True)
     groups: dict[tuple[str, ...], list[Row]] = {}
@@ -196,21 +207,15 @@ def _in_processes(
     workers: int,
     say: Callable[[str], None],
 ) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _open_worker, (open_domain, config)) as pool:
-        tasks = [pool.submit(_measure_group, group, folder) for group in groups]
-        try:
-            for task in as_completed(tasks):
-                for line in task.result():
-                    say(line)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_pool(workers, _open_worker, (open_domain, config)) as pool:
+        for task in as_completed([pool.submit(_measure_group, group, folder) for group in groups]):
+            for line in task.result():
+                say(line)
 
 
 def _is_measured(row: Row, folder: Path, config: TablesConfig) -> bool:
     path = folder / "rows" / f"{row.key}.json"
-    return path.is_file() and _read(path)["weights"] == row.fingerprint(config.concepts)
+    return path.is_file() and read_json(path).get("weights") == row.fingerprint(config.concepts)
 
 
 def measure_row(row: Row, measuring: Measuring, folder: Path) -> str:
@@ -226,7 +231,7 @@ def measure_row(row: Row, measuring: Measuring, folder: Path) -> str:
     for concept, system in systems.items():
         model = row.model_of(concept)
         path = folder / "realism" / f"{model}.json"
-        if not path.is_file() or _read(path)["weights"] != weights[model]:
+        if not path.is_file() or read_json(path).get("weights") != weights[model]:
             samples = system.generate(config.samples, config.seed + 1)
             write_json(path, {"weights": weights[model], **measure_realism(samples, measuring.reference).to_json()})
     np.savez_compressed(folder / "rows" / f"{row.key}.npz", **edits.pictures)  # type: ignore[arg-type]
@@ -384,12 +389,12 @@ def assemble(folder: str | Path) -> dict[str, Any]:
         ValueError: if the folder holds no measured row, or rows of other weights than the realism's.
     """
     folder = Path(folder)
-    found = {path.stem: _read(path) for path in sorted((folder / "rows").glob("*.json"))}
+    found = {path.stem: read_json(path) for path in sorted((folder / "rows").glob("*.json"))}
     if not found:
         raise ValueError(f"{folder} holds no measured row: measure with --models FOLDER --out {folder}")
     order = [row.key for row in ROWS]
     keys = sorted(found, key=lambda key: (order.index(key) if key in order else len(order), key))
-    realism = {path.stem: _read(path) for path in sorted((folder / "realism").glob("*.json"))}
+    realism = {path.stem: read_json(path) for path in sorted((folder / "realism").glob("*.json"))}
     rows: dict[str, Any] = {}
     for key in keys:
         row, control = found[key], found.get(found[key]["control"] or "")
@@ -408,14 +413,9 @@ def assemble(folder: str | Path) -> dict[str, Any]:
                 shown["verdict"] = verdict(candidate, other).to_json()
             concepts[concept] = shown
         rows[key] = row | {"concepts": concepts}
-    return {**_read(folder / "config.json"), "rows": rows, "realism": realism}
+    return {**read_json(folder / "config.json"), "rows": rows, "realism": realism}
 
 
 def _measured(row: Mapping[str, Any], concept: str, realism: Mapping[str, Any]) -> Measured:
     edits = EditMeasurement.from_json(row["concepts"][concept]["edits"])
     return Measured(edits, RealismMeasurement.from_json(realism[row["models"][concept]]))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

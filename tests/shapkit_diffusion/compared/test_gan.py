@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch.nn import functional as F
 
+from shapkit_diffusion import runs
 from shapkit_diffusion.compared.gan import training
 from shapkit_diffusion.compared.gan.style_gan import (
     GAIN,
@@ -231,6 +232,13 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path, monkeypatch:
         train_gan(SHORT, tmp_path / "parts")
     with pytest.raises(ValueError, match="holds another run"):
         train_gan(replace(SHORT, seed=1), tmp_path / "parts", resume=True)
+    steps: list[int] = []
+    again = train_gan(SHORT, tmp_path / "parts", resume=True, progress=lambda done, total: steps.append(done))
+    assert steps == [] and torch.equal(again.constant, whole.constant)
+    monkeypatch.setattr(runs, "LOCK_PATIENCE", 0.0)
+    held = runs.RunFolder.held(tmp_path / "parts", {"gan": asdict(SHORT)}, resume=True)
+    with held, pytest.raises(ValueError, match="is in use: process"):
+        train_gan(SHORT, tmp_path / "parts", resume=True)
 
 
 def test_what_is_kept_is_the_average_of_the_generators_weights(tmp_path: Path) -> None:
@@ -253,6 +261,10 @@ def test_files_keep_sizes_and_the_rectified_layer(tmp_path: Path) -> None:
     assert torch.equal(read(z), generator(z))
     with pytest.raises(ValueError):
         load_discriminator(tmp_path / "g.safetensors")
+    for described in ("{", "[]", "{}", '{"architecture": 3}'):
+        save_file(dict(generator.state_dict()), tmp_path / "damaged.safetensors", {"network": described})
+        with pytest.raises(ValueError, match=r"damaged\.safetensors is damaged"):
+            load_generator(tmp_path / "damaged.safetensors")
     (tmp_path / "text.safetensors").write_text("no weights")
     with pytest.raises(ValueError, match="no readable state dict"):
         load_generator(tmp_path / "text.safetensors")

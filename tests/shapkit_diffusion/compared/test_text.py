@@ -13,6 +13,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
+from shapkit_diffusion import runs
 from shapkit_diffusion.autoencoders import Autoencoder, small_autoencoder
 from shapkit_diffusion.compared import text
 from shapkit_diffusion.compared.draws import choices, region_noise
@@ -135,6 +136,28 @@ def test_training_learns_and_resumes_to_the_same_numbers(tmp_path: Path, monkeyp
     assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
     saved = load_text_model(tmp_path / "parts" / "model")
     assert torch.equal(saved.embed(["red lips"]), whole.embed(["red lips"]))
+
+
+def test_a_finished_run_is_returned_and_another_model_or_process_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "LOCK_PATIENCE", 0.0)
+
+    def meanwhile(done: int, total: int) -> None:
+        with pytest.raises(ValueError, match="is in use: process"):
+            train_text_model(small(), run(3), tmp_path / "run", resume=True)
+
+    whole = train_text_model(small(), run(3), tmp_path / "run", progress=meanwhile)
+    steps: list[int] = []
+    again = train_text_model(
+        small(), run(3), tmp_path / "run", resume=True, progress=lambda done, total: steps.append(done)
+    )
+    assert steps == []
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+    other = small()
+    other.denoiser.prediction = "sample"
+    with pytest.raises(ValueError, match=r"model\.prediction is '\w+' there and 'sample' here"):
+        train_text_model(other, run(3), tmp_path / "run", resume=True)
 
 
 def test_captions_are_left_out_as_often_as_asked() -> None:

@@ -47,6 +47,7 @@ from shapkit_diffusion.compared.gan.training import (
     train_pair,
 )
 from shapkit_diffusion.compared.systems import Region
+from shapkit_diffusion.fingerprints import digits_of_weights
 from shapkit_diffusion.runs import RunFolder, write_json
 
 GROUPS_FILE = "groups.json"
@@ -175,11 +176,15 @@ def train_igan(
     pair = Pair(
         generator, discriminator.requires_grad_(True), Grouping(_first_similarity(generator, config), config.groups)
     )
-    run = RunFolder.open(folder, {"igan": asdict(config)}, resume=resume)
-    train_pair(pair, config.gan, run, extra_loss=grouping_loss(config), progress=progress)
-    groups = pair.extra.get_buffer("groups")
-    write_json(run.path / GROUPS_FILE, groups.tolist())
-    save_network(generator, run.path / GENERATOR_FILE)  # last: where it is, the run is finished
+    described = {
+        "igan": asdict(config),
+        "start": {"generator": digits_of_weights(before), "discriminator": digits_of_weights(discriminator)},
+    }
+    with RunFolder.held(folder, described, resume=resume) as run:
+        train_pair(pair, config.gan, run, extra_loss=grouping_loss(config), progress=progress)
+        groups = pair.extra.get_buffer("groups")
+        write_json(run.path / GROUPS_FILE, groups.tolist())
+        save_network(generator, run.path / GENERATOR_FILE)  # last: where it is, the run is finished
     return generator, groups
 
 
@@ -190,10 +195,13 @@ def load_igan(folder: str | Path) -> tuple[StyleGenerator, Tensor]:
         ValueError: if the folder does not hold a finished run.
     """
     generator = load_generator(Path(folder) / GENERATOR_FILE)
+    path = Path(folder) / GROUPS_FILE
     try:
-        groups = torch.tensor(json.loads((Path(folder) / GROUPS_FILE).read_text(encoding="utf-8")))
+        groups = torch.tensor(json.loads(path.read_text(encoding="utf-8")), dtype=torch.long)
     except FileNotFoundError as error:
         raise ValueError(f"{folder} holds no {GROUPS_FILE}: train_igan did not finish there") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged, it must hold a list of numbers: {error}") from error
     return generator, groups
 
 

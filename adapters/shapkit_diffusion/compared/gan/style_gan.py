@@ -324,7 +324,13 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         metadata = dict(file.metadata() or {})
     if "network" not in metadata:
         raise ValueError(f"{path} does not say its network's sizes: it is no file that save_network wrote")
-    return json.loads(metadata["network"]), weights
+    try:
+        described = json.loads(metadata["network"])
+        if not isinstance(described["architecture"], dict):
+            raise TypeError(f"its architecture is a {type(described['architecture']).__name__}")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, its metadata do not describe a network: {error}") from error
+    return described, weights
 
 
 def _architecture(described: dict[str, Any]) -> GanArchitecture:

@@ -170,10 +170,10 @@ def train_gan(
     """
     architecture = config.architecture
     pair = Pair(new_generator(architecture, config.seed), new_discriminator(architecture, config.seed))
-    run = RunFolder.open(folder, {"gan": asdict(config)}, resume=resume)
-    train_pair(pair, config, run, progress=progress)
-    save_network(pair.discriminator, run.path / DISCRIMINATOR_FILE)
-    save_network(pair.generator, run.path / GENERATOR_FILE)  # last: where it is, the run is finished
+    with RunFolder.held(folder, {"gan": asdict(config)}, resume=resume) as run:
+        train_pair(pair, config, run, progress=progress)
+        save_network(pair.discriminator, run.path / DISCRIMINATOR_FILE)
+        save_network(pair.generator, run.path / GENERATOR_FILE)  # last: where it is, the run is finished
     return pair.generator
 
 
