@@ -1,12 +1,13 @@
 """The whole idea in one run: influence of a pretrained model, fine-tuning with the penalty, and what it bought.
 
-Two copies of one model train for the same number of steps on the same batches, one with the penalty and one without
-(the control). Each, the model they started from, and the local model that comes with the package are then measured in
-the same way.
+Two copies of one model train for the same number of steps on the same batches, one to be local (with the penalty, or
+composed of a run for each region) and one not (the control). Each, the model they started from, and the local model
+that comes with the package are then measured in the same way.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ import torch
 
 from shapkit.differentiable import allowed_influence, star
 from shapkit_diffusion import report
+from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.demo_records import Measured, read_measured, write_measured
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
@@ -35,22 +37,39 @@ from shapkit_diffusion.sampling import draw_noise
 from shapkit_diffusion.stop_signals import RunStopped, TrainingStopped, stopped_by_signals
 from shapkit_diffusion.training import PenaltyConfig, TrainConfig, train
 from shapkit_diffusion.training_config import fast_precision
+from shapkit_diffusion.training_data import template_regions
 from shapkit_diffusion.workers import worker_pool
 
-PLAIN, CONTROL, PENALISED, LOCAL = "plain", "control", "with penalty", "shipped, local"
+PLAIN, CONTROL, PENALISED, COMPOSED, LOCAL = "plain", "control", "with penalty", "composed", "shipped, local"
 TIMESTEPS = (100, 500, 900)
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """One demonstration. ``base`` trains the model first where none is shipped; ``local`` measures the shipped one."""
+    """One demonstration.
+
+    Args:
+        data: ``"faces"`` or ``"photographs"``.
+        finetune: what makes the model local.
+        evaluation: how the models are measured.
+        base: trains the model first, where none is shipped.
+        local: whether the shipped local model is measured too.
+        composed: whether the model is made local by composing it, all regions together, and not by the penalty.
+        influence_images: of each measurement of influence.
+    """
 
     data: str
     finetune: TrainConfig
     evaluation: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(precision=fast_precision()))
     base: TrainConfig | None = None
     local: bool = False
+    composed: bool = False
     influence_images: int = 16
+
+    @property
+    def arm(self) -> str:
+        """What the model that was made local is called."""
+        return COMPOSED if self.composed else PENALISED
 
 
 def demo_config(data: str) -> DemoConfig:
@@ -74,8 +93,8 @@ def demo_config(data: str) -> DemoConfig:
             precision=fast_precision(),
             seed=0,
         )
-        # As docs/results/demo-photographs.json was measured; docs/study.md has photographs with the other settings.
-        return DemoConfig(data, finetune=replace(FINETUNE, steps=1200, anchor_substeps=1), base=base)
+        # The arm "photographs-composed": with few images it is best to learn everything from the model started from.
+        return DemoConfig(data, finetune=replace(FINETUNE, penalty=None), base=base, composed=True)
     raise ValueError(f"the demonstration runs on faces or photographs, got {data!r}")
 
 
@@ -124,7 +143,7 @@ def run_demo(config: DemoConfig, out: str | Path, *, resume: bool = False, overw
     """Run the demonstration into the folder ``out`` and return its summary, which is also in ``summary.json``.
 
     The folder receives ``report.html``, ``summary.json``, ``table.txt``, ``pictures/``, a run folder with model for
-    ``control`` and ``penalty``, and in ``measured/`` what was found of each model.
+    ``control`` and ``penalty`` (or ``composed``), and in ``measured/`` what was found of each model.
 
     Args:
         config: the demonstration.
@@ -178,7 +197,8 @@ def _start_model(config: DemoConfig, out: Path, pool: ProcessPoolExecutor, bars:
     if config.base is None:
         shipped_model().save(out / "plain" / "model")
     else:
-        task = pool.submit(_train_task, config.base, config.data, None, out / "plain", bars.channel("train a model"))
+        plain, channel = out / "plain", bars.channel("train a model")
+        task = pool.submit(_train_task, config.base, config.data, None, plain, channel, composed=False)
         bars.wait([task])
     return out / "plain" / "model"
 
@@ -194,28 +214,34 @@ def _train_and_measure(
         tasks[name] = pool.submit(_arm_task, training, config, plain, folder, trained, measured)
 
     # The longest first, so that both processes end together.
-    train_and_measure(PENALISED, config.finetune, out / "penalty")
+    train_and_measure(config.arm, config.finetune, out / FOLDERS[config.arm])
     if config.local:
         kept = out / "measured" / "local"
         tasks[LOCAL] = pool.submit(_measure_task, config, "local", kept, bars.channel(f"measure, {LOCAL}"))
-    train_and_measure(CONTROL, control, out / "control")
+    train_and_measure(CONTROL, control, out / FOLDERS[CONTROL])
     kept = out / "measured" / "plain"
     tasks[PLAIN] = pool.submit(_measure_task, config, plain, kept, bars.channel(f"measure, {PLAIN}"))
     bars.wait(list(tasks.values()))
-    return {name: tasks[name].result() for name in (PLAIN, CONTROL, PENALISED, LOCAL) if name in tasks}
+    return {name: tasks[name].result() for name in (PLAIN, CONTROL, config.arm, LOCAL) if name in tasks}
 
 
-def _train_task(training: TrainConfig, data: str, start: Path | None, folder: Path, channel: Any) -> None:
-    domain = open_domain(data)
-    channels, size, _ = domain.training.rows([0])[0].shape[1:]
+def _train_task(
+    training: TrainConfig, data: str, start: Path | None, folder: Path, channel: Any, *, composed: bool
+) -> None:
+    images = open_domain(data).training
+    channels, size, _ = images.rows([0])[0].shape[1:]
     model = load_denoiser(start) if start else small_denoiser(size, channels, seed=training.seed)
-    train(model, domain.training, training, folder, resume=True, progress=channel)
+    teacher = model if training.anchor else None
+    if composed:
+        model = ComposedDenoiser(model, template_regions(images, model, CONCEPTS, mirrored=training.flip))
+    train(model, images, training, folder, resume=True, teacher=teacher, progress=channel)
 
 
 def _arm_task(
     training: TrainConfig, config: DemoConfig, start: Path, folder: Path, trained: Any, measured: Any
 ) -> Measured:
-    _train_task(training, config.data, start, folder, trained)
+    composed = config.composed and folder.name == FOLDERS[COMPOSED]
+    _train_task(training, config.data, start, folder, trained, composed=composed)
     return _measure_task(config, folder / "model", folder.parent / "measured" / folder.name, measured)
 
 
@@ -260,7 +286,7 @@ def _summary(config: DemoConfig, measured: Mapping[str, Measured], floor: Mappin
         "models": models,
         "frechet_of_real_images": dict(floor),
         "compared_with_control": {
-            name: compare(models[CONTROL], figures) for name, figures in models.items() if name in (PENALISED, LOCAL)
+            name: compare(models[CONTROL], figures) for name, figures in models.items() if name in (config.arm, LOCAL)
         },
     }
 
@@ -268,11 +294,13 @@ def _summary(config: DemoConfig, measured: Mapping[str, Measured], floor: Mappin
 def compare(control: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """How a model's figures relate to the control's: locality gain, MSE-in ratio, distance ratios.
 
-    A gain above 1 means more local; the other ratios are the model's figure over the control's.
+    A gain above 1 means more local, and is infinite where nothing outside changed at all; the other ratios are the
+    model's figure over the control's.
     """
     gain, inside = {}, {}
     for concept, figures in control["locality"].items():
-        gain[concept] = figures["ratio"] / model["locality"][concept]["ratio"]
+        ratio = model["locality"][concept]["ratio"]
+        gain[concept] = figures["ratio"] / ratio if ratio else math.inf
         inside[concept] = model["locality"][concept]["mse_in"] / figures["mse_in"]
     distance = {crop: model["frechet"][crop] / value for crop, value in control["frechet"].items()}
     return {"locality_gain": gain, "mse_in_ratio": inside, "frechet_ratio": distance}
@@ -324,12 +352,13 @@ def _pictures(out: Path, measured: Mapping[str, Measured]) -> dict[str, bytes]:
         )
     samples = {name: model.evaluation.samples for name, model in measured.items()}
     pictures["Generated images"] = report.picture_of_samples(samples)
-    curves = {
-        name: RunFolder(out / folder).metrics() for name, folder in ((CONTROL, "control"), (PENALISED, "penalty"))
-    }
+    curves = {name: RunFolder(out / folder).metrics() for name, folder in FOLDERS.items() if name in measured}
     pictures["Training"] = report.picture_of_training(curves)
     return {caption: report.png(figure) for caption, figure in pictures.items()}
 
+
+FOLDERS = {CONTROL: "control", PENALISED: "penalty", COMPOSED: "composed"}
+"""Where the run of each model that a demonstration trains lies."""
 
 PICTURE_FILES = ("influence_plain", "influence", *(f"swap_{c}" for c in CONCEPTS), "samples", "training")
 
@@ -355,14 +384,22 @@ def html_page(summary: Mapping[str, Any], table: str, pictures: Mapping[str, byt
             "The shipped local model is the best of the reference study: it generates the rest of the face first and "
             "each concept in a run of its own, which sees the rest. "
         )
+    composed = summary["config"]["composed"]
+    made_local = (
+        "one composed of a run for each region, which sees no more than the allowed graph lets it, and anchored to "
+        f"{summary['config']['finetune']['anchor_substeps']} smaller steps of the model it started from"
+        if composed
+        else "one with the penalty, its denoising loss anchored to the model it started from"
+    )
+    owner = "Composing the model makes" if composed else "The dummy-player penalty makes"
     introduction = (
         "A diffusion model turns noise into an image. Here every region of the noise is a player, and every region of "
         "the image a game: by how much does each player drive it? A model whose mouth's noise repaints the hair cannot "
-        "be edited locally. The dummy-player penalty makes the noise of a concept a dummy player for all other regions."
-        f"\n\nTwo copies of one model were trained for {steps} steps on the same batches: one with the penalty, its "
-        "denoising loss anchored to the model it started from, and one without, on the ordinary denoising loss (the "
-        f"control). {shipped}MSE in and MSE out are the mean square changes of the image (in [-1, 1]) inside and "
-        "outside a concept's region when its noise is exchanged, each by its own area; their ratio is the locality, "
+        f"be edited locally. {owner} the noise of a concept a dummy player for all other regions."
+        f"\n\nTwo copies of one model were trained for {steps} steps on the same batches: {made_local}, and one "
+        f"without, on the ordinary denoising loss (the control). {shipped}MSE in and MSE out are the mean square "
+        "changes of the image (in [-1, 1]) inside and outside a concept's region when its noise is exchanged, each by "
+        "its own area; their ratio is the locality, "
         f"lower is better. The Fréchet distance compares {domain.extractor_name} with those of real images, for the "
         "whole image and for each concept's crop. 'Influence outside' is the share of a region's change that regions "
         "outside the allowed graph drive, from noise to image."
@@ -375,7 +412,7 @@ def html_page(summary: Mapping[str, Any], table: str, pictures: Mapping[str, byt
 def verdict(summary: Mapping[str, Any]) -> str:
     """What the figures say against the control, a few sentences."""
     said = [_said(name, against) for name, against in summary["compared_with_control"].items()]
-    pairs = next(iter(summary["models"][PENALISED]["locality"].values()))["n_pairs"]
+    pairs = next(iter(summary["models"][CONTROL]["locality"].values()))["n_pairs"]
     images = summary["config"]["evaluation"]["images"]
     said.append(f"Measured on {pairs} pairs and {images} generated images, in {summary['seconds']:.0f} seconds.")
     return "\n\n".join(said)

@@ -100,6 +100,21 @@ def interrupted(folder: Path, by: signal.Signals, *, at: str) -> tuple[int, str]
     return process.returncode, errors
 
 
+def test_a_demonstration_that_composes_has_a_composed_model_beside_the_control(tmp_path: Path) -> None:
+    few = replace(QUICK, steps=4, penalty=None)
+    config = replace(SMALL, base=few, finetune=replace(few, anchor=True, anchor_substeps=2), composed=True)
+    with contextlib.redirect_stdout(io.StringIO()):
+        summary = run_demo(config, tmp_path / "demo")
+    assert list(summary["models"]) == ["plain", "control", "composed"]
+    assert list(summary["compared_with_control"]) == ["composed"]
+    local, control = (load_denoiser(tmp_path / "demo" / name / "model") for name in ("composed", "control"))
+    assert isinstance(local, ComposedDenoiser) and not local.composition.staged
+    assert not isinstance(control, ComposedDenoiser)
+    assert local.regions.names == (*CONCEPTS, "rest")
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "one composed of a run for each region" in page and "anchored to 2 smaller steps" in page
+
+
 def test_a_terminated_demonstration_goes_on_to_the_same_figures(
     shown: Shown, tmp_path: Path, none_left: Callable[[str], bool]
 ) -> None:
@@ -211,10 +226,10 @@ def test_comparison_reads_gains_the_right_way_round() -> None:
 
 
 def test_configurations_compare_equal_steps_and_unknown_data_is_refused() -> None:
-    for data in ("faces", "photographs"):
-        config = demo_config(data)
-        assert config.finetune.penalty is not None and config.finetune.penalty.graph == "star"
-    assert demo_config("photographs").base is not None
+    faces, photographs = demo_config("faces"), demo_config("photographs")
+    assert faces.finetune.penalty is not None and faces.finetune.penalty.graph == "star" and not faces.composed
+    assert photographs.composed and photographs.finetune == replace(faces.finetune, penalty=None)
+    assert photographs.base is not None and faces.base is None
     with pytest.raises(ValueError, match="faces or photographs"):
         demo_config("dogs")
 
