@@ -256,3 +256,37 @@ def test_mistakes_are_one_line_and_leave_nothing(
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1, error
         assert not new.exists() and sorted(p.name for p in taken.iterdir()) == ["file"], arguments
+
+
+@pytest.mark.parametrize("local", [["--weight", "24"], ["--composed", "together"]], ids=lambda options: options[0][2:])
+def test_noise_prediction_of_photographs_is_trained_made_local_and_edited(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], local: list[str]
+) -> None:
+    """The way that published checkpoints predict, on real images: losses stay finite, images in range."""
+    base, tuned, out = tmp_path / "base", tmp_path / "tuned", tmp_path / "edits"
+    common = ["--data", "photographs", "--batch-size", "8", "--log-every", "1", "--precision", "no", "--warmup", "1"]
+    channels = ["--prediction", "epsilon", "--channels", "8", "8", "16"]
+    assert main(["train", *common, *channels, "--steps", "40", "--out", str(base)]) == 0
+    assert main(["finetune", *common, *local, "--steps", "8", "--model", str(base / "model"), "--out", str(tuned)]) == 0
+    trained = [json.loads(line)["denoising"] for line in (base / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(trained[-5:]) < 0.8 * np.mean(trained[:5])
+    for line in (tuned / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        assert record["denoising"] < 10 and record["penalty"] < 2  # of the noise's own size, not 1 over no signal's
+    denoiser = load_denoiser(tuned / "model")
+    assert denoiser.prediction == "epsilon" and denoiser.ddim.clip_sample
+    photograph = open_domain("photographs").training.rows([3])[0][0]
+    Image.fromarray(photograph[0]).save(tmp_path / "photograph.png")
+    command = ["edit", "--data", "photographs", "--model", str(tuned / "model"), "--region", "mouth", "--steps", "10"]
+    command += ["--image", str(tmp_path / "photograph.png"), "--variants", "1"]
+    capsys.readouterr()
+    assert main([*command, "--out", str(out)]) == 0
+    psnr = json.loads((out / "round_trip.json").read_text())["psnr_db"][0]
+    assert psnr > 25 and f"{psnr:.1f} dB" in capsys.readouterr().out
+    original, edited = (
+        np.asarray(Image.open(out / f"{name}-image-1.png")).astype(int) for name in ("reconstruction", "variant-1")
+    )
+    assert (original != edited).any()
+    assert main([*command, "--no-clip", "--timestep-spacing", "trailing", "--out", str(tmp_path / "free")]) == 0
+    settings = json.loads((tmp_path / "free" / "config.json").read_text())
+    assert settings["clip"] is False and settings["timestep_spacing"] == "trailing"
