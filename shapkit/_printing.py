@@ -87,8 +87,17 @@ def _headline(attribution: Attribution) -> str:
     order = "" if attribution.order == 1 else f", order {attribution.order}"
     return (
         f"{attribution.index} values of {_counted(attribution.n_players, 'player')}{order}, {attribution.method}, "
-        f"{_counted(attribution.n_evaluations, 'evaluation')}{', interrupted' if attribution.interrupted else ''}"
+        f"{_counted(attribution.n_evaluations, 'evaluation')}{_ending(attribution)}"
     )
+
+
+def _ending(attribution: Attribution) -> str:
+    """What ended the evaluations, where the method does not say it: a budget needs no mention."""
+    if attribution.interrupted:
+        return ", interrupted"
+    if attribution.method == "exact" or attribution.stopped_by in ("", "budget"):
+        return ""
+    return ", exact" if attribution.stopped_by == "all coalitions" else f", stopped by {attribution.stopped_by}"
 
 
 def _ends(attribution: Attribution) -> str:

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 Floats: TypeAlias = NDArray[np.float64]
 PlotKind: TypeAlias = Literal["bars", "heatmap", "network"]
 
-_FILE_FORMAT = "shapkit.Attribution 3"
-# 1 had neither order nor seeds, 2 no degrees of freedom
-_READABLE_FORMATS = ("shapkit.Attribution 1", "shapkit.Attribution 2", _FILE_FORMAT)
+_FILE_FORMAT = "shapkit.Attribution 4"
+# 1 had neither order nor seeds, 2 no degrees of freedom, 3 no stopped_by
+_READABLE_FORMATS = (*(f"shapkit.Attribution {number}" for number in (1, 2, 3)), _FILE_FORMAT)
 _PAYOFFS = ("values", "standard_errors", "empty_value", "grand_value")
 _BY_TERM = ("values", "standard_errors", "degrees_of_freedom")
 _ARRAYS = (*_PAYOFFS, "degrees_of_freedom")
-_FACTS = ("n_evaluations", "names", "index", "method", "order", "seeds", "interrupted")
+_FACTS = ("n_evaluations", "names", "index", "method", "order", "seeds", "interrupted", "stopped_by")
 _NAMES_IN_ERRORS = 20
 
 
@@ -63,13 +63,16 @@ class Attribution:
             to be.
         empty_value: float64 (*output_shape), the payoff of the empty coalition.
         grand_value: float64 (*output_shape), the payoff of all players together.
-        n_evaluations: how many coalitions were evaluated.
+        n_evaluations: how many coalitions were evaluated; for an estimate, how many were asked for, those included that
+            a cache answered or the run remembered.
         names: one per player.
         index: what the values are: "shapley", "banzhaf", "k-SII", ...
         method: how the values were had, "exact" or the estimator's name.
         order: the largest size of a coalition that has a value.
         seeds: of the random draws behind the values; () where there were none, or nobody knows.
         interrupted: whether Ctrl-C ended the estimate before its budget or rule did.
+        stopped_by: what ended the evaluations: "all coalitions", after which values are exact; "budget"; a rule, as it
+            is written, such as "RelativeError(0.02)"; or "interrupt". Empty where nobody knows.
 
     Raises:
         ValueError: the arrays' shapes do not fit together or to the names, a standard error is negative, or a field
@@ -105,6 +108,7 @@ class Attribution:
     seeds: tuple[int, ...] = ()
     interrupted: bool = False
     degrees_of_freedom: Floats | None = None
+    stopped_by: str = ""
 
     # np.float64(2) * attribution must be ours to compute, not an array of products
     __array_ufunc__: ClassVar[None] = None
@@ -115,7 +119,7 @@ class Attribution:
         for name in _ARRAYS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
-        for name in ("index", "method"):
+        for name in ("index", "method", "stopped_by"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} must be a string, got {getattr(self, name)!r}")
         object.__setattr__(self, "n_evaluations", checked_integer("n_evaluations", self.n_evaluations, least=0))
@@ -375,6 +379,7 @@ class Attribution:
             order=self.order,
             seeds=tuple(sorted({*self.seeds, *other.seeds})),
             interrupted=self.interrupted or other.interrupted,
+            stopped_by=self.stopped_by if self.stopped_by == other.stopped_by else "",
         )
 
     def __radd__(self, other: int) -> Attribution:

@@ -85,6 +85,7 @@ def exact(game: Game, index: Index = "shapley", order: int | None = None, progre
         index=index,
         method="exact",
         order=order,
+        stopped_by="all coalitions",
     )
 
 

@@ -5,13 +5,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
 
 from shapkit._checks import positive_integer
 from shapkit.attribution import Attribution
+from shapkit.coalitions import members_of_masks
 from shapkit.estimators.anytime import Run, Sampler
 from shapkit.estimators.gaussian_process import GaussianProcessSampler
 from shapkit.estimators.kernel import KernelSampler
+from shapkit.estimators.known_payoffs import KnownPayoffs
 from shapkit.estimators.leverage import LeverageSampler
 from shapkit.estimators.permutation import AntitheticSampler, PermutationSampler
 from shapkit.estimators.regression_adjusted import RegressionAdjustedSampler
@@ -21,9 +27,13 @@ from shapkit.exact import MAX_EXACT_PLAYERS, exact
 from shapkit.games import Game
 from shapkit.randomness import counter_bits
 
-DEFAULT_BUDGET = 2**16
+DEFAULT_SECONDS = 60.0
+DEFAULT_STOP = RelativeError(0.02) | Seconds(DEFAULT_SECONDS)
+"""What ends `explain` without a budget or a rule, where there are too many coalitions to evaluate them all."""
 
 _MOST_MODELLED_PLAYERS = 1_000  # with more, "auto" samples permutations
+_MOST_ENUMERATED_PLAYERS = 20  # by `explain`, unasked
+_LONG_ENOUGH = 0.1  # seconds, to judge by
 
 SAMPLERS: dict[str, Callable[[Game, int], Sampler]] = {
     "permutation": PermutationSampler,
@@ -45,15 +55,19 @@ def estimate(
     stop: StoppingRule | None = None,
     progress: bool = False,
 ) -> Attribution:
-    """Return estimated Shapley values with standard errors; exact ones where the budget pays for all coalitions.
+    """Return estimated Shapley values with standard errors; exact ones once all coalitions are known.
+
+    No run takes more than the 2**n_players evaluations that all coalitions cost: then the values are exact, their
+    `standard_errors` are None, and `stopped_by` says so. That holds where the payoffs of all coalitions fit in 32 MiB,
+    for up to 22 players; beyond, methods that draw with replacement evaluate all when they have spent as much.
 
     Ctrl-C ends the estimate: what is known by then is returned, with `interrupted` set, and can be extended. Where
     nothing is known by then, KeyboardInterrupt is raised as ever. An executor's workers finish what they have begun.
 
     Args:
         game: any number of players.
-        budget: the most coalitions to evaluate, those that the game's cache answers included. Give this, or
-            `stop`, or both.
+        budget: the most coalitions to evaluate, those included that the game's cache answers and, with few players,
+            those that come again and are remembered. Give this, or `stop`, or both.
         method: "auto", whose choice the result's `method` names: "exact" where `budget` alone limits the run and pays
             for all coalitions; else "gaussian_process", the most accurate of these per evaluation in
             `benchmarks/accuracy.py`, for up to 1,000 players, and "antithetic" for more, or "permutation" where the
@@ -82,19 +96,22 @@ def estimate(
     >>> phi = estimate(game, budget=200)
     >>> phi.method, phi.n_evaluations, round(float(phi.values.sum()), 9)
     ('gaussian_process', 200, 1.0)
-    >>> estimate(game, method="antithetic", stop=StandardError(0.02)).standard_errors.max() <= 0.02
-    np.True_
+    >>> many = shapkit.weighted_voting(range(20), quota=100)
+    >>> estimate(many, method="antithetic", stop=StandardError(0.02) | Budget(100_000)).stopped_by
+    'StandardError(0.02)'
+    >>> estimate(game, budget=2_000, method="antithetic").stopped_by  # there are 1,024
+    'all coalitions'
     """
     if method == "auto":
         counter_bits(seed)  # refuses what is no seed, whatever is chosen
         if stop is None and budget is not None and affordable(game, positive_integer("budget", budget)):
             return exact(game, progress=progress)
-        method = "gaussian_process" if game.n_players <= _MOST_MODELLED_PLAYERS else "antithetic"
+        method = _modelling(game)
         if method == "antithetic" and budget is not None and budget < 2 * game.n_players:  # pays for no pair
             method = "permutation"
     if method not in SAMPLERS:
         raise ValueError(f"method must be 'auto' or one of {', '.join(map(repr, SAMPLERS))}, got {method!r}")
-    run = Run(SAMPLERS[method](game, seed), method)
+    run = _run(game, method, seed)
     return run.go_on(run.limit(0, budget, stop), stop, progress)
 
 
@@ -105,19 +122,23 @@ def explain(
     stop: StoppingRule | None = None,
     progress: bool = False,
 ) -> Attribution:
-    """Return Shapley values, exact where `budget` pays for all coalitions and estimated otherwise.
+    """Return Shapley values, exact where that is affordable and estimated otherwise.
+
+    Without `budget` and `stop`, the first evaluations are timed. Where there are at most 2**20 coalitions and they will
+    take at most a minute, all are evaluated. Otherwise `DEFAULT_STOP` ends an estimate: standard errors of 2 % of the
+    largest value, or a minute. Which of these it was is in `stopped_by`; on another machine it may be another.
 
     Args:
         game: any number of players.
-        budget: the most coalitions to evaluate; by default 2**16, which is exact for up to 16 players.
+        budget: the most coalitions to evaluate; values are exact where it pays for all.
         seed: as for `estimate`; exact values do not depend on it.
         stop: as for `estimate`, of which `method="auto"` does the work; with a rule, values are not exact unless the
             rule waits for that.
         progress: show a bar with an estimate of the time left.
 
     Returns:
-        an Attribution with values (n_players, *output_shape) in the unit of the payoff. Its `method` says
-        which way was taken; `standard_errors` is None when the values are exact.
+        an Attribution with values (n_players, *output_shape) in the unit of the payoff. Its `method` says which way
+        was taken, and its `stopped_by` what ended it; `standard_errors` is None when the values are exact.
 
     Raises:
         ValueError: the budget is too small even for an estimate, a bad seed or rule, or what `Game` raises.
@@ -129,7 +150,39 @@ def explain(
     >>> explain(shapkit.weighted_voting(range(20), quota=100), budget=200).method
     'gaussian_process'
     """
-    return estimate(game, DEFAULT_BUDGET if budget is None else budget, seed=seed, stop=stop, progress=progress)
+    if budget is not None or stop is not None:
+        return estimate(game, budget, seed=seed, stop=stop, progress=progress)
+    run = _run(game, _modelling(game), seed)
+    if game.n_players <= _MOST_ENUMERATED_PLAYERS and _seconds_for_all(run.game) <= DEFAULT_SECONDS:
+        return replace(exact(run.game, progress=progress), n_evaluations=2**game.n_players)
+    return run.go_on(run.limit(0, None, DEFAULT_STOP), DEFAULT_STOP, progress)
+
+
+def _run(game: Game, method: str, seed: int) -> Run:
+    return Run(game, lambda known: SAMPLERS[method](known, seed), method)
+
+
+def _modelling(game: Game) -> str:
+    """The method for this number of players, where the budget is no matter."""
+    return "gaussian_process" if game.n_players <= _MOST_MODELLED_PLAYERS else "antithetic"
+
+
+def _seconds_for_all(game: KnownPayoffs) -> float:
+    """How long all coalitions will take, judged by a few, more of them where that takes no time.
+
+    The first two, nobody and everybody, are not timed: they may load a model. The game remembers all of them.
+    """
+    n_all = 2**game.n_players
+    game(np.repeat([[False], [True]], game.n_players, axis=1))
+    first, n_timed, seconds = 1, 1, 0.0
+    while first < n_all and seconds < _LONG_ENOUGH:
+        last = min(first + n_timed, n_all)
+        coalitions = members_of_masks(np.arange(first, last), game.n_players)
+        began = time.perf_counter()
+        game(coalitions)
+        seconds = time.perf_counter() - began
+        first, n_timed = last, 4 * n_timed
+    return float(4 * seconds / n_timed * (n_all - first))
 
 
 def affordable(game: Game, budget: int) -> bool:
@@ -138,7 +191,7 @@ def affordable(game: Game, budget: int) -> bool:
 
 
 __all__ = [
-    "DEFAULT_BUDGET",
+    "DEFAULT_STOP",
     "SAMPLERS",
     "Budget",
     "RelativeError",

@@ -13,7 +13,9 @@ from typing import Protocol
 
 from shapkit._checks import positive_integer
 from shapkit.attribution import Attribution
+from shapkit.estimators.known_payoffs import KnownPayoffs
 from shapkit.estimators.stopping import StoppingRule
+from shapkit.exact import MAX_EXACT_PLAYERS, exact
 from shapkit.games import Game
 from shapkit.progress import forecast_bar
 
@@ -52,28 +54,44 @@ class Sampler(Protocol):
 class Run:
     """A sampler and how far it is: what an estimate and its extensions have in common.
 
+    A game has 2**n_players coalitions, and no run needs more. Methods that draw with replacement ask for some again and
+    again; the run remembers their payoffs, where there is room, and the game is asked for each once. A run that has
+    spent as much as all coalitions cost evaluates those that are missing, and its values are exact. Where there is no
+    room, all are evaluated then, if that many more are allowed.
+
     Args:
-        sampler: one that nobody else advances.
-        method: what it is called.
+        game: any number of players.
+        sampler: makes a sampler of a game.
+        method: what that is called.
 
     Attributes:
-        sampler, method: as given.
-        n_evaluations: how many coalitions the sampler has evaluated.
-        known: what it said last; None before there was an estimate of every player.
+        game: the game, with what is remembered of it.
+        sampler: at work on it.
+        method: as given.
+        n_evaluations: how many coalitions the sampler has asked for.
+        complete: whether all coalitions are known, and the values exact.
+        known: what the sampler said last; None before there was an estimate of every player.
         known_at: after how many evaluations that was.
     """
 
-    def __init__(self, sampler: Sampler, method: str) -> None:
-        self.sampler = sampler
+    def __init__(self, game: Game, sampler: Callable[[Game], Sampler], method: str) -> None:
+        self.game = KnownPayoffs(game)
+        self.sampler = sampler(self.game)
         self.method = method
         self.n_evaluations = 0
+        self.complete = False
         self.known: Attribution | None = None
         self.known_at = 0
 
     @property
+    def _n_coalitions(self) -> float:
+        """How many coalitions there are; infinite where they are too many to be enumerated."""
+        return 1 << self.game.n_players if self.game.n_players <= MAX_EXACT_PLAYERS else math.inf
+
+    @property
     def least_budget(self) -> int:
-        """The fewest evaluations that give an estimate of every player, where the sampler says so."""
-        return int(getattr(self.sampler, "least_budget", 1))
+        """The fewest evaluations that give a value of every player, where the sampler says so."""
+        return int(min(getattr(self.sampler, "least_budget", 1), self._n_coalitions))
 
     def limit(self, n_granted: int, budget: int | None, stop: StoppingRule | None) -> float:
         """Return how many evaluations must not be exceeded, those before included; infinite where no number is set.
@@ -94,7 +112,7 @@ class Run:
         if limit < self.least_budget:
             raise ValueError(
                 f"budget is {int(limit)} evaluations, expected at least {self.least_budget}: method {self.method!r} "
-                f"has no estimate of {self.sampler.game.n_players} players before"
+                f"has no estimate of {self.game.n_players} players before"
             )
         return limit
 
@@ -109,10 +127,10 @@ class Run:
             Exception: what `Game` raises.
         """
         interrupt: KeyboardInterrupt | None = None
-        stopped = False
+        ended_by: str | None = None
         try:
             with forecast_bar(self.method, self.n_evaluations, progress) as report:
-                stopped = _Leg(self, limit, stop, report).stops()
+                ended_by = _Leg(self, limit, stop, report).ends()
         except KeyboardInterrupt as error:
             interrupt = error
             self.known_at = -1  # it may have come between a step and its being counted
@@ -120,13 +138,38 @@ class Run:
         if self.known is None:
             raise interrupt or ValueError(f"{self.n_evaluations} evaluations give no estimate of every player")
         # What was granted and is less than a unit stays granted: two budgets in turn are as good as their sum.
-        all_granted = math.isfinite(limit) and not stopped and interrupt is None
+        all_granted = math.isfinite(limit) and not ended_by and interrupt is None
         n_granted = int(limit) if all_granted else self.n_evaluations
-        result = replace(self.known, interrupted=interrupt is not None)
+        if interrupt is not None:
+            ended_by = "interrupt"
+        elif self.complete:
+            ended_by = "all coalitions"
+        result = replace(self.known, interrupted=interrupt is not None, stopped_by=ended_by or "budget")
         return result.with_continuation(Continuation(self, self.n_evaluations, n_granted))
 
-    def advance(self, n_evaluations: int, most: int) -> int:
-        """Spend about `n_evaluations`, at least a unit and at most `most`, and return how many; 0 if that is none."""
+    def advance(self, n_evaluations: int, most: int, limit: float) -> int:
+        """Spend about `n_evaluations`, at least a unit and at most `most`, and return how many; 0 if that is none.
+
+        Once as many have been spent as there are coalitions, those that are missing are the last unit, and may take
+        more than `most`, but not more than up to `limit` in all.
+        """
+        if self.complete or self._sampler_is_complete:
+            return 0
+        left = self._n_coalitions - self.n_evaluations
+        spent = self._sample(n_evaluations, int(min(most, left))) if left > 0 else 0
+        if most < left or 0 < spent < left or self._sampler_is_complete:
+            return spent
+        cost = self._n_coalitions - (self.n_evaluations if self.game.remembers else 0)
+        if self.n_evaluations + cost > limit:
+            return spent + self._sample(n_evaluations, most - spent)
+        found = exact(self.game)  # what it remembers is not evaluated again
+        self.n_evaluations += int(cost)
+        self.known = replace(found, n_evaluations=self.n_evaluations, method=self.method)
+        self.known_at, self.complete = self.n_evaluations, True
+        return spent + int(cost)
+
+    def _sample(self, n_evaluations: int, most: int) -> int:
+        """Have the sampler spend about `n_evaluations`, at least a unit and at most `most`, and return how many."""
         step = min(n_evaluations, most)
         while True:
             try:
@@ -140,15 +183,22 @@ class Run:
                 return spent
             step = min(2 * step, most)
 
+    @property
+    def _sampler_is_complete(self) -> bool:
+        return bool(getattr(self.sampler, "complete", False))
+
     def look(self) -> None:
         """Bring `known` up to date."""
-        if self.known_at == self.n_evaluations:
+        if self.complete or self.known_at == self.n_evaluations:
             return
         try:
             self.known = self.sampler.attribution()
         except ValueError:  # no estimate of every player yet
             return
         self.known_at = self.n_evaluations = self.known.n_evaluations
+        if self._sampler_is_complete:
+            self.known = replace(self.known, standard_errors=None, degrees_of_freedom=None, seeds=())
+            self.complete = True
 
 
 @dataclass(frozen=True)
@@ -187,33 +237,34 @@ class _Leg:
 
     def __init__(self, run: Run, limit: float, stop: StoppingRule | None, report: Report) -> None:
         self._run, self._limit, self._stop, self._report = run, limit, stop, report
-        self._step = max(_FIRST_STEP, run.sampler.game.batch_size or 0)
+        self._step = max(_FIRST_STEP, run.game.batch_size or 0)
         self._began = time.monotonic()
         self._began_at = run.n_evaluations
 
-    def stops(self) -> bool:
-        """Go to the limit, or as near as the sampler gets; True where the rule ended it before."""
-        stopped = self._drives()
+    def ends(self) -> str | None:
+        """Go to the limit, or as near as the sampler gets, and return which rule ended it before; None if none did."""
+        ended_by = self._drives()
         self._report(self._run.n_evaluations, self._run.n_evaluations)
-        return stopped
+        return ended_by
 
-    def _drives(self) -> bool:
+    def _drives(self) -> str | None:
         if self._stop is None:
             return self._goes_to(self._limit)
         for check in self._checks():
-            if self._goes_to(check):
-                return True
-            self._run.look()
-            if self._says_stop():
-                return True
-        return False
+            ended_by = self._goes_to(check)
+            if ended_by is None:
+                self._run.look()
+                ended_by = self._rule()
+            if ended_by is not None or self._run.complete:
+                return ended_by
+        return None
 
     def _checks(self) -> Iterator[float]:
         """The numbers of evaluations at which what is known is brought up to date."""
         run = self._run
         if run.n_evaluations:
             yield run.n_evaluations
-        check = max(run.least_budget, run.sampler.game.n_players + 1)
+        check = max(run.least_budget, run.game.n_players + 1)
         while check < min(self._limit, _ENDLESS):
             if check > run.n_evaluations:
                 yield check
@@ -221,8 +272,8 @@ class _Leg:
         if math.isfinite(self._limit):
             yield self._limit
 
-    def _goes_to(self, target: float) -> bool:
-        """Go on to `target` evaluations, or as near as whole units get; True where the rule ended it before."""
+    def _goes_to(self, target: float) -> str | None:
+        """Go on to `target` evaluations, or as near as whole units get; which rule ended it before, if one did."""
         run = self._run
         while run.n_evaluations < target:
             expected = self._expected()
@@ -231,20 +282,23 @@ class _Leg:
             if run.n_evaluations < expected < math.inf:  # a clock may leave time for less
                 step = min(step, math.ceil(expected - run.n_evaluations))
             began = time.monotonic()
-            if run.advance(step, int(target - run.n_evaluations)) == 0:
-                return False
+            if run.advance(step, int(target - run.n_evaluations), self._limit) == 0:
+                return None
             if step == self._step and time.monotonic() - began < _LONG_STEP:
                 self._step *= 2
             self._report(run.n_evaluations, expected)
-            if self._says_stop():
-                return True
-        return False
+            ended_by = self._rule()
+            if ended_by is not None:
+                return ended_by
+        return None
 
-    def _says_stop(self) -> bool:
+    def _rule(self) -> str | None:
+        """The rule that says stop, if one does."""
         known = self._run.known
         if self._stop is None or known is None:
-            return False
-        return self._stop.stop(known, self._run.known_at, time.monotonic() - self._began)
+            return None
+        facts = (known, self._run.known_at, time.monotonic() - self._began)
+        return self._stop.reason(*facts) if self._stop.stop(*facts) else None
 
     def _expected(self) -> float:
         """How many evaluations there will be at the end of this leg; infinite where nobody knows."""

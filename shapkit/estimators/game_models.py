@@ -6,13 +6,14 @@ complements of the first, and row 0 is the empty coalition.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shapkit.coalitions import Coalitions
 from shapkit.estimators.boosted_trees import BoostedTrees, fit_boosted_trees
+from shapkit.estimators.own_unit import exponents_of
 from shapkit.estimators.paired_regression import centred
 from shapkit.estimators.paired_samples import row_blocks
 
@@ -85,6 +86,12 @@ def fit_linear(coalitions: Coalitions, payoffs: Floats) -> LinearGame:
            [2.],
            [3.]])
     """
+    exponents = exponents_of(payoffs)
+    return LinearGame(np.ldexp(_linear_values(coalitions, np.ldexp(payoffs, -exponents)), exponents))
+
+
+def _linear_values(coalitions: Coalitions, payoffs: Floats) -> Floats:
+    """What `fit_linear` gives each player (n_players, n_columns); squares of the payoffs must not overflow."""
     half, n_players = len(coalitions) // 2, coalitions.shape[1]
     odd, members = (payoffs[:half] - payoffs[half:])[1:] / 2, coalitions[1:half]
     total = payoffs[half] - payoffs[0]
@@ -104,7 +111,7 @@ def fit_linear(coalitions: Coalitions, payoffs: Floats) -> LinearGame:
         left = 1 - (design @ vectors) ** 2 @ inverses.T  # of each residual, after fitting to it: one minus its leverage
         for number, solution in enumerate(solutions):
             left_out[number] += (((targets[rows] - design @ solution) / left[:, number, None]) ** 2).sum()
-    return LinearGame(total / n_players + solutions[int(left_out.argmin())])
+    return np.asarray(total / n_players + solutions[int(left_out.argmin())])
 
 
 def fit_trees(coalitions: Coalitions, payoffs: Floats) -> MeanOfGames | LinearGame:
@@ -123,12 +130,17 @@ def fit_trees(coalitions: Coalitions, payoffs: Floats) -> MeanOfGames | LinearGa
     n_trees = min(_MOST_TREES, _MOST_STEPS // steps_per_tree)
     if n_trees < _FEWEST_TREES:
         return linear
-    predicted = linear.predict(coalitions)
+    exponents = exponents_of(payoffs)  # squares of payoffs in that unit neither overflow nor vanish
+    payoffs = np.ldexp(payoffs, -exponents)
+    predicted = np.ldexp(linear.predict(coalitions), -exponents)
     half = len(coalitions) // 2
     # Only the odd part of the additive game is taken out: the even part of payoffs says what the odd part may be.
     predicted -= (predicted[:half] + predicted[half:])[np.arange(len(coalitions)) % half] / 2
     games: list[LinearGame | BoostedTrees] = [linear] * len(_DEPTHS)
     for depth in _DEPTHS:
         for targets in (payoffs, payoffs - predicted):
-            games.append(fit_boosted_trees(coalitions, targets, n_trees, depth, learning_rate=0.3, shrinkage=5.0))
+            trees = fit_boosted_trees(coalitions, targets, n_trees, depth, learning_rate=0.3, shrinkage=5.0)
+            games.append(
+                replace(trees, leaves=np.ldexp(trees.leaves, exponents), constant=np.ldexp(trees.constant, exponents))
+            )
     return MeanOfGames(tuple(games), divisor=2 * len(_DEPTHS))

@@ -14,6 +14,7 @@ from shapkit._checks import checked_integer
 from shapkit.attribution import Attribution
 from shapkit.estimators.odd_components import MAX_CHOOSING_PLAYERS, OddModel, components
 from shapkit.estimators.odd_kernel import pair_shapley
+from shapkit.estimators.own_unit import GameInOwnUnit
 from shapkit.estimators.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
 from shapkit.estimators.paired_samples import PairedSamples, residual_rates, stratified_variances, weighted_marginals
 from shapkit.games import Game
@@ -76,6 +77,7 @@ class GaussianProcessSampler:
 
     def __init__(self, game: Game, seed: int = 0) -> None:
         self.game = game
+        self._measured = GameInOwnUnit(game)
         self.seed = checked_integer("seed", seed, least=0)
         counter_bits(self.seed)  # refuses what is too large
         n_players = game.n_players
@@ -113,6 +115,13 @@ class GaussianProcessSampler:
             return spent
         return spent + self._evaluate_more(n_left - spent)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every pair has been evaluated, so that the values are exact."""
+        if self._ends is None:
+            return False
+        return len(self._signs) == n_pairs_of(self.game.n_players) or (self._more is not None and self._more.complete)
+
     def attribution(self) -> Attribution:
         """Return the values known so far; standard errors are NaN where everybody and nobody is all that is known.
 
@@ -128,7 +137,7 @@ class GaussianProcessSampler:
         # What the posterior misses efficiency by is rounding: it is shared out.
         values = values + ((grand - empty).ravel() - values.sum(axis=0)) / max(len(values), 1)
         shape = (self.game.n_players, *empty.shape)
-        return Attribution(
+        known = Attribution(
             values=values.reshape(shape),
             standard_errors=np.sqrt(variances).reshape(shape),
             empty_value=empty.copy(),
@@ -139,14 +148,14 @@ class GaussianProcessSampler:
             method="gaussian_process",
             seeds=(self.seed,),
         )
+        return self._measured.restored(known)
 
     def _evaluate_nobody(self, n_left: int) -> int:
         """The one coalition of a game without players."""
         if n_left == 0 or self._ends is not None:
             return 0
-        n_before = self.game.n_evaluations
-        payoff = self.game(np.zeros((1, 0), dtype=bool))[0]
-        self._n_evaluations += self.game.n_evaluations - n_before
+        payoff = self._measured(np.zeros((1, 0), dtype=bool))[0]
+        self._n_evaluations = 1
         self._ends = payoff, payoff
         self._signs, self._odd = np.ones((1, 0)), np.zeros((1, payoff.size))
         return 1
@@ -155,9 +164,8 @@ class GaussianProcessSampler:
         """Evaluate planned pairs; nothing changes where the game raises an exception."""
         signs, planned = self._planned[:n_most], self._planned[n_most:]
         members = signs > 0
-        n_before = self.game.n_evaluations
-        payoffs = self.game(np.concatenate([members, ~members]))
-        self._n_evaluations += self.game.n_evaluations - n_before
+        payoffs = self._measured(np.concatenate([members, ~members]))
+        self._n_evaluations += len(payoffs)
         outputs = payoffs.reshape(len(payoffs), -1)
         odd = outputs[: len(signs)] / 2 - outputs[len(signs) :] / 2  # halved first: the difference may overflow
         if self._ends is None:
@@ -172,7 +180,7 @@ class GaussianProcessSampler:
             return 0
         if self._more is None:
             assert self._ends is not None
-            self._more = PairedSamples(self.game, self.seed, _MORE_STREAM, residual_rates, np.stack(self._ends))
+            self._more = PairedSamples(self._measured, self.seed, _MORE_STREAM, residual_rates, np.stack(self._ends))
         spent = self._more.advance(n_left)
         if spent:
             self._known = None
@@ -199,7 +207,7 @@ class GaussianProcessSampler:
         n_players, n_outputs = self.game.n_players, self._odd.shape[1]
         if self._more is not None and self._more.complete:
             return self._more.exact_values(), np.zeros((n_players, n_outputs))
-        if len(self._signs) == n_pairs_of(n_players):
+        if self.complete:
             exact = pair_shapley(self._signs).T @ self._odd if n_players else np.empty((0, n_outputs))
             return exact, np.zeros_like(exact)
         if len(self._signs) == 1:

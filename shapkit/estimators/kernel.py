@@ -54,4 +54,4 @@ class KernelSampler(PairedSampler):
         Raises:
             ValueError: nothing has been evaluated yet.
         """
-        return regression_attribution(self._samples, "kernel")
+        return self._measured.restored(regression_attribution(self._samples, "kernel"))

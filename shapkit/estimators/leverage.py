@@ -63,4 +63,4 @@ class LeverageSampler(PairedSampler):
         Raises:
             ValueError: nothing has been evaluated yet.
         """
-        return regression_attribution(self._samples, "leverage")
+        return self._measured.restored(regression_attribution(self._samples, "leverage"))

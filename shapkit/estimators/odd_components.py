@@ -21,6 +21,7 @@ _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
 _VOTING_ROUGHNESS = 0.03
 _LEAST_ROUGHNESS = 1e-9
 _SAME = 1e-11  # relative: rounding
+_GRID = 2.0**30  # steps per unit that payoffs are rounded to before parameters are fitted to them
 _TAIL = -1  # key of the components beyond the leading ones
 
 
@@ -54,6 +55,9 @@ def additive_values(signs: Floats, odd: Floats) -> tuple[Floats, NDArray[np.bool
 class Component:
     """Columns that share a kernel, scaled to mean square 1, and what they add to each output.
 
+    Parameters are fitted to scores rounded to 2**-30. The search for them is long and its course chaotic: where payoffs
+    differ in their last digit, as those of one game in two units do, so would the parameters in their third.
+
     Attributes:
         key: which component it is, from one fit to the next.
         scores: (n_pairs, n_columns).
@@ -73,14 +77,14 @@ class Component:
         rows = _fitted_rows(len(signs))
         start = starts.get(self.key)
         n_iterations = 40 if len(rows) == len(signs) else 15  # of many pairs the last fit has seen most already
-        parameters, _ = fit_kernel(self.family, signs[rows], self.scores[rows], start, n_iterations)
+        parameters, _ = fit_kernel(self.family, signs[rows], on_grid(self.scores[rows]), start, n_iterations)
         starts[self.key] = parameters
         return self.family.kernel(parameters)
 
     def best_kernel(self, signs: Floats, starts: dict[int, Floats]) -> OddKernel:
         """The most probable kernel of several fits, from the last parameters and from general ones."""
         rows = _fitted_rows(len(signs))
-        signs, scores = signs[rows], self.scores[rows]
+        signs, scores = signs[rows], on_grid(self.scores[rows])
         start = starts.get(self.key)
         family, n_iterations = self.family, 60 if len(rows) <= 400 else 30
         best, lowest = fit_kernel(family, signs, scores, start, n_iterations)
@@ -171,11 +175,20 @@ def _principal_components(scores: Floats, loadings: Floats, family: KernelFamily
             _TAIL if group in tail else group.start,
             scores[:, group],
             loadings[group],
-            float((sizes[group] ** 2).sum()),
+            float(on_grid((sizes[group] ** 2).sum())),
             KernelFamily(family.n_players, 1, individual=False) if group in tail else family,
         )
         for group in leading + tail
     ]
+
+
+def on_grid(numbers: Floats) -> Floats:
+    """Return numbers of about 1, rounded to multiples of 2**-30.
+
+    >>> on_grid(np.array([1 / 3])) == on_grid(np.array([1 / 3 + 1e-15]))
+    array([ True])
+    """
+    return np.asarray(np.rint(numbers * _GRID) / _GRID)
 
 
 def _least_roughness(odd: Floats) -> float:

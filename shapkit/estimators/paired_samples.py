@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from shapkit.attribution import Attribution
 from shapkit.coalitions import Coalitions
 from shapkit.estimators.moments import uncertainties
+from shapkit.estimators.own_unit import GameInOwnUnit
 from shapkit.games import Game
 from shapkit.randomness import counter_bits, counter_uniform
 
@@ -309,7 +310,8 @@ class PairedSampler:
 
     def __init__(self, game: Game, seed: int, stream: int, rates: Callable[[Floats, int], Floats]) -> None:
         self.game = game
-        self._samples = PairedSamples(game, seed, stream, rates)
+        self._measured = GameInOwnUnit(game)
+        self._samples = PairedSamples(self._measured, seed, stream, rates)
 
     @property
     def n_evaluations(self) -> int:
@@ -320,6 +322,11 @@ class PairedSampler:
     def least_budget(self) -> int:
         """The fewest evaluations that say more than the total: of the empty and the grand coalition, and a pair."""
         return self._samples.least_budget
+
+    @property
+    def complete(self) -> bool:
+        """Whether every coalition has been evaluated, so that the values are exact."""
+        return self._samples.complete
 
     def advance(self, n_evaluations: int) -> int:
         """Evaluate as many more pairs as `n_evaluations` pay for; return what was spent, 0 where that is none.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from shapkit.attribution import Attribution
 from shapkit.coalitions import Coalitions
 from shapkit.estimators._kernels import add_marginals, write_prefixes
+from shapkit.estimators.own_unit import GameInOwnUnit
 from shapkit.games import Game
 from shapkit.randomness import counter_bits, counter_permutations
 
@@ -44,7 +45,7 @@ class _Walks:
     """
 
     def __init__(self, game: Game, seed: int, stream: int, antithetic: bool) -> None:
-        self.game, self.seed, self.antithetic = game, seed, antithetic
+        self.game, self.seed, self.antithetic = GameInOwnUnit(game), seed, antithetic
         self._orders_seed = int(counter_bits(seed, stream))
         self._ends: Floats | None = None
         self._progress: _Progress | None = None
@@ -85,7 +86,7 @@ class _Walks:
         if self.unit_cost == 0:  # nothing was drawn
             errors = np.zeros_like(done.mean)
         shape = (self.game.n_players, *self._ends.shape[1:])
-        return Attribution(
+        known = Attribution(
             values=done.mean.reshape(shape).copy(),
             standard_errors=errors.reshape(shape),
             degrees_of_freedom=np.full(shape, max(done.n_units - 1, 0)),
@@ -97,6 +98,7 @@ class _Walks:
             method=method,
             seeds=(self.seed,),
         )
+        return self.game.restored(known)
 
     def _walk(self, n_units: int) -> None:
         """Finish the next units: `n_units` of them, or as many as fit in a chunk."""

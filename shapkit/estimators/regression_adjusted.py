@@ -101,6 +101,9 @@ class RegressionAdjustedSampler(PairedSampler):
         Raises:
             ValueError: nothing has been evaluated yet, or the model's predictions or values have a wrong shape.
         """
+        return self._measured.restored(self._estimate())
+
+    def _estimate(self) -> Attribution:
         samples, pairs = self._samples, self._samples.pairs()
         equal = np.tile(samples.equal_shares(), (self.game.n_players, 1))
         unknown = np.full_like(equal, np.nan)
@@ -141,15 +144,22 @@ class RegressionAdjustedSampler(PairedSampler):
         known = pairs.coalitions[fitted]
         nobody = np.zeros((1, self.game.n_players), dtype=np.bool_)
         payoffs = pairs.payoffs[fitted]
+        seen = np.concatenate([ends[:1].reshape(1, -1), payoffs[:, 0], ends[1:].reshape(1, -1), payoffs[:, 1]])
+        # A model of the user's may know the game: it sees payoffs in their own unit
         model = self._fit(
-            np.concatenate([nobody, known, ~nobody, ~known]),
-            np.concatenate([ends[:1].reshape(1, -1), payoffs[:, 0], ends[1:].reshape(1, -1), payoffs[:, 1]]),
+            np.concatenate([nobody, known, ~nobody, ~known]), self._columns(seen, self._measured.in_unit_of_payoff)
         )
         values = _checked("shapley_values()", model.shapley_values(), (self.game.n_players, pairs.odd.shape[1]))
         halves = [
             _checked("predict()", model.predict(c), pairs.odd.shape) for c in (pairs.coalitions, ~pairs.coalitions)
         ]
+        values, *halves = (self._columns(amounts, self._measured.in_own_unit) for amounts in (values, *halves))
         return values - values.mean(axis=0), pairs.odd - (halves[0] - halves[1]) / 2
+
+    def _columns(self, amounts: Floats, convert: Callable[[Floats], Floats]) -> Floats:
+        """`amounts` (n, n_columns) converted from one unit to the other."""
+        shape = () if self._samples.ends is None else self._samples.ends.shape[1:]
+        return convert(amounts.reshape(len(amounts), *shape)).reshape(amounts.shape)
 
 
 def _represented(strata: Integers, held_out: NDArray[np.bool_], counts: Integers, populations: Floats) -> Floats:

@@ -59,6 +59,10 @@ class StoppingRule(ABC):
         """How many evaluations are never exceeded; infinite where the rule sets no such limit."""
         return math.inf
 
+    def reason(self, attribution: Attribution, n_evaluations: int, seconds: float) -> str:
+        """Return, where `stop` is true of the same arguments, the rule that makes it so, as it is written."""
+        return repr(self)
+
     def __or__(self, other: StoppingRule) -> StoppingRule:
         """Return the rule that stops as soon as one of the two does."""
         return AnyOf(self, other) if isinstance(other, StoppingRule) else NotImplemented
@@ -134,6 +138,10 @@ class RelativeError(StoppingRule):
 
     Relative to the largest value and not each to its own, so that players of little worth do not keep a run going.
 
+    Standard errors below the rounding of the payoffs, 2.2e-16 of the largest, count as zero. Where all values are zero
+    but no smaller than what was sampled, no error is small beside them: such a run goes on to its budget or its time,
+    or, with few players, until all coalitions are known. `RelativeError(0.05) | Seconds(60)` ends in any case.
+
     Args:
         tolerance: positive; 0.05 makes intervals of 95 % a tenth of the largest value to either side.
         least_evaluations: as for `StandardError`, of which all caveats apply.
@@ -204,6 +212,10 @@ class AnyOf(StoppingRule):
     def stop(self, attribution: Attribution, n_evaluations: int, seconds: float) -> bool:
         known = (attribution, n_evaluations, seconds)
         return self.one.stop(*known) or self.other.stop(*known)
+
+    def reason(self, attribution: Attribution, n_evaluations: int, seconds: float) -> str:
+        known = (attribution, n_evaluations, seconds)
+        return (self.one if self.one.stop(*known) else self.other).reason(*known)
 
     def forecast(self, attribution: Attribution, n_evaluations: int, seconds: float, per_second: float) -> float:
         known = (attribution, n_evaluations, seconds, per_second)

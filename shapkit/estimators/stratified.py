@@ -15,6 +15,7 @@ from shapkit.attribution import Attribution
 from shapkit.coalitions import Coalitions
 from shapkit.estimators._kernels import draw_pairs, moments_of_runs
 from shapkit.estimators.moments import degrees_of_freedom, uncertainties
+from shapkit.estimators.own_unit import GameInOwnUnit
 from shapkit.games import Game
 from shapkit.randomness import counter_bits
 
@@ -95,6 +96,7 @@ class StratifiedSampler:
     def __init__(self, game: Game, seed: int = 0) -> None:
         n_players = game.n_players
         self.game = game
+        self._measured = GameInOwnUnit(game)
         self._seed = seed
         self._stream = int(counter_bits(seed, _STREAM))
         self._n_strata = max(0, n_players - 2)  # of each player, beside the two that are known
@@ -118,7 +120,7 @@ class StratifiedSampler:
         if self._edges is None:
             if left < self._n_edges:
                 return 0
-            edges = np.concatenate([self.game(rows) for rows in self._chunks(self._edge_coalitions())])
+            edges = np.concatenate([self._measured(rows) for rows in self._chunks(self._edge_coalitions())])
             nothing = self._nothing(edges[0].size)
             self._players, self._edges = [nothing] * self.game.n_players, edges
             left -= self._n_edges
@@ -151,7 +153,7 @@ class StratifiedSampler:
             variances[number] = player.variances / (max(1, player.weight) * n_players) ** 2
             freedom[number] = degrees_of_freedom(player.variances, player.uncertainty)
         shape = (n_players, *self._edges.shape[1:])
-        return Attribution(
+        known = Attribution(
             values=values.reshape(shape),
             standard_errors=np.sqrt(variances).reshape(shape),
             degrees_of_freedom=freedom.reshape(shape),
@@ -163,6 +165,7 @@ class StratifiedSampler:
             method="stratified",
             seeds=(self._seed,),
         )
+        return self._measured.restored(known)
 
     def _next_players(self, n_evaluations: int) -> tuple[Integers, Integers]:
         """The next players that are paid for, at most a chunk, and how often to sample their strata."""
@@ -207,14 +210,15 @@ class StratifiedSampler:
         by_player = (*counts.shape, samples.shape[1])
         for row, player in enumerate(players):
             moments = (means.reshape(by_player)[row], squares.reshape(by_player)[row])
-            self._players[player] = _after_round(self._players[player], counts[row], *moments)
+            weights = self._measured.weights_of_squares().reshape(-1)
+            self._players[player] = _after_round(self._players[player], counts[row], *moments, weights)
 
     def _marginals(self, players: Integers, sizes: Integers, states: NDArray[np.uint64]) -> Floats:
         """What players add to random coalitions of given sizes: (n_draws, n_columns)."""
         n_players = self.game.n_players
         coalitions = np.empty((2 * len(players), n_players), dtype=np.bool_)
         draw_pairs(players, sizes, states, np.empty(n_players - 1, dtype=np.int64), coalitions)
-        payoffs = self.game(coalitions).reshape(2, len(players), -1)
+        payoffs = self._measured(coalitions).reshape(2, len(players), -1)
         return np.asarray(payoffs[1] - payoffs[0])
 
     def _edge_coalitions(self) -> Coalitions:
@@ -277,8 +281,13 @@ def neyman_counts(deviations: Floats, n_samples: int, least: int) -> Integers:
     return np.asarray(least + np.diff(bounds.astype(np.int64), prepend=0))
 
 
-def _after_round(before: _PlayerMoments, counts: Integers, means: Floats, squares: Floats) -> _PlayerMoments:
-    """A player's moments with one more round: counts (n_strata,) samples with these moments (n_strata, n_columns)."""
+def _after_round(
+    before: _PlayerMoments, counts: Integers, means: Floats, squares: Floats, weights: Floats
+) -> _PlayerMoments:
+    """A player's moments with one more round: counts (n_strata,) samples with these moments (n_strata, n_columns).
+
+    Strata are compared by the sum of their squares over columns, with these weights (n_columns,).
+    """
     weight = _SAMPLES[min(before.n_rounds, len(_SAMPLES) - 1)]
     variances = squares / (counts * (counts - 1))[:, None]
     uncertainty = uncertainties(variances, counts[:, None])
@@ -289,6 +298,6 @@ def _after_round(before: _PlayerMoments, counts: Integers, means: Floats, square
         means=before.means + weight * means.sum(axis=0),
         variances=before.variances + weight**2 * variances.sum(axis=0),
         uncertainty=before.uncertainty + weight**4 * uncertainty.sum(axis=0),
-        squares=before.squares + squares.sum(axis=1),
+        squares=before.squares + squares @ weights,
         freedom=before.freedom + counts - 1,
     )

@@ -632,7 +632,7 @@ def test_files_of_others_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "changes, because",
     [
-        ({"format": "shapkit.Attribution 4"}, "its format is 'shapkit.Attribution 4', expected one of"),
+        ({"format": "shapkit.Attribution 5"}, "its format is 'shapkit.Attribution 5', expected one of"),
         ({"n_evaluations": "many"}, "n_evaluations must be an integer"),
         ({"order": 2}, "expected 6 rows"),
         ({"order": 10**12}, "expected 7 rows"),

@@ -6,20 +6,24 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from shapkit import estimate, explain, shapley_values, table_game, weighted_voting
-from shapkit.estimators import SAMPLERS, Budget, StandardError, gaussian_process, permutation
+import shapkit
+from shapkit import Game, estimate, explain, shapley_values, table_game, weighted_voting
+from shapkit.estimators import SAMPLERS, Budget, StandardError, permutation
 from shapkit.estimators.moments import RunningMoments
+from shapkit.estimators.stopping import EVALUATIONS_PER_PLAYER
 
 N_PLAYERS = 5
 TABLE = np.random.default_rng(4).normal(size=(2**N_PLAYERS, 2))
 
 
 def test_names_are_written_on_the_result():
+    table = np.random.default_rng(4).normal(size=(2**8, 2))
     for method in SAMPLERS:
-        phi = estimate(table_game(TABLE), 500, method=method, seed=11)
+        phi = estimate(table_game(table), 250, method=method, seed=11)
         assert (phi.index, phi.method, phi.seeds, phi.interrupted) == ("shapley", method, (11,), False)
-        np.testing.assert_array_equal(phi.empty_value, TABLE[0])
-        np.testing.assert_array_equal(phi.grand_value, TABLE[-1])
+        assert phi.stopped_by == "budget"
+        np.testing.assert_array_equal(phi.empty_value, table[0])
+        np.testing.assert_array_equal(phi.grand_value, table[-1])
 
 
 def test_no_two_methods_draw_the_same_numbers():
@@ -53,11 +57,68 @@ def test_explain_estimates_beyond_what_exact_can_do(monkeypatch):
     assert explain(table_game(TABLE), budget=2**10).method == "gaussian_process"
 
 
-def test_explain_keeps_to_its_default_budget(monkeypatch):
-    monkeypatch.setattr(gaussian_process, "MAX_PAIRS", 100)  # for speed; what is beyond it counts too
-    seventeen = explain(weighted_voting(range(17), quota=60))
-    assert seventeen.method == "gaussian_process" and seventeen.n_evaluations == 2**16
-    assert explain(weighted_voting(range(16), quota=60)).method == "exact"
+def slow(seconds, n_players, clock):
+    """A game whose clock says that a coalition takes so long, and which counts what it is asked for."""
+    weights = np.random.default_rng(0).random(n_players)
+
+    def value(coalitions):
+        clock.now += seconds * len(coalitions)
+        return np.tanh(coalitions @ weights)
+
+    return Game(value, n_players)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr("time.perf_counter", clock)
+    monkeypatch.setattr("time.monotonic", clock)
+    return clock
+
+
+def test_explain_by_default_is_exact_where_that_takes_at_most_a_minute(clock):
+    game = slow(0.05, 10, clock)  # 51 seconds
+    phi = explain(game)
+    assert (phi.method, phi.stopped_by, phi.standard_errors) == ("exact", "all coalitions", None)
+    assert phi.n_evaluations == game.n_evaluations == 2**10, "what was timed is not evaluated again"
+    np.testing.assert_array_equal(phi.values, shapkit.exact(game).values)
+
+
+def test_explain_by_default_ends_at_small_errors_or_after_a_minute(clock):
+    game = slow(0.07, 10, clock)  # 72 seconds
+    phi = explain(game, seed=3)
+    assert phi.stopped_by == "RelativeError(0.02)"
+    assert phi.standard_errors.max() <= 0.02 * np.abs(phi.values).max()
+    assert EVALUATIONS_PER_PLAYER * 10 <= phi.n_evaluations < 2**10 and clock.now < 60
+    game = slow(1.0, 30, clock)
+    began = clock.now
+    phi = explain(game)
+    assert phi.stopped_by == "Seconds(60.0)" and "stopped by Seconds(60.0)" in repr(phi)
+    # a step that is under way is finished: the first are of 64 evaluations
+    assert phi.n_evaluations <= game.n_evaluations <= 3 * 64 and clock.now - began <= 3 * 64
+
+
+def test_explain_by_default_times_few_evaluations_of_a_slow_model(clock):
+    game = slow(100.0, 12, clock)
+    calls = []
+    inner = game.value
+    game.value = lambda coalitions: calls.append(len(coalitions)) or inner(coalitions)
+    explain(game)
+    assert calls[:2] == [2, 1] and calls[2] >= 8, "nobody and everybody, one more, and the estimate"
+
+
+def test_explain_by_default_takes_no_more_than_the_coalitions_of_few_players():
+    for n_players in range(5):
+        game = table_game(np.random.default_rng(4).normal(size=2**n_players))
+        phi = explain(game)
+        assert phi.method == "exact" and phi.n_evaluations == game.n_evaluations == 2**n_players
 
 
 def test_auto_says_what_it_chose():
@@ -94,7 +155,7 @@ def test_explain_takes_rules():
             "budget is 5 evaluations, expected at least 6: method 'permutation' has no estimate of 5 players before",
         ),
         (lambda game: estimate(game, 9, "antithetic"), "budget is 9 evaluations, expected at least 10"),
-        (lambda game: estimate(game, 71, "stratified"), "budget is 71 evaluations, expected at least 72"),
+        (lambda game: estimate(game, 31, "stratified"), "budget is 31 evaluations, expected at least 32"),
         (lambda game: estimate(game, 0), "budget must be an integer of at least 1, got 0"),
         (lambda game: estimate(game, 1e3), "budget must be an integer of at least 1, got 1000.0"),
         (lambda game: estimate(game), "neither budget nor stop is given"),

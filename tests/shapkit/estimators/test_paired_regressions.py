@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from shapkit.coalitions import members_of_masks
+from shapkit.estimators import leverage
 from shapkit.estimators.boosted_trees import fit_boosted_trees
 from shapkit.estimators.game_models import LinearGame, fit_linear, fit_trees
 from shapkit.estimators.kernel import KernelSampler
@@ -133,6 +135,14 @@ def textbook_regression(coalitions, payoffs, weights, table):
     return np.concatenate([most, (total - most.sum(axis=0))[None]])
 
 
+def same_sample(sampler_of, seed, budget):
+    """The pairs that such a sampler draws, with the payoffs as they are."""
+    rates = {KernelSampler: shapley_kernel, LeverageSampler: leverage.equal_rates}[sampler_of]
+    samples = PairedSamples(table_game(TABLE), seed, sys.modules[sampler_of.__module__]._STREAM, rates)
+    samples.advance(budget)
+    return samples
+
+
 @pytest.mark.parametrize("n_players", [2, 3, 4, 7, 8])
 def test_all_coalitions_with_true_weights_give_the_exact_values(n_players):
     table, coalitions = bumpy_table(n_players), all_coalitions(n_players)
@@ -150,9 +160,9 @@ def test_all_coalitions_with_true_weights_give_the_exact_values(n_players):
 @pytest.mark.parametrize("sampler_of", REGRESSIONS)
 @pytest.mark.parametrize("budget", [18, 40, 100, 200])
 def test_equals_the_textbook_regression_on_the_same_sample(sampler_of, budget):
-    sampler = sampler_of(table_game(TABLE), seed=3)
-    phi = spent_on(sampler, budget)
-    pairs, weights = sampler._samples.pairs(), pair_weights(sampler._samples)
+    phi = spent_on(sampler_of(table_game(TABLE), seed=3), budget)
+    samples = same_sample(sampler_of, 3, budget)
+    pairs, weights = samples.pairs(), pair_weights(samples)
     twin = textbook_regression(
         np.concatenate([pairs.coalitions, ~pairs.coalitions]),
         np.concatenate([pairs.payoffs[:, 0], pairs.payoffs[:, 1]]),
@@ -174,9 +184,8 @@ def test_weights_are_totals_over_numbers_of_pairs():
 @pytest.mark.parametrize("sampler_of", REGRESSIONS)
 def test_standard_errors_equal_those_of_refitting_without_each_pair(sampler_of):
     """HC3 by its meaning: dropping pair k moves the estimate by its effect times its residual / (1 - leverage)."""
-    sampler = sampler_of(table_game(TABLE), seed=1)
-    phi = spent_on(sampler, 102)
-    samples = sampler._samples
+    phi = spent_on(sampler_of(table_game(TABLE), seed=1), 102)
+    samples = same_sample(sampler_of, 1, 102)
     pairs, weights = samples.pairs(), pair_weights(samples)
     targets = pairs.odd + (0.5 - pairs.coalitions.mean(axis=1))[:, None] * (TABLE[-1] - TABLE[0])
     weight = weights[pairs.strata]

@@ -16,6 +16,8 @@ from shapkit.estimators._kernels import write_prefixes
 from shapkit.estimators.permutation import AntitheticSampler, PermutationSampler
 from shapkit.randomness import counter_bits, counter_permutations
 
+pytestmark = pytest.mark.usefixtures("too_many_to_enumerate")
+
 METHODS = ["permutation", "antithetic"]
 STREAMS = {"permutation": permutation.PERMUTATION_STREAM, "antithetic": permutation.ANTITHETIC_STREAM}
 

@@ -10,6 +10,8 @@ from shapkit import Attribution, weighted_voting
 from shapkit.estimators import Budget, RelativeError, Seconds, StandardError
 from shapkit.estimators.stopping import EVALUATIONS_PER_PLAYER
 
+pytestmark = pytest.mark.usefixtures("too_many_to_enumerate")
+
 
 def estimate(game, budget=None, method="permutation", **options):
     """By permutations unless said otherwise: quick, and endless."""

@@ -14,6 +14,8 @@ from shapkit.estimators._kernels import draw_pairs
 from shapkit.estimators.stratified import StratifiedSampler, neyman_counts
 from shapkit.randomness import counter_bits
 
+pytestmark = pytest.mark.usefixtures("too_many_to_enumerate")
+
 N_PLAYERS = 5
 # Skewed, as of rare pivots: the sample variance of few samples goes with their mean, which is what could bias.
 TABLE = np.random.default_rng(4).exponential(size=(2**N_PLAYERS, 2)) ** 2
