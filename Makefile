@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DATA ?= faces
 OUT ?= runs/demo-$(DATA)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-core lint clean
 
 # glibc gives torch's buffers back to the system after every operation unless told not to, which costs page faults.
 demo: $(STAMP)
@@ -15,6 +15,14 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal
+
+# The core alone, without torch, on any Python: make test-core PYTHON=python3.13
+CORE_VENV = .venv-core-$(notdir $(PYTHON))
+test-core:
+	test -x $(CORE_VENV)/bin/python || $(PYTHON) -m venv $(CORE_VENV)
+	$(CORE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test-core]'
+	$(CORE_VENV)/bin/python -m pytest -q --numprocesses auto --dist worksteal \
+		--ignore tests/shapkit/differentiable --ignore shapkit/differentiable tests/shapkit shapkit
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check shapkit adapters tests benchmarks examples
@@ -28,4 +36,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-core-* runs

@@ -92,13 +92,13 @@ def evaluated_in_workers(
                 continue
             del pending[start]
             failures[start] = error
-            # Earlier rows that run already are waited for, so that the error is the first one in the order of
-            # the rows for any number of workers that start tasks in order; later rows are let go unless done.
+            # Earlier rows are waited for, so that the error is the first one in the order of the rows for any number
+            # of workers; later rows are let go unless done.
             waiting.clear()
             pending = {
                 number: future
                 for number, future in pending.items()
-                if not future.cancel() and (number < start or future.done())
+                if number < start or (not future.cancel() and future.done())
             }
     finally:
         for future in pending.values():
@@ -130,7 +130,7 @@ def batch_payoffs(value: ValueFunction, rows: Coalitions, caller: tuple[str, int
     """
     payoffs, error = _attempt(value, rows)
     if error is None:
-        return real_array(payoffs)
+        return np.array(real_array(payoffs))  # a copy, since `value` may return one buffer again and again
     culprit = located(*_bisected(value, rows, error))
     if caller != (_PROCESS[0], os.getpid()) and not _survives_pickling(culprit):
         culprit = located(RuntimeError(f"{type(culprit).__qualname__}: {culprit}"), vars(culprit)["coalition"])
