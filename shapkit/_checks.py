@@ -28,6 +28,8 @@ def player_index(player: int | str, names: Sequence[str]) -> int:
         if player in names:
             return list(names).index(player)
         raise ValueError(f"player {player!r} is not among the names {', '.join(names)}")
+    if isinstance(player, bool | np.bool_):
+        raise ValueError(f"player must be a name or an index, got {player!r}: of a mask, give np.flatnonzero(mask)")
     try:
         index = operator.index(player)
     except TypeError:
@@ -116,6 +118,10 @@ def real_array(numbers: Any, argument: str | None = None) -> NDArray[np.float64]
     array([1., 0.])
     """
     subject = f"{argument} holds" if argument else "value returned"
+    if is_masked(numbers):
+        raise ValueError(
+            f"{subject} masked entries, expected numbers: fill them, with .filled(number), or leave them out"
+        )
     try:
         array = np.asarray(numbers)
     except Exception as error:  # ragged lists; tensors on a GPU or with a gradient
@@ -125,6 +131,19 @@ def real_array(numbers: Any, argument: str | None = None) -> NDArray[np.float64]
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{subject} dtype {array.dtype}, expected real numbers")
     return array.astype(np.float64, copy=False)
+
+
+def is_masked(numbers: Any) -> bool:
+    """Return whether an array, or one in a list, is a NumPy masked array with entries that are masked.
+
+    NumPy converts those to what lies under the mask, without a word.
+
+    >>> is_masked(np.ma.masked_array([1.0, 2.0], mask=[False, True])), is_masked(np.ma.masked_array([1.0, 2.0]))
+    (True, False)
+    """
+    if isinstance(numbers, list | tuple):
+        return any(map(is_masked, numbers))
+    return bool(np.ma.isMaskedArray(numbers) and np.ma.getmaskarray(numbers).any())
 
 
 def described(coalition: NDArray[np.bool_], names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 import traceback
 import uuid
 from collections import deque
@@ -33,6 +34,7 @@ Batches: TypeAlias = Generator[tuple[int, Payoffs], None, None]
 
 _Error = TypeVar("_Error", bound=Exception)
 
+_MOMENT = 0.05  # seconds
 _BATCHES_IN_FLIGHT = 256  # submitted and not yet collected
 
 _UNSENT = (pickle.PicklingError, AttributeError, TypeError)  # what pickling raises
@@ -92,13 +94,14 @@ def evaluated_in_workers(
                 continue
             del pending[start]
             failures[start] = error
-            # Earlier rows are waited for, so that the error is the first one in the order of the rows for any number
-            # of workers; later rows are let go unless done.
+            # Earlier rows that run already are waited for, so that the error is the first one in the order of
+            # the rows for any number of workers that start tasks in order; later rows are let go unless done.
             waiting.clear()
+            _let_start([future for number, future in pending.items() if number < start])
             pending = {
                 number: future
                 for number, future in pending.items()
-                if number < start or (not future.cancel() and future.done())
+                if not future.cancel() and (number < start or future.done())
             }
     finally:
         for future in pending.values():
@@ -138,6 +141,13 @@ def batch_payoffs(value: ValueFunction, rows: Coalitions, caller: tuple[str, int
         raise culprit
     finally:
         del error, culprit  # else the traceback, and with it the value function's memory, would hold itself
+
+
+def _let_start(futures: Sequence[Future[Payoffs]]) -> None:
+    """Give tasks that a worker has taken in hand the moment that it takes them to be known as running."""
+    until = time.monotonic() + _MOMENT
+    while time.monotonic() < until and not all(future.running() or future.done() for future in futures):
+        time.sleep(_MOMENT / 50)
 
 
 def _announce(finished: SimpleQueue[int], start: int, _: Future[Payoffs]) -> None:

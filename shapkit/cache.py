@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,9 @@ class CoalitionCache:
     It belongs to the first game that uses it, and refuses others by their players, names and payoff shape. It
     cannot know whether the value function is still the same: say in `key` what the payoffs depend on, such as the
     checksum of a model, and a file made under another key is refused.
+
+    A copy, and one that another process unpickles, has what this one holds in memory and goes on by itself; a file is
+    opened again and shared.
 
     In memory, the least recently used coalitions go when the bound is reached. In a file, the oldest go; each
     batch that the game evaluates is committed as it is complete, so that a process which is killed resumes without
@@ -170,6 +174,18 @@ class CoalitionCache:
                 self._store.close()
                 self._store = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles keep: a copy of what is in memory, or where the file is, which is opened again."""
+        with self._lock:
+            state = {name: value for name, value in vars(self).items() if name not in ("_lock", "_store")}
+            return {**state, "held": self._store.copied() if isinstance(self._store, _Memory) else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        held = state.pop("held")
+        vars(self).update(state, _lock=Lock(), _store=held)
+        if self.path is not None and self._game is not None and not self._closed:
+            self._store = _File(self.path, _facts(*self._game, self.key))
+
     def __enter__(self) -> CoalitionCache:
         return self
 
@@ -252,6 +268,11 @@ class _Memory:
 
     def close(self) -> None:
         self.payoffs.clear()
+
+    def copied(self) -> _Memory:
+        other = _Memory()
+        other.payoffs.update(self.payoffs)
+        return other
 
 
 class _File:

@@ -7,7 +7,7 @@ contributions that cancel, which the squares measured here cannot.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -79,9 +79,9 @@ def dummy_residual(
         without, joined = np.split(game(pairs.reshape(-1, game.n_players)), 2)
         return joined - without
 
-    n_before = game.n_evaluations
-    blocks = _coalition_blocks(game, game.n_players - 1, method, samples, seed)
-    return _mean_squares(game, n_before, method, (differences(block) for block in blocks))
+    with game.counted() as n_evaluations:
+        blocks = _coalition_blocks(game, game.n_players - 1, method, samples, seed)
+        return _mean_squares(method, (differences(block) for block in blocks), n_evaluations)
 
 
 def isolation_residual(
@@ -114,11 +114,9 @@ def isolation_residual(
     """
     index = game.player_index(player)
     others = np.arange(game.n_players) != index
-    n_before = game.n_evaluations
     check_sampling(game.n_players, method, samples)
     references = np.zeros((2, game.n_players), dtype=np.bool_)
     references[1, index] = True
-    payoffs_alone = game(references)
 
     def differences(coalitions: Coalitions) -> NDArray[np.float64]:
         reference = payoffs_alone[coalitions[:, index].astype(np.intp)]
@@ -128,8 +126,10 @@ def isolation_residual(
         reference[~accompanied] = 0
         return reference
 
-    blocks = _coalition_blocks(game, game.n_players, method, samples, seed)
-    return _mean_squares(game, n_before, method, (differences(block) for block in blocks))
+    with game.counted() as n_evaluations:
+        payoffs_alone = game(references)
+        blocks = _coalition_blocks(game, game.n_players, method, samples, seed)
+        return _mean_squares(method, (differences(block) for block in blocks), n_evaluations)
 
 
 def _coalition_blocks(game: Game, n_players: int, method: Method, samples: int, seed: int) -> Iterator[Coalitions]:
@@ -168,7 +168,9 @@ def check_sampling(n_players: int, method: Method, samples: int) -> None:
         check_enumerable(n_players)
 
 
-def _mean_squares(game: Game, n_before: int, method: Method, blocks: Iterator[NDArray[np.float64]]) -> DummyResidual:
+def _mean_squares(
+    method: Method, blocks: Iterator[NDArray[np.float64]], n_evaluations: Callable[[], int]
+) -> DummyResidual:
     norms, per_output = RunningMoments(), RunningMoments()
     for differences in blocks:
         squares = differences**2
@@ -178,5 +180,5 @@ def _mean_squares(game: Game, n_before: int, method: Method, blocks: Iterator[ND
         value=float(norms.mean),
         standard_error=None if method == "exact" else float(norms.standard_error()),
         per_output=per_output.mean,
-        n_evaluations=game.n_evaluations - n_before,
+        n_evaluations=n_evaluations(),
     )

@@ -64,14 +64,14 @@ def exact(game: Game, index: Index = "shapley", order: int | None = None, progre
     """
     order = checked_order(index, order)
     check_enumerable(game.n_players)
-    n_before = game.n_evaluations
     parts = _families(index, order, game.n_players)
     sums: SupersetSums | None = None
-    for first, payoffs in _blocks(game, progress):
-        if sums is None:
-            empty = payoffs[0].copy()
-            sums = SupersetSums(game.n_players, len(payoffs), empty.reshape(-1), list(chain(*parts)))
-        sums.add(sums.of_block(first, payoffs.reshape(len(payoffs), -1)))
+    with game.counted() as n_evaluations:
+        for first, payoffs in _blocks(game, progress):
+            if sums is None:
+                empty = payoffs[0].copy()
+                sums = SupersetSums(game.n_players, len(payoffs), empty.reshape(-1), list(chain(*parts)))
+            sums.add(sums.of_block(first, payoffs.reshape(len(payoffs), -1)))
     assert sums is not None  # even a game without players has one coalition
     grand = payoffs[-1].copy()
     values = _index_values(index, game.n_players, parts, sums, (grand - empty).reshape(-1))
@@ -80,7 +80,7 @@ def exact(game: Game, index: Index = "shapley", order: int | None = None, progre
         standard_errors=None,
         empty_value=empty,
         grand_value=grand,
-        n_evaluations=game.n_evaluations - n_before,
+        n_evaluations=n_evaluations(),
         names=game.names,
         index=index,
         method="exact",

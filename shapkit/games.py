@@ -7,10 +7,13 @@ checks cannot differ between them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from copy import deepcopy
 from functools import partial
+from threading import Lock, local
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,7 +27,7 @@ from shapkit._checks import (
     positive_integer,
     real_array,
 )
-from shapkit.batches import Payoffs, ValueFunction, evaluated_here, evaluated_in_workers, located
+from shapkit.batches import Payoffs, ValueFunction, batch_payoffs, evaluated_here, evaluated_in_workers, located
 from shapkit.cache import CoalitionCache, coalition_keys
 from shapkit.coalitions import Coalitions, masks_of_members
 
@@ -33,6 +36,7 @@ _BATCH_FLOATS = 2**22  # payoff elements
 _BATCH_BYTES = 2**26  # of coalitions: it matters from 1,024 players on
 _BATCH_ROWS_SPREAD = 2**10  # with an executor or a file: work spreads, and a killed run loses little
 _BATCHES_PER_CALL = 32  # with an executor, at least; not taken from it, so that batches are the same for all
+_OWN = ("_lock", "_mine")  # what neither copies nor other processes have
 _ROWS_OF_UNKNOWN_SIZE = 64  # evaluated at once before the size of a payoff is known
 
 
@@ -54,11 +58,11 @@ class Game:
         executor: any `concurrent.futures.Executor`, of threads, processes, Dask's `client.get_executor()` or
             mpi4py's, evaluates the batches; the numbers are the same for any number of workers. Other
             processes must be able to unpickle `value`, which is sent with each batch: have it load what is
-            large where it runs.
+            large where it runs. Copies of the game share it, pickled ones have none.
         check_finite: whether NaN and infinity are refused.
 
     Attributes:
-        n_evaluations: how many coalitions `value` has returned payoffs for.
+        n_evaluations: how many coalitions `value` has returned payoffs for, in all threads.
         n_cache_hits: how many were asked for and answered without `value`.
         output_shape: the payoff's shape, known after the first evaluation; () for a scalar game.
 
@@ -95,6 +99,7 @@ class Game:
         self.check_finite = check_finite
         self.n_evaluations = 0
         self.n_cache_hits = 0
+        self._lock, self._mine = Lock(), _Count()
         self.output_shape: tuple[int, ...] | None = None
         if self.cache is not None:
             self.cache.bind(self.n_players, self.names)
@@ -106,7 +111,9 @@ class Game:
         An exception of the value function is passed on, with `error.coalition`, a bool array (n_players,),
         and a note that names the coalition. Where it came from a batch, its halves are evaluated to find the
         coalition, which takes up to twice the batch in further evaluations (not counted); `error.coalition`
-        is None where each part succeeds alone. Batches that were complete stay in the cache.
+        is None where each part succeeds alone. Batches that were complete stay in the cache. Where the first batch
+        of all has as many coalitions as a payoff has elements along some axis, one of them is evaluated again, to tell
+        which axis is the coalitions' (not counted).
 
         Args:
             coalitions: bool array (n_coalitions, n_players), with at least one row.
@@ -134,6 +141,38 @@ class Game:
         1
         """
         return player_index(player, self.names)
+
+    @contextmanager
+    def counted(self) -> Iterator[Callable[[], int]]:
+        """Yield a function that says how many coalitions this thread has had evaluated since: no other thread's count.
+
+        >>> game = Game(lambda coalitions: coalitions[:, 0], 2)
+        >>> with game.counted() as n_evaluations:
+        ...     game(np.array([[True, False]])), n_evaluations()
+        (array([1.]), 1)
+        """
+        before = self._mine.n
+        yield lambda: self._mine.n - before
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickling keeps: all but the executor, which belongs to this process."""
+        return {**{name: value for name, value in vars(self).items() if name not in _OWN}, "executor": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock(), _mine=_Count())
+
+    def __copy__(self) -> Game:
+        """Return a game with the same value function, cache and executor, which counts for itself from here on."""
+        copied = object.__new__(type(self))
+        copied.__setstate__({**self.__getstate__(), "executor": self.executor})
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Game:
+        """Return a game with copies of the value function and the cache, and the same executor."""
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__({**deepcopy(self.__getstate__(), memo), "executor": self.executor})
+        return copied
 
     def __repr__(self) -> str:
         facts = [f"n_players={self.n_players}", f"output_shape={self.output_shape}", f"batch_size={self.batch_size}"]
@@ -185,7 +224,8 @@ class Game:
             payoffs[missing] = evaluated
         repeated = np.flatnonzero(source != numbers)
         payoffs[repeated] = payoffs[source[repeated]]
-        self.n_cache_hits += len(rows) - len(missing)
+        with self._lock:
+            self.n_cache_hits += len(rows) - len(missing)
         return payoffs
 
     def _evaluated(self, rows: Coalitions, keep: Callable[[int, Payoffs], None] | None = None) -> Payoffs:
@@ -231,7 +271,9 @@ class Game:
 
     def _check_payoffs(self, payoffs: Payoffs, rows: Coalitions) -> None:
         """Count the payoffs of `rows` and refuse those that are not as they must be."""
-        self.n_evaluations += len(rows)
+        with self._lock:
+            self.n_evaluations += len(rows)
+        self._mine.n += len(rows)
         if payoffs.ndim == 0 or len(payoffs) != len(rows):
             raise ValueError(
                 f"value returned shape {payoffs.shape} for {len(rows)} coalitions, "
@@ -240,7 +282,7 @@ class Game:
         if payoffs.size == 0:
             raise ValueError(f"value returned shape {payoffs.shape}: a payoff must have at least one element")
         if self.output_shape is None:
-            self.output_shape = payoffs.shape[1:]
+            self.output_shape = self._first_shape(payoffs, rows)
         if payoffs.shape[1:] != self.output_shape:
             raise ValueError(
                 f"value returned payoffs of shape {payoffs.shape[1:]}, expected {self.output_shape} as in its first "
@@ -248,6 +290,30 @@ class Game:
             )
         if self.check_finite and not np.isfinite(payoffs).all():
             raise self._not_finite("value returned", payoffs, rows)
+
+    def _first_shape(self, payoffs: Payoffs, rows: Coalitions) -> tuple[int, ...]:
+        """The shape of a payoff, from the first batch.
+
+        Where there are as many coalitions as outputs, (outputs, coalitions) passes for (coalitions, outputs): one
+        coalition alone tells which it is.
+        """
+        if len(rows) == 1 or len(rows) not in payoffs.shape[1:]:
+            return payoffs.shape[1:]
+        one = rows[:1]
+        alone = batch_payoffs(self.value, one) if self.executor is None else self._in_worker(one)
+        if alone.ndim != payoffs.ndim or len(alone) != 1:
+            raise ValueError(
+                f"value returned shape {payoffs.shape} for {len(rows)} coalitions and {alone.shape} for one, expected "
+                "(n_coalitions, ...): one payoff per row of its argument, along the first axis"
+            )
+        return alone.shape[1:]
+
+    def _in_worker(self, rows: Coalitions) -> Payoffs:
+        assert self.executor is not None
+        ((_, payoffs),) = evaluated_in_workers(
+            self.executor, self.value, rows, range(0, len(rows), len(rows)), self.names
+        )
+        return payoffs
 
     def _not_finite(self, subject: str, payoffs: Payoffs, rows: Coalitions) -> ValueError:
         finite = np.isfinite(payoffs).reshape(len(payoffs), -1).all(axis=1)
@@ -257,6 +323,12 @@ class Game:
             f"expected finite numbers; the first is {described(coalition, self.names)}"
         )
         return located(error, coalition)
+
+
+class _Count(local):
+    """How many coalitions a thread has had evaluated: each thread sees its own."""
+
+    n = 0
 
 
 def table_game(values: ArrayLike, names: Sequence[str] | None = None, batch_size: int | None = None) -> Game:

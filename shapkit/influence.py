@@ -126,16 +126,16 @@ def influence_graph(
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance must be a finite number of at least 0, got {tolerance!r}")
     check_sampling(game.n_players, method, samples)
-    n_before = game.n_evaluations
-    empty = game(np.zeros((1, game.n_players), dtype=np.bool_))[0]
-    changes = _exact_changes(game, empty) if method == "exact" else _sampled_changes(game, empty, samples, seed)
-    squares = [RunningMoments() for _ in range(game.n_players)]
-    largest = np.zeros((game.n_players, *empty.shape))
-    reach = np.zeros(empty.shape)
-    for player, payoffs, differences in changes:
-        squares[player].add(differences**2)
-        largest[player] = np.maximum(largest[player], np.abs(differences).max(axis=0))
-        reach = np.maximum(reach, np.abs(payoffs - empty).max(axis=0))
+    with game.counted() as n_evaluations:
+        empty = game(np.zeros((1, game.n_players), dtype=np.bool_))[0]
+        changes = _exact_changes(game, empty) if method == "exact" else _sampled_changes(game, empty, samples, seed)
+        squares = [RunningMoments() for _ in range(game.n_players)]
+        largest = np.zeros((game.n_players, *empty.shape))
+        reach = np.zeros(empty.shape)
+        for player, payoffs, differences in changes:
+            squares[player].add(differences**2)
+            largest[player] = np.maximum(largest[player], np.abs(differences).max(axis=0))
+            reach = np.maximum(reach, np.abs(payoffs - empty).max(axis=0))
     limit = _RELATIVE_TOLERANCE * reach if tolerance is None else np.full(empty.shape, float(tolerance))
     errors = [moments.standard_error() for moments in squares]
     return InfluenceGraph(
@@ -147,7 +147,7 @@ def influence_graph(
         names=game.names,
         method=method,
         samples=2 ** max(0, game.n_players - 1) if method == "exact" else samples,
-        n_evaluations=game.n_evaluations - n_before,
+        n_evaluations=n_evaluations(),
     )
 
 

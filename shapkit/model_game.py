@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit._checks import checked_names, player_index, positive_integer, real_array
+from shapkit._checks import checked_names, is_masked, player_index, positive_integer, real_array
 from shapkit.batches import Payoffs
 from shapkit.cache import CoalitionCache
 from shapkit.coalitions import Coalitions
@@ -52,13 +52,16 @@ def model_game(
 
     Args:
         predict: takes rows (n_rows, n_features) and returns real numbers (n_rows,) or (n_rows, *output_shape), such
-            as `model.predict` or `model.predict_proba`. What it returns for a row must depend on that row only.
+            as `model.predict` or `model.predict_proba`. What it returns for a row must depend on that row only. Where
+            it predicts as many rows at once as it has outputs, it is asked for one of them alone, to tell which axis is
+            the rows'.
         row: the features (n_features,) of the row to explain.
         background: rows (n_background, n_features), or one of them, (n_features,). Where it is a pandas DataFrame,
             `predict` is given DataFrames with its columns and their types, and `row` may be a Series or a DataFrame
             of one row, whose columns may come in another order; else `predict` is given arrays.
         fill: "marginal" predicts n_background rows for each coalition, "baseline" one.
-        names: of the features; by default a DataFrame's columns, or else "0", "1", ...
+        names: of the features; by default a DataFrame's columns, those of the background before those of the row, or a
+            Series' labels, or else "0", "1", ...
         groups: for each player, by name, the features, by index or name, that are present and absent together; every
             feature in exactly one group. By default every feature is a player.
         max_rows: the most rows `predict` is given at once.
@@ -78,6 +81,9 @@ def model_game(
         raise ValueError(f"predict must be a function of rows, such as model.predict, got {type(predict).__name__}")
     if fill not in get_args(Fill):
         raise ValueError(f"fill must be one of {', '.join(map(repr, get_args(Fill)))}, got {fill!r}")
+    for argument, rows in (("row", row), ("background", background)):
+        if is_masked(rows):
+            raise ValueError(f"{argument} holds masked entries, expected features: fill them, with .filled(value)")
     if _is_frame(background):
         stacked = _stacked_frame(row, background, fill)
         mix: _Mix = partial(_mixed_frame, stacked)
@@ -87,6 +93,7 @@ def model_game(
         explained, filler = _checked_arrays(row, background, fill)
         mix = partial(_mixed_array, explained, filler)
         n_background, n_features = filler.shape
+        names = _labels(row) if names is None else names
     features = checked_names(names, n_features)
     players, player_of_feature = features, np.arange(n_features)
     if groups is not None:
@@ -130,7 +137,19 @@ class _MeanPrediction:
                 f"predict returned shape {predictions.shape} for {n_expected} rows, expected ({n_expected}, ...): "
                 "one prediction per row, along the first axis"
             )
-        return predictions.reshape(len(present), stop - first, *predictions.shape[1:])
+        if n_expected > 1 and n_expected in predictions.shape[1:]:
+            self._check_axes(present[:1], first, predictions.shape)
+        # A copy, since `predict` may return one buffer again and again
+        return predictions.reshape(len(present), stop - first, *predictions.shape[1:]).copy()
+
+    def _check_axes(self, present: NDArray[np.bool_], row: int, shape: tuple[int, ...]) -> None:
+        """Refuse (outputs, rows) where it passes for (rows, outputs), because there are as many of both."""
+        alone = real_array(self.predict(self.mix(present, slice(row, row + 1))), "predict's result")
+        if alone.shape != (1, *shape[1:]):
+            raise ValueError(
+                f"predict returned shape {shape} for {shape[0]} rows and {alone.shape} for one, expected "
+                "(n_rows, ...): one prediction per row, along the first axis"
+            )
 
 
 def _checked_arrays(row: Any, background: Any, fill: Fill) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -148,6 +167,12 @@ def _mixed_array(
     row: NDArray[Any], filler: NDArray[Any], present: NDArray[np.bool_], background: slice
 ) -> NDArray[Any]:
     return np.where(present[:, None], row, filler[background]).reshape(-1, len(row))
+
+
+def _labels(row: Any) -> list[str] | None:
+    """The names that a Series or a DataFrame of one row brings."""
+    labels = row.columns if _is_frame(row) else row.index if hasattr(row, "to_frame") else None
+    return None if labels is None else [str(label) for label in labels]
 
 
 def _is_frame(rows: Any) -> bool:
@@ -238,6 +263,6 @@ def _feature(feature: int | str, features: tuple[str, ...], group: str) -> int:
     try:
         return player_index(feature, features)
     except ValueError:
-        raise ValueError(
-            f"groups[{group!r}] has {feature!r}, expected features by name or by index, 0 to {len(features) - 1}"
-        ) from None
+        advice = ": of a mask, give np.flatnonzero(mask)" if isinstance(feature, bool | np.bool_) else ""
+        expected = f"expected features by name or by index, 0 to {len(features) - 1}{advice}"
+        raise ValueError(f"groups[{group!r}] has {feature!r}, {expected}") from None

@@ -7,7 +7,7 @@ the output whose value those games explain.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -103,10 +103,8 @@ class Regions:
     missing: Missing = "refuse"
 
     def __post_init__(self) -> None:
-        if isinstance(self.names, str) or not all(isinstance(name, str) for name in self.names):
-            raise ValueError(f"names must be a tuple of strings, one per region, got {self.names!r}")
-        object.__setattr__(self, "names", tuple(self.names))
-        masks = self.masks
+        object.__setattr__(self, "names", _checked_names(self.names))
+        masks = _checked_tensor("masks", self.masks)
         if masks.ndim != 4 or masks.shape[1] != len(self.names):
             raise ValueError(
                 f"masks must have shape (batch or 1, {len(self.names)}, height, width), one mask per name, "
@@ -156,19 +154,21 @@ class Regions:
         >>> Regions.from_labels(labels, {"dot": [3]}, dilation=1).areas.tolist()
         [[9.0, 16.0]]
         """
-        if labels.ndim != 3 or labels.is_floating_point():
+        if (
+            _checked_tensor("labels", labels).ndim != 3
+            or labels.is_floating_point()
+            or labels.is_complex()
+            or labels.dtype == torch.bool
+        ):
             found = f"{labels.dtype} {tuple(labels.shape)}"
             raise ValueError(f"labels must be an integer tensor (batch, height, width), got {found}")
-        if dilation < 0:
-            raise ValueError(f"dilation must be a number of pixels >= 0, got {dilation}")
-        if not concepts:
-            raise ValueError("concepts must name at least one region")
-        used = [label for values in concepts.values() for label in values]
+        if isinstance(dilation, bool) or not isinstance(dilation, int) or dilation < 0:
+            raise ValueError(f"dilation must be a number of pixels >= 0, got {dilation!r}")
+        by_concept = list(_label_values(concepts))
+        used = [label for values in by_concept for label in values]
         if len(set(used)) != len(used):
             raise ValueError(f"concepts must not share labels, got {dict(concepts)}")
-        owned = torch.stack(
-            [torch.isin(labels, labels.new_tensor(list(values))) for values in concepts.values()], dim=1
-        )
+        owned = torch.stack([torch.isin(labels, labels.new_tensor(values)) for values in by_concept], dim=1)
         for _ in range(dilation):
             owned = _grow(owned)
         names = tuple(concepts)
@@ -214,7 +214,8 @@ class Regions:
         """
         if overlap not in get_args(Overlap):
             raise ValueError(f"overlap must be one of {', '.join(get_args(Overlap))}, got {overlap!r}")
-        if masks.ndim != 4 or not (masks.is_floating_point() or masks.dtype == torch.bool):
+        names = _checked_names(names)
+        if _checked_tensor("masks", masks).ndim != 4 or not (masks.is_floating_point() or masks.dtype == torch.bool):
             found = f"{masks.dtype} {tuple(masks.shape)}"
             raise ValueError(f"masks must be float or boolean (batch or 1, n, height, width), got {found}")
         masks = masks.to(_at_least_float32(masks.dtype))
@@ -233,7 +234,6 @@ class Regions:
                 f"to {float(total.max()):.3g} at most. overlap='share' divides such pixels, overlap='first' gives "
                 "them to the mask named first"
             )
-        names = tuple(names)
         if rest is not None:
             masks = torch.cat([masks, _left(masks.sum(dim=1, keepdim=True))], dim=1)
             names += (rest,)
@@ -410,6 +410,36 @@ class Regions:
                 f"region {self.names[region]!r} is empty in sample {sample}{where}: a player without pixels has no "
                 "output to own. Leave such samples out, merge the region into another, or pass missing='allow'"
             )
+
+
+def _checked_tensor(argument: str, tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise ValueError(
+            f"{argument} must be a tensor, got {type(tensor).__name__}: convert an array with torch.as_tensor"
+        )
+    return tensor
+
+
+def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"names must be a tuple of strings, one per region, got {names!r}")
+    return tuple(names)
+
+
+def _label_values(concepts: Mapping[str, Sequence[int]]) -> Iterator[list[int]]:
+    """The labels of each concept, or a ValueError that says what they must be."""
+    expected = 'concepts must map names to lists of label values, such as {"mouth": [6]}'
+    if not isinstance(concepts, Mapping):
+        raise ValueError(f"{expected}, got {concepts!r}")
+    if not concepts:
+        raise ValueError("concepts must name at least one region")
+    for name, values in concepts.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise ValueError(f"{expected}, got {values!r} for {name!r}")
+        labels = list(values)
+        if any(isinstance(label, bool | np.bool_) or not isinstance(label, int | np.integer) for label in labels):
+            raise ValueError(f"{expected}, got {values!r} for {name!r}")
+        yield [int(label) for label in labels]
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

@@ -40,18 +40,24 @@ class KnownPayoffs(Game):
     def __call__(self, coalitions: Coalitions) -> Payoffs:
         """Return the payoffs of `coalitions`; nothing is remembered of what an exception interrupts."""
         if not self.remembers:
-            return self._game(coalitions)
+            return self._ask(coalitions)
         masks = masks_of_members(coalitions)
         unknown = np.flatnonzero(~self._is_known[masks])
         if len(unknown):
             first = np.sort(np.unique(masks[unknown], return_index=True)[1])
             new = unknown[first]
-            payoffs = self._game(coalitions[new])
+            payoffs = self._ask(coalitions[new])
             if self._payoffs.size == 0 and payoffs[0].size << self.n_players > _MOST_NUMBERS:
                 self.remembers = False
-                return payoffs if len(new) == len(coalitions) else self._game(coalitions)
+                return payoffs if len(new) == len(coalitions) else self._ask(coalitions)
             self._learn(masks[new], payoffs)
         return np.asarray(self._payoffs[masks])
+
+    def _ask(self, coalitions: Coalitions) -> Payoffs:
+        """The game's payoffs; its very first coalition alone, which tells the game the shape of a payoff."""
+        if self._game.output_shape is not None or len(coalitions) == 1:
+            return self._game(coalitions)
+        return np.concatenate([self._game(coalitions[:1]), self._game(coalitions[1:])])
 
     def _learn(self, masks: NDArray[np.uint64], payoffs: Payoffs) -> None:
         if self._payoffs.size == 0:

@@ -111,7 +111,7 @@ def test_explain_by_default_times_few_evaluations_of_a_slow_model(clock):
     inner = game.value
     game.value = lambda coalitions: calls.append(len(coalitions)) or inner(coalitions)
     explain(game)
-    assert calls[:2] == [2, 1] and calls[2] >= 8, "nobody and everybody, one more, and the estimate"
+    assert calls[:3] == [1, 1, 1] and calls[3] >= 8, "nobody and everybody, one more, and the estimate"
 
 
 def test_explain_by_default_takes_no_more_than_the_coalitions_of_few_players():

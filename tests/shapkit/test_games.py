@@ -1,5 +1,6 @@
 """Game: what it passes on, batches, remembers, counts and refuses, here and in an executor's workers."""
 
+import copy
 import gc
 import os
 import pickle
@@ -135,7 +136,7 @@ def nan_for_two(coalitions):
         (returning(np.zeros(8, complex)), "value returned dtype complex128, expected real numbers"),
         (returning(["1"] * 8), "value returned dtype <U1, expected real numbers"),
         (returning(None), "value returned dtype object, expected real numbers"),
-        (changing_shape, r"payoffs of shape \(2,\), expected \(6,\) as in its first evaluation"),
+        (changing_shape, r"payoffs of shape \(6,\), expected \(1,\) as in its first evaluation"),
         (
             lambda: Game(nan_for_two, 3, ["eyes", "nose", "hair"])(ALL_OF_THREE),
             r"NaN or infinity for 2 of 8 coalitions, expected finite numbers; the first is \{eyes, hair\}",
@@ -256,11 +257,11 @@ def test_with_a_cache_nothing_is_evaluated_twice():
 
     def value(coalitions):
         seen.extend(coalitions @ [1, 2, 4])
-        return np.stack([coalitions @ [1, 2, 4], coalitions[:, 0]], axis=1)
+        return np.stack([coalitions @ [1, 2, 4], coalitions[:, 0], coalitions[:, 0]], axis=1)
 
     game = Game(value, 3, batch_size=2, cache=True)
     payoffs = game(ALL_OF_THREE[[3, 1, 3, 3, 7, 1]])
-    assert payoffs.tolist() == [[3, 1], [1, 1], [3, 1], [3, 1], [7, 1], [1, 1]]
+    assert payoffs[:, :2].tolist() == [[3, 1], [1, 1], [3, 1], [3, 1], [7, 1], [1, 1]]
     assert (game.n_evaluations, game.n_cache_hits) == (3, 3)
     np.testing.assert_array_equal(game(ALL_OF_THREE)[:, 0], np.arange(8))
     assert seen == [3, 1, 7, 0, 2, 4, 5, 6]
@@ -684,3 +685,127 @@ def test_ready_made_games_can_be_sent_to_processes():
     for game in (table_game([0, 1, 2, 5]), weighted_voting([2, 1], 2)):
         again = pickle.loads(pickle.dumps(game.value))
         np.testing.assert_array_equal(again(members_of_masks(np.arange(4), 2)), game(members_of_masks(np.arange(4), 2)))
+
+
+def in_many_threads(call, n_calls=16, n_threads=8):
+    with ThreadPoolExecutor(n_threads) as threads:
+        return [future.result() for future in [threads.submit(call) for _ in range(n_calls)]]
+
+
+@pytest.mark.parametrize(
+    "evaluate, n_each",
+    [
+        (shapkit.exact, 2**9),
+        (lambda game: shapkit.exact(game, "k-SII", order=2), 2**9),
+        (lambda game: shapkit.estimate(game, 100, "antithetic"), 98),
+        (lambda game: shapkit.estimate(game, 100, "gaussian_process"), 100),
+        (lambda game: shapkit.dummy_residual(game, 0), 2**9),
+        (lambda game: shapkit.isolation_residual(game, 0), 2**9),
+        (shapkit.influence_graph, 2**9),
+    ],
+)
+def test_each_thread_counts_its_own_evaluations_and_the_game_all(evaluate, n_each):
+    game = Game(lambda coalitions: np.tanh(coalitions @ np.arange(9.0)), 9, batch_size=7)
+    alone = Game(game.value, 9)
+    assert evaluate(alone).n_evaluations == n_each
+    results = in_many_threads(lambda: evaluate(game))
+    assert {result.n_evaluations for result in results} == {n_each}
+    assert game.n_evaluations == 16 * alone.n_evaluations
+
+
+def test_threads_that_share_a_cache_pay_at_most_once_each_and_get_the_same_numbers():
+    game = Game(lambda coalitions: coalitions.sum(axis=1) ** 2.0, 9, batch_size=7, cache=True)
+    results = in_many_threads(lambda: shapkit.exact(game))
+    assert all((result.values == results[0].values).all() for result in results)
+    assert game.n_evaluations == sum(result.n_evaluations for result in results) >= 2**9
+    assert game.n_evaluations + game.n_cache_hits == 16 * 2**9
+    assert shapkit.exact(game).n_evaluations == 0
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda game: pickle.loads(pickle.dumps(game))])
+@pytest.mark.parametrize("store", [None, "memory", "file"])
+def test_copies_of_a_game_have_what_its_cache_holds_and_count_for_themselves(copied, store, tmp_path):
+    cache = {None: None, "memory": True, "file": CoalitionCache(tmp_path / "payoffs.sqlite")}[store]
+    game = Game(np.count_nonzero if store is None else SumOfSquares(), 3, ["a", "b", "c"], cache=cache)
+    if store is not None:
+        game(ALL_OF_THREE[:5])
+        other = copied(game)
+        np.testing.assert_array_equal(other(ALL_OF_THREE), game(ALL_OF_THREE))
+        assert (other.names, other.n_evaluations, other.n_cache_hits) == (game.names, 8, 5)
+    else:
+        other = copied(game)
+    assert (other.n_players, other.batch_size, other.check_finite) == (3, None, True)
+
+
+class SumOfSquares:
+    def __call__(self, coalitions):
+        return coalitions.sum(axis=1) ** 2.0
+
+
+def test_a_copy_of_a_cache_in_memory_goes_on_by_itself():
+    game = Game(SumOfSquares(), 3, cache=True)
+    game(ALL_OF_THREE[:2])
+    other = copy.deepcopy(game)
+    other(ALL_OF_THREE)
+    assert (len(game.cache), len(other.cache)) == (2, 8)
+    shared = copy.copy(game)
+    shared(ALL_OF_THREE)
+    assert len(game.cache) == 8 and shared.cache is game.cache
+    closed = CoalitionCache()
+    closed.close()
+    with pytest.raises(ValueError, match="closed"):
+        Game(SumOfSquares(), 3, cache=copy.copy(closed))
+
+
+def test_copies_share_the_executor_and_pickles_have_none():
+    with ThreadPoolExecutor(1) as threads:
+        game = Game(SumOfSquares(), 3, executor=threads)
+        assert copy.copy(game).executor is copy.deepcopy(game).executor is threads
+        assert pickle.loads(pickle.dumps(game)).executor is None
+
+
+def test_ready_made_games_can_be_pickled():
+    game = weighted_voting([2, 1, 1], quota=3)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(game))(ALL_OF_THREE), game(ALL_OF_THREE))
+
+
+@pytest.mark.parametrize("executor", [False, True])
+@pytest.mark.parametrize("n_outputs", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 3])
+def test_outputs_by_coalitions_are_refused_also_where_there_are_as_many_of_both(executor, n_outputs, batch_size):
+    outputs = np.arange(3.0 * n_outputs).reshape(n_outputs, 3)
+    with ThreadPoolExecutor(1) as threads:
+        options = {"batch_size": batch_size, "executor": threads if executor else None}
+        game = Game(lambda coalitions: outputs @ coalitions.T, 3, **options)
+        if n_outputs == 1 and (batch_size == 1 or (executor and batch_size is None)):  # one of both: nothing tells them apart, and nothing is wrong
+            assert game(ALL_OF_THREE).shape == (8, 1)
+            return
+        for n_rows in (2, 3, 8):
+            with pytest.raises(ValueError, match=r"value returned shape .*expected"):
+                game(ALL_OF_THREE[:n_rows])
+        right = Game(lambda coalitions: coalitions @ outputs.T, 3, **options)
+        np.testing.assert_array_equal(right(ALL_OF_THREE[-n_outputs:]), ALL_OF_THREE[-n_outputs:] @ outputs.T)
+        assert right.n_evaluations == n_outputs  # the one that is looked at twice is not counted twice
+
+
+def test_masked_payoffs_are_refused():
+    hidden = np.ma.masked_array(np.arange(8.0), mask=[0, 1, 0, 0, 0, 0, 0, 0])
+    for value in (lambda coalitions: hidden, lambda coalitions: [hidden[:2]] * 8, lambda coalitions: tuple(hidden)):
+        with pytest.raises(ValueError, match=r"masked|NaN"):
+            Game(value, 3, batch_size=8)(ALL_OF_THREE)
+    shown = Game(lambda coalitions: np.ma.masked_array(coalitions.sum(axis=1), mask=False), 3)
+    np.testing.assert_array_equal(shown(ALL_OF_THREE), ALL_OF_THREE.sum(axis=1))
+
+
+@pytest.mark.parametrize("player", [True, False, np.True_, np.False_])
+def test_a_boolean_is_no_player(player):
+    game = Game(lambda coalitions: coalitions[:, 0], 2)
+    for call in (
+        lambda: game.player_index(player),
+        lambda: shapkit.dummy_residual(game, player),
+        lambda: shapkit.unanimity_sum(3, [[player]], [1.0]),
+    ):
+        with pytest.raises(ValueError, match=r"name or an index, got .*: of a mask, give np.flatnonzero"):
+            call()
+    with pytest.raises(TypeError, match="a player must be a name or an index"):
+        shapkit.exact(game)[player]

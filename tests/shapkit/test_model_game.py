@@ -274,3 +274,75 @@ def test_errors(arguments, message):
 def test_predictions_that_are_refused(predict, message):
     with pytest.raises(ValueError, match=message):
         model_game(predict, ROW, BACKGROUND)(everyone(5))
+
+
+@pytest.mark.parametrize("n_background", [1, 4, 7])
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+@pytest.mark.parametrize("max_rows", [4, 2**14])
+def test_predictions_by_outputs_first_are_refused(n_background, batch_size, max_rows):
+    """As many rows as outputs, or not."""
+    weights = RNG.normal(size=(4, 5))
+    background = RNG.normal(size=(n_background, 5))
+    turned = model_game(lambda rows: weights @ rows.T, ROW, background, batch_size=batch_size, max_rows=max_rows)
+    with pytest.raises(ValueError, match=r"predict returned shape .*one prediction per row") as caught:
+        exact(turned)
+    assert not any("lower batch_size" in note for note in getattr(caught.value, "__notes__", ()))
+    right = model_game(lambda rows: rows @ weights.T, ROW, background, batch_size=batch_size, max_rows=max_rows)
+    np.testing.assert_allclose(exact(right).values, ((ROW - background.mean(axis=0)) * weights).T, atol=1e-12)
+
+
+def test_a_prediction_may_be_one_buffer_again_and_again():
+    buffer = np.empty(10)
+
+    def predict(rows):
+        buffer[: len(rows)] = linear(rows)
+        return buffer[: len(rows)]
+
+    phi = exact(model_game(predict, ROW, BACKGROUND, max_rows=10))
+    np.testing.assert_allclose(phi.values, WEIGHTS * (ROW - BACKGROUND.mean(axis=0)), atol=1e-12)
+
+
+@pytest.mark.parametrize("argument", ["row", "background"])
+@pytest.mark.parametrize("frame", [False, True])
+def test_masked_features_are_refused(argument, frame):
+    pandas = pytest.importorskip("pandas")
+    given = {"row": ROW, "background": pandas.DataFrame(BACKGROUND) if frame else BACKGROUND}
+    if argument == "background" and frame:
+        return  # a frame has no masks
+    masked = np.ma.masked_array(given[argument], mask=False)
+    exact(model_game(lambda rows: np.asarray(rows) @ WEIGHTS, **{**given, argument: masked}))
+    masked.mask = np.arange(masked.size).reshape(masked.shape) == 1
+    with pytest.raises(ValueError, match=f"{argument} holds masked entries"):
+        model_game(linear, **{**given, argument: masked})
+
+
+def test_masked_predictions_are_refused():
+    def predict(rows):
+        return np.ma.masked_greater(rows[:, 0], -1e9)
+
+    with pytest.raises(ValueError, match="predict's result holds masked entries"):
+        exact(model_game(predict, ROW, BACKGROUND))
+
+
+@pytest.mark.parametrize("mask", [[True, False, False, True, False], np.array([True] * 5), [True]])
+def test_groups_of_booleans_are_refused(mask):
+    with pytest.raises(ValueError, match=r"groups\['a'\] has .*np.flatnonzero"):
+        model_game(linear, ROW, BACKGROUND, groups={"a": mask, "b": [1, 2, 4]})
+
+
+def test_names_come_from_the_row_where_the_background_has_none():
+    pandas = pytest.importorskip("pandas")
+    labels = ["age", "bmi", "sex", "bp", "s1"]
+    series, frame = pandas.Series(ROW, labels), pandas.DataFrame([ROW], columns=labels)
+    for row in (series, frame):
+        game = model_game(linear, row, BACKGROUND)
+        assert game.names == tuple(labels)
+        np.testing.assert_allclose(exact(game).values, WEIGHTS * (ROW - BACKGROUND.mean(axis=0)), atol=1e-12)
+        assert model_game(linear, row, BACKGROUND, names=list("abcde")).names == tuple("abcde")
+        assert model_game(linear, row, BACKGROUND, groups={"a": ["age", "bmi"], "b": [2, 3, 4]}).names == ("a", "b")
+    by_background = model_game(
+        lambda rows: linear(rows.to_numpy()), ROW, pandas.DataFrame(BACKGROUND, columns=labels[::-1])
+    )
+    assert by_background.names == tuple(labels[::-1])
+    with pytest.raises(ValueError, match="row lacks s1"):
+        model_game(linear, series.drop("s1"), pandas.DataFrame(BACKGROUND, columns=labels))

@@ -236,3 +236,18 @@ def test_errors(values, output, message):
 def test_pictures_that_cannot_be(arguments, message):
     with pytest.raises(ValueError, match=message):
         attribution([1.0, 2.0]).plot(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+@pytest.mark.parametrize("kind", ["bars", "heatmap", "network"])
+def test_a_single_output_needs_no_name_whatever_its_shape(shape, kind):
+    values = np.array([2.0, 3.0, 1.0]).reshape(3, *shape)
+    ends = np.zeros(shape), np.full(shape, 6.0)
+    phi = Attribution(values, None, *ends, 4, ("eyes", "nose"), "STII", "exact", order=2)
+    axes = phi.plot(kind=kind)
+    assert axes.get_figure() is not None
+    if kind == "bars":
+        assert [bar.get_width() for bar in axes.patches] == [2.0, 3.0, 1.0]
+    two = Attribution(np.ones((2, 2)), None, np.zeros(2), np.full(2, 2.0), 4, ("eyes", "nose"), "shapley", "exact")
+    with pytest.raises(ValueError, match=r"output is \(\), expected the index of one element"):
+        two.plot()

@@ -525,3 +525,35 @@ def test_composite_of_soft_masks_mixes() -> None:
     x, absent = torch.full((1, 1, 2, 2), 8.0), torch.zeros(1, 1, 2, 2)
     for members, value in (([1, 0], 2), ([0, 1], 6), ([1, 1], 8), ([0, 0], 0)):
         assert composite(x, absent, regions, torch.tensor(members).bool()).unique().tolist() == [value]
+
+
+@pytest.mark.parametrize(
+    "concepts", [3, None, "eyes", [1, 2], {"eyes": 1}, {"eyes": "1"}, {"eyes": [True]}, {"eyes": [1.0]}]
+)
+def test_concepts_that_are_no_lists_of_labels_by_name_are_refused(concepts: Any) -> None:
+    with pytest.raises(ValueError, match="concepts must map names to lists of label values, such as"):
+        Regions.from_labels(torch.zeros(1, 4, 4, dtype=torch.long), concepts)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros((1, 4, 4), int), [[[0]]], None, torch.zeros(1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.bool)]
+)
+def test_labels_that_are_no_integer_tensor_are_refused(labels: Any) -> None:
+    with pytest.raises(ValueError, match=r"labels must be an? (integer )?tensor"):
+        Regions.from_labels(labels, {"eyes": [1]})
+
+
+@pytest.mark.parametrize("names", [3, None, "ab", [1, 2]])
+def test_names_that_are_no_strings_are_refused(names: Any) -> None:
+    masks = torch.full((1, 2, 4, 4), 0.5)
+    for call in (lambda: Regions(masks, names), lambda: Regions.from_masks(masks, names, rest=None)):
+        with pytest.raises(ValueError, match="names must be a tuple of strings"):
+            call()
+    with pytest.raises(ValueError, match="masks must be a tensor, got ndarray"):
+        Regions(masks.numpy(), ("a", "b"))
+
+
+@pytest.mark.parametrize("dilation", [-1, 1.5, True, "2"])
+def test_a_dilation_that_is_no_number_of_pixels_is_refused(dilation: Any) -> None:
+    with pytest.raises(ValueError, match="dilation must be a number of pixels"):
+        Regions.from_labels(torch.zeros(1, 4, 4, dtype=torch.long), {"eyes": [1]}, dilation=dilation)
