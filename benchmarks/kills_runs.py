@@ -1,11 +1,14 @@
-"""Kill ``train`` and ``demo`` at random moments of their lives, resume them, and see what is lost: nothing may be.
+"""Kill ``train``, ``demo`` and ``save`` at random moments of their lives, go on, and see what is lost: nothing may be.
 
-    python benchmarks/kills_runs.py                  # both, 50 kills each; about 15 minutes
+    python benchmarks/kills_runs.py                  # all, 50 kills each; about 20 minutes
     python benchmarks/kills_runs.py --kills 4 --only train --out somewhere
+
+Of what is not asked for by ``--only`` the figures in the file stay.
 
 Every command runs in a process of its own. A run is killed five times, half of them by SIGKILL and half by SIGTERM, at
 moments drawn uniformly over what is left of its life, start-up included, and then goes on to its end. What it left is
-compared with what an uninterrupted run left, bit for bit.
+compared with what an uninterrupted run left, bit for bit. A process that saves one of two models in a folder again and
+again is killed, too; the folder must hold one of them, whole.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +216,64 @@ class Run:
         return self._log.read_text(encoding="utf-8", errors="replace")[-3000:]
 
 
+def killed_saves(kills: int, seed: int, work: Path) -> dict[str, Any]:
+    """Kill a process that saves two models in one folder in turn, and return what was found in it, as plain values.
+
+    The models have other sizes and predict other things, so that no mixture of their files can be taken for either.
+    """
+    from shapkit_diffusion.denoisers import load_denoiser, small_denoiser
+
+    models = [small_denoiser(32, 3, (16, 32), "epsilon"), small_denoiser(16, 3, (16, 32, 64), "v_prediction", seed=1)]
+    folder, draw = work / "model", random.Random(seed)
+    digests = []
+    for model in reversed(models):
+        model.save(folder)
+        digests.append(_digest(load_denoiser(folder)))
+    files = sorted(_files(folder))
+    begun = time.monotonic()
+    for model in models * 5:
+        model.save(folder)
+    life = (time.monotonic() - begun) / 10
+    signals = [signal.SIGKILL, signal.SIGTERM] * (kills // 2) + [signal.SIGKILL] * (kills % 2)
+    found = {"whole": 0, "neither": 0, "half_written": 0, "half_moved": 0, "files_left": 0, "files_lost": 0}
+    tally = {"SIGKILL": 0, "SIGTERM": 0}
+    for by in signals:
+        process = get_context("fork").Process(target=_save_for_ever, args=(models, folder))
+        process.start()
+        time.sleep(0.05 + draw.uniform(0, 10 * life))
+        assert process.pid is not None
+        os.kill(process.pid, by)
+        process.join()
+        stage = folder / ".saving"
+        found["half_moved"] += (stage / "complete.json").is_file()
+        found["half_written"] += stage.is_dir() and not (stage / "complete.json").is_file()
+        try:
+            found["whole" if _digest(load_denoiser(folder)) in digests else "neither"] += 1
+        except ValueError:
+            found["neither"] += 1
+        models[0].save(folder)
+        left = sorted(_files(folder))
+        found["files_left"] += len(set(left) - set(files))
+        found["files_lost"] += len(set(files) - set(left))
+        tally[by.name] += 1
+    return {"command": "save", "life_seconds": round(life, 3), "kills": tally, **found}
+
+
+def _save_for_ever(models: Sequence[Any], folder: Path) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    while True:
+        for model in models:
+            model.save(folder)
+
+
+def _digest(model: Any) -> str:
+    """Of a denoiser's weights and settings."""
+    digest = hashlib.sha256(json.dumps([dict(model.scheduler.config), str(model.unet.config)], default=str).encode())
+    for name, weights in model.unet.state_dict().items():
+        digest.update(name.encode() + weights.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def processes_marked(mark: str) -> list[int]:
     """The processes that have ``mark`` in their environment: those of a run, and theirs."""
     found = []
@@ -252,7 +314,8 @@ def report(measured: Mapping[str, Any]) -> str:
     """The table of the documentation."""
     head = ("command", "SIGKILL", "SIGTERM", "runs", "steps again", "processes left", "records wrong", "other results")
     lines = ["  ".join(f"{name:>14}" for name in head)]
-    for row in measured["commands"]:
+    runs = [row for row in measured["commands"] if row["command"] != "save"]
+    for row in runs:
         cells = (
             row["command"],
             row["kills"]["SIGKILL"],
@@ -265,18 +328,27 @@ def report(measured: Mapping[str, Any]) -> str:
         )
         lines.append("  ".join(f"{cell:>14}" for cell in cells))
     lines.append("")
-    for row in measured["commands"]:
+    for row in runs:
         spread = " ".join(str(count) for count in row["kills_by_tenth_of_life"])
         lines.append(f"{row['command']}: a life of {row['life_seconds']} s; kills in each tenth of it: {spread}")
         lines.append(f"{'':<{len(row['command'])}}  all processes ended {row['slowest_end_seconds']} s after a signal")
+    for row in (row for row in measured["commands"] if row["command"] == "save"):
+        signals = " and ".join(f"{count} {name}" for name, count in row["kills"].items())
+        lines += [
+            "",
+            f"save: {signals} among saves of {row['life_seconds']} s each, {row['half_written']} while files were "
+            f"written, {row['half_moved']} while they were moved",
+            f"      afterwards: the old or the new model, whole, {row['whole']} times, anything else {row['neither']}; "
+            f"after one more save: files lost {row['files_lost']}, left {row['files_left']}",
+        ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Kill train and demo at random moments, and resume them.")
+    parser = argparse.ArgumentParser(description="Kill train, demo and save at random moments, and go on.")
     parser.add_argument("--kills", type=int, default=50, help="of each command")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=("train", "demo"), help="one of the commands")
+    parser.add_argument("--only", choices=("train", "demo", "save"), help="one of the commands")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the figures go")
     parser.add_argument("--demo-into", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -288,7 +360,11 @@ def main() -> None:
         for subject in subjects:
             (Path(work) / subject.name).mkdir()
             commands.append(killed(subject, options.kills, options.seed, Path(work) / subject.name))
-    measured = {"seed": options.seed, "commands": commands}
+        if options.only in (None, "save"):
+            commands.append(killed_saves(options.kills, options.seed, Path(work)))
+    kept = json.loads(options.out.read_text(encoding="utf-8"))["commands"] if options.out.is_file() else []
+    by_name = {row["command"]: row for row in [*kept, *commands]}
+    measured = {"seed": options.seed, "commands": list(by_name.values())}
     options.out.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     print(report(measured))
 

@@ -56,8 +56,8 @@ the nose and the mouth of the image: it is the best arm of the reference study (
 **How it is used.** `shapkit_diffusion.denoisers.load_denoiser` gives a `ComposedDenoiser`: the UNet (diffusers'
 `UNet2DModel`, {parameters:,} parameters, v-prediction) runs once for each of {regions}; a run sees its own region and,
 in a concept's run, the rest, which is generated first. `composition.safetensors` says which pixels are whose. An edit
-of a concept changes that concept, and by construction nothing else. Opened as a diffusers pipeline the UNet runs on
-whole images, for which it was not trained: use it as a `ComposedDenoiser`.
+of a concept changes that concept, and by construction nothing else. A diffusers pipeline, whose UNet would run on
+whole images, for which it was not trained, refuses the folder and says so.
 
 * **Recipe**: `python benchmarks/study.py --run staged-2400`, then `python benchmarks/shipped_models.py local RUN`
 * **Data**: 16,384 rendered faces (seed 0). No photograph, no person.
@@ -136,9 +136,12 @@ def ship_denoiser(folder: Path, name: str) -> None:
         **{key: config[key] for key in ("steps", "batch_size", "learning_rate", "warmup", "ema", "seed")},
     )
     target = MODELS / SHIPPED[name]
+    figures, curve = target / "evaluation.json", target / "training_curve.png"
+    for beside in (figures, curve):  # a model is saved in no folder that holds anything else
+        beside.unlink(missing_ok=True)
     model.save(target, card)
-    write_json(target / "evaluation.json", result.figures() | {"frechet_of_real_images": floor})
-    (target / "training_curve.png").write_bytes(report.png(report.picture_of_training({"train": metrics}), dpi=80))
+    write_json(figures, result.figures() | {"frechet_of_real_images": floor})
+    curve.write_bytes(report.png(report.picture_of_training({"train": metrics}), dpi=80))
     print(f"shipped to {target}")
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapkit._checks import positive_integer
+from shapkit._files import user_path
 
 _FORMAT = "shapkit.CoalitionCache 1"
 _APPLICATION_ID = 0x53484B31  # "SHK1": in the header of the file, at byte 68, so that others' files are not opened
@@ -78,7 +79,7 @@ class CoalitionCache:
     def __init__(self, path: str | os.PathLike[str] | None = None, max_bytes: int = 2**28, key: str = "") -> None:
         if not isinstance(key, str) or len(key) > _LARGEST_FACT:
             raise ValueError(f"key must be a string that describes the game, got {reprlib.repr(key)}")
-        self.path = None if path is None else Path(path).absolute()
+        self.path = None if path is None else user_path(path).absolute()
         self.max_bytes = positive_integer("max_bytes", max_bytes)
         self.key = key
         self.output_shape: tuple[int, ...] | None = None

@@ -7,9 +7,9 @@ functions.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch
 from diffusers import AutoencoderKL, VQModel
 from torch import Tensor
 
-from shapkit_diffusion.checkpoints import find_folder, load_module
+from shapkit._files import completed, whole_folder
+from shapkit_diffusion.checkpoints import CONFIG, WEIGHT_FILES, find_folder, load_module
 
 AUTOENCODERS = (VQModel, AutoencoderKL)
 
@@ -117,13 +118,17 @@ class Autoencoder:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write ``config.json`` and the weights (safetensors) in diffusers' layout, whole or not at all."""
-        folder = Path(folder)
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        self.network.save_pretrained(partial)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        """Write ``config.json`` and the weights (safetensors) in diffusers' layout, whole or not at all.
+
+        Args:
+            folder: a new or an empty one, or one that an autoencoder was saved in, which is replaced.
+
+        Raises:
+            ValueError: ``folder`` is a file, or holds something that no autoencoder's ``save`` has written. It is left
+                as it is.
+        """
+        with whole_folder(folder, CONFIG, _is_own) as target:
+            self.network.save_pretrained(target)
 
     def _encoded(self, images: Tensor) -> Tensor:
         output = self.network.encode(images)
@@ -136,6 +141,10 @@ class Autoencoder:
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             parts = [work(part.to(self.network.dtype)) for part in x.split(batch_size)]
         return torch.cat(parts).to(x.dtype)
+
+
+def _is_own(name: str) -> bool:
+    return name == CONFIG or any(fnmatchcase(name, pattern) for pattern in WEIGHT_FILES)
 
 
 def load_autoencoder(name: str | Path) -> Autoencoder:
@@ -153,7 +162,8 @@ def load_autoencoder(name: str | Path) -> Autoencoder:
     ValueError: no/such/folder holds no autoencoder: expected config.json of a diffusers VQModel or AutoencoderKL
     """
     folder = find_folder(name)
-    if not (folder / "config.json").is_file():
+    completed(folder, CONFIG)
+    if not (folder / CONFIG).is_file():
         names = " or ".join(kind.__name__ for kind in AUTOENCODERS)
         raise ValueError(f"{folder} holds no autoencoder: expected config.json of a diffusers {names}")
     return Autoencoder(load_module(folder, AUTOENCODERS))

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from shapkit._files import user_path
 from shapkit_diffusion.schedules import DDIM, alphas_cumprod
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -59,6 +60,9 @@ ABSENT_KEYS: Mapping[str, Mapping[str, Any]] = {"VQModel": {"scaling_factor": 1.
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_TIMESTEPS = 100_000
+CONFIG = "config.json"
+WEIGHT_FILES = ("diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+"""What diffusers writes of a network, as patterns of names."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 # Published checkpoints name attention weights as diffusers did before version 0.15; its own loading renames them too.
@@ -73,7 +77,7 @@ def find_folder(name: str | Path) -> Path:
     Raises:
         ValueError: if there is no such folder and the hub does not give such a repository.
     """
-    folder = Path(name)
+    folder = user_path(name)
     if folder.exists() or not isinstance(name, str) or not _HUB_NAME.fullmatch(name):
         return folder
     try:
@@ -198,7 +202,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if the file is missing or damaged, or holds anything else.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise ValueError(f"{path} is missing")
     try:

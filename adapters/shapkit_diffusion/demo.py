@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from shapkit._files import user_path
 from shapkit.differentiable import allowed_influence, star
 from shapkit_diffusion import report
 from shapkit_diffusion.composed import ComposedDenoiser
@@ -159,7 +160,7 @@ def run_demo(config: DemoConfig, out: str | Path, *, resume: bool = False, overw
     """
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other")
-    out = Path(out)
+    out = user_path(out)
     with RunFolder.held(out, asdict(config), resume=resume, overwrite=overwrite) as run, stopped_by_signals(out):
         try:
             return _run_in(run, config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,17 @@ from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin, UNet2DCondit
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from shapkit._files import completed, whole_folder
 from shapkit_diffusion.autoencoders import Autoencoder, load_autoencoder
-from shapkit_diffusion.checkpoints import PICKLES, check_same_architecture, find_folder, load_module, load_schedule
+from shapkit_diffusion.checkpoints import (
+    CONFIG,
+    PICKLES,
+    WEIGHT_FILES,
+    check_same_architecture,
+    find_folder,
+    load_module,
+    load_schedule,
+)
 from shapkit_diffusion.prompts import EMBEDDING, TEXT_FOLDERS, prompt_embedding_of
 from shapkit_diffusion.schedules import DDIM, alphas_cumprod
 
@@ -27,8 +37,18 @@ __all__ = ["PREDICTIONS", "Denoiser", "check_same_architecture", "load_denoiser"
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 MAX_SIDE = 4096
+INDEX = "model_index.json"
+CARD = "README.md"
 COMPOSITION = "composition.safetensors"
 """The file that says how a saved denoiser's output is composed, see ``ComposedDenoiser``."""
+
+
+_OWN = (
+    *(INDEX, CARD, EMBEDDING, COMPOSITION, "scheduler/scheduler_config.json"),
+    *(f"{part}/{name}" for part in ("unet", "vqvae", "vae") for name in (CONFIG, *WEIGHT_FILES)),
+    *(f"{part}/*{suffix}" for part in TEXT_FOLDERS for suffix in (".json", ".txt", ".safetensors")),
+)
+"""The files that ``save`` writes, as patterns of their paths within the folder."""
 
 
 class Stage(NamedTuple):
@@ -202,33 +222,41 @@ class Denoiser(nn.Module):
         ``StableDiffusionPipeline``; the latter's text encoder and tokenizer are copied from ``text_source``, without
         which diffusers wants them passed.
 
+        An earlier denoiser in the folder is replaced, file by file, its model card only by another. A process that is
+        killed while it saves leaves the old one or the new one: what it had begun to move is finished by the next
+        ``load_denoiser`` or ``save``.
+
         Args:
-            folder: where; an earlier denoiser there is replaced.
+            folder: a new or an empty one, or one that a denoiser was saved in. ``"."`` will do, and so will a link.
             card: text of the model card, ``README.md``.
+
+        Raises:
+            ValueError: ``folder`` is a file, or holds something that no denoiser's ``save`` has written. It is left
+                as it is.
         """
-        folder = Path(folder)
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        with whole_folder(folder, INDEX, _is_own) as target:
+            self._write(target, card)
+
+    def _write(self, target: Path, card: str | None) -> None:
         pipeline, parts = self._parts()
         for name, part in parts.items():
-            part.save_pretrained(partial / name)
+            part.save_pretrained(target / name)
         index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
         index |= {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
         if self.prompt_embedding is not None:
-            save_file({"prompt_embedding": self.prompt_embedding.contiguous()}, partial / EMBEDDING)
-            index |= self._copy_text_folders(partial) | {
+            save_file({"prompt_embedding": self.prompt_embedding.contiguous()}, target / EMBEDDING)
+            index |= self._copy_text_folders(target) | {
                 "safety_checker": [None, None],
                 "feature_extractor": [None, None],
             }
-        self._save_more(partial)
-        (partial / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        index |= self._write_more(target)
+        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         if card is not None:
-            (partial / "README.md").write_text(card, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+            (target / CARD).write_text(card, encoding="utf-8")
 
-    def _save_more(self, folder: Path) -> None:
-        """What subclasses have to be restored from."""
+    def _write_more(self, target: Path) -> dict[str, Any]:
+        """Write what subclasses have to be restored from; returns their entries in ``model_index.json``."""
+        return {}
 
     def _parts(self) -> tuple[str, dict[str, Any]]:
         """The diffusers pipeline that the model makes, and its parts by their folders' names."""
@@ -268,6 +296,7 @@ def load_denoiser(name: str | Path, prompt_embedding: Tensor | None = None) -> D
     ValueError: no/such/folder holds no denoiser: expected unet/config.json (or config.json) of a diffusers UNet2DModel
     """
     folder = find_folder(name)
+    completed(folder, INDEX)
     unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
     if not (unet_folder / "config.json").is_file():
         raise ValueError(
@@ -338,6 +367,11 @@ def _check_prompt(embedding: Tensor | None, unet: nn.Module, folder: Path) -> No
         raise ValueError(f"{folder} takes no prompt_embedding: it is no Stable Diffusion model")
     if embedding.ndim != 3 or len(embedding) != 1 or embedding.shape[2] != width:
         raise ValueError(f"prompt_embedding must be (1, tokens, {width}), got {tuple(embedding.shape)}")
+
+
+def _is_own(name: str) -> bool:
+    """Whether a file of that path in a denoiser's folder is one that ``save`` writes."""
+    return any(fnmatchcase(name, pattern) for pattern in _OWN)
 
 
 def _pickles(_: str, names: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import time
@@ -20,21 +21,22 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from shapkit._files import user_path, whole_file
+
 LOCK, HOLDER = ".run.lock", ".run.holder.json"
 """The file whose lock a run holds, and the one that says who does."""
 
 LOCK_PATIENCE = 3.0
 """Seconds to wait for a lock: the workers of a process that was killed notice it a moment later."""
 
-_BEGINNINGS = {LOCK, HOLDER, HOLDER + ".partial", "config.json.partial"}
+_BEGINNINGS = re.compile(rf"({re.escape(LOCK)}|{re.escape(HOLDER)}|\.({re.escape(HOLDER)}|config\.json)\..*\.partial)")
 """What a run has in its folder before its configuration is in place."""
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -102,7 +104,7 @@ class RunFolder:
         Raises:
             ValueError: as `open`, or if another run holds the folder.
         """
-        path = Path(path)
+        path = user_path(path)
         _check_usable(path, resume or overwrite)
         path.mkdir(parents=True, exist_ok=True)
         with _lock(path):
@@ -119,7 +121,7 @@ class RunFolder:
         Raises:
             ValueError: if the folder exists and is not to be resumed, or holds another configuration.
         """
-        run = cls(Path(path))
+        run = cls(user_path(path))
         _check_usable(run.path, resume)
         if (run.path / "config.json").is_file():
             run.check(config)
@@ -187,9 +189,8 @@ class RunFolder:
     def drop_metrics_from(self, step: int) -> None:
         """Forget the lines after ``step``, which a resumed run is going to write again."""
         kept = [record for record in self.metrics() if record["step"] <= step]
-        partial = self.path / "metrics.jsonl.partial"
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        partial.replace(self.path / "metrics.jsonl")
+        with whole_file(self.path / "metrics.jsonl") as partial:
+            partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
 
 def _check_usable(path: Path, used_before: bool) -> None:
@@ -199,7 +200,7 @@ def _check_usable(path: Path, used_before: bool) -> None:
     if (path / "config.json").is_file():
         if not used_before:
             raise ValueError(f"run folder {path} exists: choose another, or go on with --resume")
-    elif path.exists() and any(entry.name not in _BEGINNINGS for entry in path.iterdir()):
+    elif path.exists() and not all(_BEGINNINGS.fullmatch(entry.name) for entry in path.iterdir()):
         raise ValueError(f"{path} exists and is no run folder: choose another")
 
 
@@ -249,7 +250,7 @@ def result_folder(path: str | Path, config: Mapping[str, Any]) -> Iterator[Path]
     Raises:
         ValueError: if ``path`` exists.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.exists():
         raise ValueError(f"run folder {path} exists: choose another")
     partial = path.with_name(path.name + ".partial")

@@ -33,6 +33,7 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
+from shapkit._files import user_path
 from shapkit.differentiable import (
     Comparisons,
     DummyPlayerPenalty,
@@ -242,7 +243,7 @@ def _train_in(
     if config.anchor:
         anchor = copy.deepcopy(teacher or denoiser).eval().requires_grad_(False).to(accelerator.device)
     denoiser.to(accelerator.device)
-    files = RowFiles(run.path, None if cache is None else Path(cache))
+    files = RowFiles(run.path, None if cache is None else user_path(cache))
     encode = encoding(data, denoiser, config, files, accelerator)
     with_noise = pairing(data, denoiser, config, files, accelerator)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate)

@@ -14,6 +14,7 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor
 
+from shapkit._files import whole_file
 from shapkit.differentiable import LossReport
 from shapkit_diffusion.denoisers import Denoiser
 from shapkit_diffusion.pixels import to_bytes
@@ -125,9 +126,8 @@ def image_grid(images: Tensor) -> np.ndarray:
 
 def write_picture(path: Path, pixels: np.ndarray) -> None:
     """Write uint8 (height, width, 3) as PNG, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    Image.fromarray(np.ascontiguousarray(pixels)).save(partial, format="png")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(partial, format="png")
 
 
 def _scalars(record: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:

@@ -777,7 +777,9 @@ def test_outputs_by_coalitions_are_refused_also_where_there_are_as_many_of_both(
     with ThreadPoolExecutor(1) as threads:
         options = {"batch_size": batch_size, "executor": threads if executor else None}
         game = Game(lambda coalitions: outputs @ coalitions.T, 3, **options)
-        if n_outputs == 1 and (batch_size == 1 or (executor and batch_size is None)):  # one of both: nothing tells them apart, and nothing is wrong
+        if n_outputs == 1 and (
+            batch_size == 1 or (executor and batch_size is None)
+        ):  # one of both: nothing tells them apart, and nothing is wrong
             assert game(ALL_OF_THREE).shape == (8, 1)
             return
         for n_rows in (2, 3, 8):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from shapkit._files import user_path
 from shapkit_diffusion import report
 from shapkit_diffusion.autoencoder_training import AutoencoderConfig, reconstruction_psnr, train_autoencoder
 from shapkit_diffusion.autoencoders import small_autoencoder
@@ -73,7 +73,7 @@ def _autoencoder(options: argparse.Namespace) -> None:
     )
     images = to_unit_range(torch.as_tensor(domain.reference.images[:MEASURED_IMAGES])).to(network.device)
     psnr = reconstruction_psnr(trained, images)
-    folder = Path(options.out)
+    folder = user_path(options.out)
     write_json(folder / "reconstruction.json", {"psnr_db": psnr, "images": len(images)})
     rows = {"images": images[:12], "reconstructed": trained.decode(trained.encode(images[:12]))}
     (folder / "reconstructions.png").write_bytes(report.png(report.picture_of_samples(rows, title="Reconstructions")))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from shapkit._files import user_path
 from shapkit_diffusion import report
 from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_picture, image_bytes
 from shapkit_diffusion.demo import SHIPPED, shipped_model
@@ -118,7 +119,7 @@ def write_samples(model: Denoiser, folder: Path) -> None:
 def read_image(path: str, shape: tuple[int, int, int]) -> Tensor:
     """An image file as (channels, height, width) in [-1, 1], resized to the model's shape."""
     channels, height, width = shape
-    picture = decode_picture(Path(path), IMAGE_MODES, MAX_PIXELS)
+    picture = decode_picture(user_path(path), IMAGE_MODES, MAX_PIXELS)
     return to_unit_range(torch.tensor(image_bytes(picture, channels, (height, width))))
 
 

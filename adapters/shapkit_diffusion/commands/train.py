@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 from typing import Any, get_args
 
 from accelerate import PartialState
 
+from shapkit._files import user_path
 from shapkit_diffusion.autoencoders import load_autoencoder
 from shapkit_diffusion.commands.common import (
     Formatter,
@@ -152,7 +152,7 @@ def _train(options: argparse.Namespace) -> None:
     )
     trained = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("train"))
     if PartialState().is_main_process:
-        write_samples(trained, Path(options.out))
+        write_samples(trained, user_path(options.out))
 
 
 def add_finetune(commands: Any) -> None:
@@ -295,7 +295,7 @@ def _finetune(options: argparse.Namespace) -> None:
         progress=on_terminal("fine-tune"),
     )
     if PartialState().is_main_process:
-        write_samples(tuned, Path(options.out))
+        write_samples(tuned, user_path(options.out))
 
 
 def _composed(model: Denoiser, data: Images, options: argparse.Namespace) -> ComposedDenoiser:

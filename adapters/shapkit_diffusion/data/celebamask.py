@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from shapkit._files import user_path
 from shapkit_diffusion.data.folders import (
     IMAGE_MODES,
     MAX_PIXELS,
@@ -158,7 +159,7 @@ def open_celebamask(
     >>> images.shape, CELEBAMASK_LABELS[labels[0, 8, 8]]
     ((1, 3, 16, 16), 'hat')
     """
-    root = Path(root)
+    root = user_path(root)
     check_channels(channels)
     if not (root / "CelebAMask-HQ-mask-anno").is_dir():
         raise ValueError(f"there is no folder {root / 'CelebAMask-HQ-mask-anno'}")

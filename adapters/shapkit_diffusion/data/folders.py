@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from shapkit._files import user_path
+
 MAX_PIXELS = 64_000_000
 """Pixels that a picture may have unless the caller allows more."""
 
@@ -137,7 +139,7 @@ def open_folder(
     >>> len(pairs), chosen.shape, label_maps.shape, pairs.label_names[1]
     (3, (2, 3, 8, 8), (2, 8, 8), 'skin')
     """
-    images, labels = Path(images), Path(labels)
+    images, labels = user_path(images), user_path(labels)
     check_channels(channels)
     names = _checked_names(label_names, "label_names") if label_names is not None else _names_in(labels)
     image_paths = files_by_stem(images, IMAGE_SUFFIXES)
@@ -178,7 +180,7 @@ def write_folder(pairs: Rows, folder: str | Path, rows_at_once: int = 64) -> Non
     ...     sorted(path.name for path in Path(folder).glob("*/*"))
     ['000000.png', '000000.png', '000001.png', '000001.png', 'labels.json']
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something already")
     images, labels = folder / "images", folder / "labels"

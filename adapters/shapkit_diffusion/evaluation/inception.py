@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shapkit._files import user_path
 from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors, with_counts
 from shapkit_diffusion.evaluation.realism import WHOLE, Box
 
@@ -217,7 +218,7 @@ def load_inception(path: str | Path) -> FidInception:
     Raises:
         ValueError: if the file is not there, is no state dict, or has other keys or shapes than the network.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}: Inception weights are never downloaded, put them there first")
     with torch.device("meta"):

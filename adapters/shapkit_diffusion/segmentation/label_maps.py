@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from shapkit._files import user_path
 from shapkit_diffusion.data.folders import (
     IMAGE_MODES,
     IMAGE_SUFFIXES,
@@ -86,8 +87,8 @@ def write_label_maps(
     """
     if len(parser.label_names) > 256:
         raise ValueError(f"label maps hold 256 labels, but the parser has {len(parser.label_names)}")
-    folder = Path(folder)
-    paths = files_by_stem(Path(images), IMAGE_SUFFIXES)
+    folder = user_path(folder)
+    paths = files_by_stem(user_path(images), IMAGE_SUFFIXES)
     if folder.is_dir() and any(path.suffix == ".png" or path.name == LABELS_FILE for path in folder.iterdir()):
         raise ValueError(f"{folder} holds label maps already")
     for path in paths.values():  # a header is read at once; what it says would else come to light after hours

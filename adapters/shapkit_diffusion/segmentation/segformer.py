@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shapkit._files import user_path
 from shapkit._optional import require
 from shapkit_diffusion.data.folders import MAX_PIXELS
 from shapkit_diffusion.segmentation.classes import merged_labels
@@ -32,7 +33,7 @@ def load_segformer(folder: str | Path, *, size: int = 512, max_pixels: int = MAX
             class by a part of a face.
     """
     transformers = require("transformers", extra="segformer", purpose="SegFormer face parsing")
-    folder = Path(folder)
+    folder = user_path(folder)
     # Looked for here, because transformers takes a folder that is not there for a name on the hub.
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shapkit._files import whole_file
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors
 from shapkit_diffusion.data.faces import FACE_LABELS, render_faces
@@ -112,10 +113,8 @@ def load_parser(path: str | Path | None = None) -> FaceParser:
 
 def save_parser(parser: FaceParser, path: str | Path, metadata: dict[str, str]) -> None:
     """Write the parser's weights with ``metadata`` (how it was made), whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    save_file(parser.state_dict(), partial, metadata=metadata)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file(parser.state_dict(), partial, metadata=metadata)
 
 
 def parser_metadata(path: str | Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from shapkit._files import user_path
 from shapkit.differentiable import Regions
 from shapkit_diffusion.compared.systems import Region, System
 from shapkit_diffusion.data.labelled import concept_labels
@@ -388,7 +389,7 @@ def assemble(folder: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: if the folder holds no measured row, or rows of other weights than the realism's.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     found = {path.stem: read_json(path) for path in sorted((folder / "rows").glob("*.json"))}
     if not found:
         raise ValueError(f"{folder} holds no measured row: measure with --models FOLDER --out {folder}")

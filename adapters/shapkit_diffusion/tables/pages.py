@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shapkit._files import user_path
 from shapkit_diffusion import report
 from shapkit_diffusion.tables.layout import Results, markdown_of, text_of
 from shapkit_diffusion.tables.pictures import all_pictures
@@ -20,7 +21,7 @@ INTRODUCTION = (
 
 def write_report(folder: str | Path, results: Results) -> list[Path]:
     """Write ``report.html``, which needs no other file, ``report.md`` and its ``pictures/`` into the folder."""
-    folder = Path(folder)
+    folder = user_path(folder)
     pictures = all_pictures(folder, results)
     (folder / "pictures").mkdir(exist_ok=True)
     lines = [f"# {TITLE}", "", INTRODUCTION, "", markdown_of(results), ""]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shapkit._files import user_path
 from shapkit._optional import require
 from shapkit_diffusion import report
 from shapkit_diffusion.pixels import to_unit_range
@@ -32,7 +33,7 @@ def row_pictures(folder: str | Path, results: Results) -> dict[str, dict[str, np
     """The images that were kept of every row, by row and name."""
     found = {}
     for key in results["rows"]:
-        path = Path(folder) / "rows" / f"{key}.npz"
+        path = user_path(folder) / "rows" / f"{key}.npz"
         if path.is_file():
             with np.load(path) as kept:
                 found[key] = {name: kept[name] for name in kept.files}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import nn
 
+from shapkit._files import user_path
 from shapkit_diffusion.compared.gan.editing_in_style import EditingInStyle
 from shapkit_diffusion.compared.gan.igan import Igan, load_igan
 from shapkit_diffusion.compared.gan.inversion import GanImages
@@ -203,7 +204,7 @@ def with_models(
     unknown = sorted(set(keys or ()) - set(known))
     if unknown:
         raise ValueError(f"the tables have the rows {', '.join(known)}; got {', '.join(unknown)}")
-    wanted = {key: replace(row, folder=Path(folder)) for key, row in known.items() if keys is None or key in keys}
+    wanted = {key: replace(row, folder=user_path(folder)) for key, row in known.items() if keys is None or key in keys}
     for key, row in wanted.items():
         for model in row.missing(concepts):
             raise ValueError(

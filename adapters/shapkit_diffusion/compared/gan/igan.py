@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shapkit._files import user_path
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.compared.gan.clustering import spectral_clusters
 from shapkit_diffusion.compared.gan.editing_in_style import REFERENCE, contributions
@@ -166,8 +167,8 @@ def train_igan(
         TrainingStopped: after SIGTERM or SIGUSR1, when the step is done and the state saved.
     """
     before, discriminator = (
-        load_generator(Path(start) / GENERATOR_FILE),
-        load_discriminator(Path(start) / DISCRIMINATOR_FILE),
+        load_generator(user_path(start) / GENERATOR_FILE),
+        load_discriminator(user_path(start) / DISCRIMINATOR_FILE),
     )
     if before.architecture != config.gan.architecture:
         raise ValueError(f"{start} holds a GAN of {before.architecture}, the run is for {config.gan.architecture}")
@@ -194,8 +195,8 @@ def load_igan(folder: str | Path) -> tuple[StyleGenerator, Tensor]:
     Raises:
         ValueError: if the folder does not hold a finished run.
     """
-    generator = load_generator(Path(folder) / GENERATOR_FILE)
-    path = Path(folder) / GROUPS_FILE
+    generator = load_generator(user_path(folder) / GENERATOR_FILE)
+    path = user_path(folder) / GROUPS_FILE
     try:
         groups = torch.tensor(json.loads(path.read_text(encoding="utf-8")), dtype=torch.long)
     except FileNotFoundError as error:

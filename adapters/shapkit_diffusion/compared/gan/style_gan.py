@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shapkit._files import whole_file
 from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -288,14 +289,12 @@ def _seeded(make: Callable[[], Network], seed: int) -> Network:
 
 def save_network(network: StyleGenerator | Discriminator, path: str | Path) -> None:
     """Write weights and sizes as safetensors, whole or not at all."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
     described: dict[str, Any] = {"architecture": asdict(network.architecture)}
     if isinstance(network, StyleGenerator):
         described["rectified_layer"] = network.rectified_layer
-    save_file(weights, partial, metadata={"network": json.dumps(described)})
-    partial.replace(path)
+    with whole_file(path) as partial:
+        save_file(weights, partial, metadata={"network": json.dumps(described)})
 
 
 def load_generator(path: str | Path) -> StyleGenerator:
