@@ -94,7 +94,9 @@ def _lives(process: int) -> bool:
 
 
 @contextmanager
-def whole_folder(path: str | os.PathLike[str], index: str, is_own: Callable[[str], bool]) -> Iterator[Path]:
+def whole_folder(
+    path: str | os.PathLike[str], index: str, is_own: Callable[[str], bool], kept: Collection[str] = ()
+) -> Iterator[Path]:
     """Yield an empty folder to be filled; its files replace an earlier call's in `path` when the block ends well.
 
     They are moved one by one, the index last, and the old index goes first: a reader who needs it never sees a
@@ -106,6 +108,7 @@ def whole_folder(path: str | os.PathLike[str], index: str, is_own: Callable[[str
         path: the folder; it is made where there is none.
         index: the file without which the folder is nothing.
         is_own: of a file's path within the folder, "/" between its parts, whether an earlier call may have written it.
+        kept: those of them that stay where they are not written anew.
 
     Raises:
         ValueError: `path` is a file, or holds something else than an earlier call wrote. Nothing is changed then.
@@ -123,7 +126,7 @@ def whole_folder(path: str | os.PathLike[str], index: str, is_own: Callable[[str
         try:
             yield stage
             old = {name for name in _files_of(folder) if not name.startswith(_STAGE) and is_own(name)}
-            journal = {"stale": sorted(old - set(_files_of(stage)))}
+            journal = {"stale": sorted(old - set(_files_of(stage)) - set(kept))}
             with whole_file(stage / _JOURNAL) as partial:
                 partial.write_text(json.dumps(journal), encoding="utf-8")
         except BaseException:

@@ -234,7 +234,7 @@ class Denoiser(nn.Module):
             ValueError: ``folder`` is a file, or holds something that no denoiser's ``save`` has written. It is left
                 as it is.
         """
-        with whole_folder(folder, INDEX, _is_own) as target:
+        with whole_folder(folder, INDEX, _is_own, kept=[CARD]) as target:
             self._write(target, card)
 
     def _write(self, target: Path, card: str | None) -> None:

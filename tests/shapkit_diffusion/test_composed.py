@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDIMPipeline, DDPMPipeline, DiffusionPipeline, LDMPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import shapkit_diffusion
 from shapkit.differentiable import Regions, allowed_influence, star
 from shapkit_diffusion.autoencoders import Autoencoder, small_autoencoder
 from shapkit_diffusion.composed import ComposedDenoiser
@@ -202,7 +206,36 @@ def test_what_is_loaded_is_composed_as_what_was_saved(tmp_path: Path, staged: bo
     assert isinstance(again, ComposedDenoiser) and again.composition.staged is staged and again.regions.names == NAMES
     noise = draw_noise(local, 2, seed=1)
     assert torch.equal(generate(again, noise, 3), generate(local, noise, 3))
-    assert DDPMPipeline.from_pretrained(tmp_path / "model").unet is not None
+    index = tmp_path / "model" / "model_index.json"
+    earlier = json.loads(index.read_text()) | {"unet": ["diffusers", "UNet2DModel"]}  # as this package once wrote it
+    index.write_text(json.dumps(earlier))
+    assert torch.equal(generate(load_denoiser(tmp_path / "model"), noise, 3), generate(local, noise, 3))
+
+
+@pytest.mark.parametrize("pipeline", [DDPMPipeline, DDIMPipeline, LDMPipeline, DiffusionPipeline])
+@pytest.mark.parametrize("latent", [False, True])
+def test_pipelines_refuse_a_composed_model_and_say_why(pipeline: Any, latent: bool, tmp_path: Path) -> None:
+    autoencoder = Autoencoder(small_autoencoder(channels=(8, 8))) if latent else None
+    plain = small_denoiser(size=32 if latent else 16, channels=(8, 16), autoencoder=autoencoder)
+    ComposedDenoiser(plain, _regions()).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"composed model.*open it with shapkit_diffusion\.denoisers\.load_denoiser"):
+        pipeline.from_pretrained(tmp_path / "model")
+
+
+def test_a_process_without_this_package_in_it_is_refused_the_shipped_local_model_too() -> None:
+    script = (
+        "import sys\n"
+        "from diffusers import DDPMPipeline\n"
+        "try:\n"
+        "    DDPMPipeline.from_pretrained(sys.argv[1])\n"
+        "except Exception as error:\n"
+        "    print(error)\n"
+    )
+    folder = Path(shapkit_diffusion.__file__).parent / "models" / "faces32_local"
+    said = subprocess.run(
+        [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "shapkit_diffusion" in said, "what it takes to open it is named"
 
 
 def test_a_latent_model_is_composed_on_its_own_grid(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from shapkit_diffusion.autoencoders import load_autoencoder
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.schedules import DDIM
 
@@ -413,3 +415,88 @@ def test_small_denoisers_that_cannot_be_are_refused() -> None:
         small_denoiser(size=30)
     with pytest.raises(ValueError, match="prediction_type must be one of"):
         small_denoiser(size=16, channels=(8, 16), prediction="score")
+
+
+def test_a_folder_with_other_things_is_refused_and_left_alone(tiny: Denoiser, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("three years")
+    with pytest.raises(ValueError, match=r"holds thesis\.txt, which an earlier save did not write: choose another"):
+        tiny.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    tiny.save(tmp_path / "model")
+    for name in ("unet/notes.txt", "weights.bin", "unet/diffusion_pytorch_model.bin", "samples/1.png"):
+        (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "model" / name).write_text("mine")
+        with pytest.raises(ValueError, match=f"holds {name}, which an earlier save did not write"):
+            small_denoiser(size=16, channels=(8, 16), seed=2).save(tmp_path / "model")
+        (tmp_path / "model" / name).unlink()
+        if name.startswith("samples"):
+            (tmp_path / "model" / "samples").rmdir()
+    x = normal(2, 3, 16, 16)
+    torch.testing.assert_close(load_denoiser(tmp_path / "model")(x, TIMESTEPS), tiny(x, TIMESTEPS), rtol=0, atol=0)
+
+
+def test_saving_here_there_and_at_home(tiny: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    x = normal(2, 3, 16, 16)
+    for folder in (".", "~/model", "model/", "../" + tmp_path.name):
+        if folder == "model/":
+            for path in list(tmp_path.iterdir()):  # what was saved in "."
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if folder.startswith(".."):
+            shutil.rmtree(tmp_path / "model")
+        for _ in range(2):
+            tiny.save(folder)
+        torch.testing.assert_close(load_denoiser(folder)(x, TIMESTEPS), tiny(x, TIMESTEPS), rtol=0, atol=0)
+        if folder == "~/model":
+            assert (tmp_path / "home" / "model" / "model_index.json").is_file()
+            shutil.rmtree(tmp_path / "home")
+
+
+def test_a_smaller_model_leaves_nothing_of_a_larger_one(ldm: Path, tiny: Denoiser, tmp_path: Path) -> None:
+    load_denoiser(ldm).save(tmp_path / "model", card="# Of the latent one")
+    tiny.save(tmp_path / "model")
+    names = sorted(str(p.relative_to(tmp_path / "model")) for p in (tmp_path / "model").rglob("*") if p.is_file())
+    weights = ["unet/config.json", "unet/diffusion_pytorch_model.safetensors"]
+    # A card may be the user's own by now: only another card takes its place
+    assert names == ["README.md", "model_index.json", "scheduler/scheduler_config.json", *weights]
+    tiny.save(tmp_path / "model", card="# Of this one")
+    assert (tmp_path / "model" / "README.md").read_text() == "# Of this one"
+
+
+def test_no_pickle_is_copied_with_a_text_encoder(
+    stable_diffusion: Path, write_text_encoder: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    write_text_encoder(stable_diffusion)
+    for name in ("pytorch_model.bin", "weights.pt", "old.ckpt", "state.pkl", "more.pth"):
+        (stable_diffusion / "text_encoder" / name).write_bytes(b"a pickle")
+    load_denoiser(stable_diffusion).save(tmp_path / "saved")
+    copied = {path.name for path in (tmp_path / "saved" / "text_encoder").iterdir()}
+    assert copied == {"config.json", "model.safetensors"}
+
+
+def test_a_save_that_was_cut_off_is_finished_by_the_next_reader(tiny: Denoiser, tmp_path: Path) -> None:
+    tiny.save(tmp_path / "model")
+    other = small_denoiser(size=16, channels=(8, 16), prediction="epsilon", seed=2)
+    other.save(tmp_path / "other")
+    stage = tmp_path / "model" / ".saving"
+    shutil.copytree(tmp_path / "other", stage)
+    x = normal(2, 3, 16, 16)
+    kept = load_denoiser(tmp_path / "model")
+    assert kept.prediction == tiny.prediction, "what was still being written is nothing"
+    (stage / "complete.json").write_text('{"stale": []}')
+    (stage / "unet" / "config.json").replace(tmp_path / "model" / "unet" / "config.json")  # as far as it came
+    new = load_denoiser(tmp_path / "model")
+    assert new.prediction == "epsilon" and not stage.exists()
+    torch.testing.assert_close(new(x, TIMESTEPS), other(x, TIMESTEPS), rtol=0, atol=0)
+
+
+def test_an_autoencoder_is_saved_with_the_same_care(ldm: Path, tmp_path: Path) -> None:
+    autoencoder = load_autoencoder(ldm / "vqvae")
+    autoencoder.save(tmp_path / "model")
+    autoencoder.save(tmp_path / "model")
+    assert load_autoencoder(tmp_path / "model").factor == autoencoder.factor
+    (tmp_path / "model" / "thesis.txt").write_text("three years")
+    with pytest.raises(ValueError, match=r"holds thesis\.txt, which an earlier save did not write"):
+        autoencoder.save(tmp_path / "model")
+    assert (tmp_path / "model" / "thesis.txt").read_text() == "three years"
