@@ -488,3 +488,32 @@ def test_processes_may_share_a_file(tmp_path):
         assert held.all()
         np.testing.assert_array_equal(payoffs, np.sqrt(np.arange(2**10)))
     assert {name for name in os.listdir(tmp_path) if name.startswith("cache")} == {"cache"}
+
+
+def test_what_was_used_last_stays_and_what_was_used_longest_ago_goes():
+    keys = coalition_keys(members_of_masks(np.arange(8), 3))
+    entry = len(keys[0]) + 8 + 240
+    cache = CoalitionCache(max_bytes=3 * entry)
+    cache.bind(3, ("a", "b", "c"))
+    for number in range(3):
+        cache.put([keys[number]], np.array([float(number)]))
+    assert cache.get([keys[0]])[0].tolist() == [True]  # the first is used again
+    cache.put([keys[3]], np.array([3.0]))
+    held, payoffs = cache.get(keys)
+    assert np.flatnonzero(held).tolist() == [0, 2, 3] and payoffs.tolist() == [0.0, 2.0, 3.0]
+    cache.put([keys[4], keys[5]], np.array([4.0, 5.0]))  # of the last look-up the third is the most recent
+    assert np.flatnonzero(cache.get(keys)[0]).tolist() == [3, 4, 5]
+
+
+def test_batches_that_were_complete_before_an_error_stay():
+    def value(coalitions):
+        if coalitions[0].all():
+            raise OSError("no")
+        return coalitions.sum(axis=1) * 1.0
+
+    game = Game(value, 3, batch_size=2, cache=True)
+    with pytest.raises(OSError, match="no"):
+        game(members_of_masks([1, 2, 3, 4, 7, 5, 6, 0], 3))
+    assert len(game.cache) == 4 and game.n_evaluations == 4
+    game(members_of_masks([1, 2, 3, 4], 3))
+    assert game.n_evaluations == 4

@@ -19,6 +19,7 @@ from shapkit import exact as exact_values
 from shapkit import shapley_values, table_game, weighted_voting
 from shapkit.coalitions import masks_of_members
 from shapkit.exact import block_rows
+from shapkit.superset_sums import Family, SupersetSums
 
 GAMES = json.loads((Path(__file__).parents[1] / "data" / "games.json").read_text())["games"]
 PUBLISHED = [(game, index) for game in GAMES for index in ("shapley", "banzhaf") if index in game]
@@ -249,3 +250,12 @@ def test_games_of_one_player_and_of_none(index):
     nobody = exact_values(shapkit.Game(lambda coalitions: np.ones((len(coalitions), 3)), 0), index)
     assert nobody.values.shape == (0, 3) and nobody.n_evaluations == 1
     assert shapley_values([[1.0, 2.0]]).shape == (0, 2)
+
+
+def test_sums_of_many_blocks_are_compensated():
+    """Each block adds less than the last digit of the sum: without compensation none would be there in the end."""
+    sums = SupersetSums(1, 1, np.zeros(1), [Family(1, np.ones(2))])
+    sums.add([np.array([[1.0]])])
+    for _ in range(10_000):
+        sums.add([np.array([[1e-16]])])
+    assert float(sums.totals[0][0, 0]) == pytest.approx(1 + 1e-12, rel=0, abs=1e-16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,19 @@ def test_a_parser_whose_classes_are_no_labels_of_the_data_is_refused(folder: str
         open_domain("photographs", parser="small")
     with pytest.raises(ValueError, match="parser must be small, bisenet:FILE or segformer:FOLDER"):
         open_domain(folder, parser="large")
+
+
+def test_the_reference_stands_in_only_for_what_an_image_lacks(folder: str) -> None:
+    domain = open_domain(folder)
+    eyes, mouth = FACE_LABELS.index("eyes"), FACE_LABELS.index("mouth")
+    labels = torch.zeros(3, 32, 32, dtype=torch.long)
+    labels[0, 5:7, 4:8], labels[0, 20:23, 10:14] = eyes, mouth
+    labels[1, 9:11, 20:25] = eyes  # no mouth
+    labels[2, 25:27, 3:9] = mouth  # no eyes
+    parsed = replace(domain, parse=lambda images: labels.clone())
+    found = parsed.regions(torch.zeros(3, 3, 32, 32), ["eyes", "mouth"], dilation=0)
+    reference = torch.as_tensor(domain.reference.labels[0]).long()
+    for name, value, lost in (("eyes", eyes, 2), ("mouth", mouth, 1)):
+        for row in range(3):
+            own = labels[row] == value if row != lost else reference == value
+            assert torch.equal(found.mask(name)[row, 0] > 0, own), f"{name} of image {row}"

@@ -185,3 +185,33 @@ def test_template_is_the_most_frequent_label() -> None:
 def test_unknown_data_is_refused() -> None:
     with pytest.raises(ValueError, match="data must be faces, photographs, celebamask:FOLDER"):
         open_domain("imagenet")
+
+
+def test_pairs_that_are_left_out_leave_the_others_as_they_are() -> None:
+    """Each pair kept is what it is alone: original, noise to exchange, label map, mask and number."""
+    noise, other = torch.randn(2, 10, 3, 8, 8, generator=torch.Generator().manual_seed(1)).unbind()
+
+    def parse(images: torch.Tensor) -> torch.Tensor:
+        """The eye lies where the image says, and there is none in images that are dark on average."""
+        labels = torch.zeros(len(images), 8, 8, dtype=torch.long)
+        for row, image in enumerate(images):
+            if float(image.mean()) > 0:
+                column = 1 + int(1000 * float(image.abs().mean())) % 5
+                labels[row, 2:4, column : column + 2] = 1
+        return labels
+
+    def blurred(x: torch.Tensor) -> torch.Tensor:
+        return x + 0.3 * x.roll(1, dims=3)
+
+    (entry,), swaps = swap_and_measure(blurred, parse, noise, other, {"eye": [1]})
+    kept = [row for row in range(10) if float(blurred(noise[row : row + 1]).mean()) > 0]
+    assert 2 <= len(kept) <= 8 and entry.n_pairs == len(kept)
+    assert swaps.numbers is not None and swaps.numbers.tolist() == kept
+    insides = []
+    for position, row in enumerate(kept):
+        (alone,), one = swap_and_measure(blurred, parse, noise[row : row + 1], other[row : row + 1], {"eye": [1]})
+        assert torch.equal(swaps.originals[position], one.originals[0])
+        assert torch.equal(swaps.masks["eye"][position], one.masks["eye"][0])
+        assert torch.equal(swaps.edited["eye"][position], one.edited["eye"][0])
+        insides.append(alone.mse_in)
+    assert entry.mse_in == pytest.approx(np.mean(insides), rel=1e-12)

@@ -14,6 +14,7 @@ from shapkit_diffusion.denoisers import small_denoiser
 from shapkit_diffusion.domains import open_domain
 from shapkit_diffusion.evaluation.edit_measures import compare_edits, measure_edits
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, measured_by_concept, realism_reference
+from shapkit_diffusion.evaluation.intervals import Interval
 from shapkit_diffusion.evaluation.locality import swap_and_measure
 from shapkit_diffusion.evaluation.realism import Box, map_features, pixel_features
 from shapkit_diffusion.evaluation.realism_measures import RealismReference, measure_realism
@@ -161,3 +162,23 @@ def test_an_evaluated_model_is_ready_for_the_verdict() -> None:
         assert verdict(found, found).outcome == "draw"
     with pytest.raises(ValueError, match="go together"):
         realism_reference(domain, config.concepts, FEATURES)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "outcome"),
+    [
+        (Interval(0.9, 0.7, 1.1), "draw"),  # smaller, but perhaps by chance
+        (Interval(0.9, 0.8, 0.99), "better"),
+        (Interval(1.1, 0.9, 1.3), "draw"),
+        (Interval(1.2, 1.05, 1.4), "loses"),
+    ],
+)
+def test_the_claim_is_held_to_its_interval_not_to_its_figure(
+    ratio: Interval, outcome: str, reference: RealismReference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = _measured(control, reference)
+    found = compare_edits(same.edits, same.edits)
+    monkeypatch.setattr("shapkit_diffusion.evaluation.verdict.compare_edits", lambda *_: {**found, "ratio": ratio})
+    result = verdict(same, same)
+    assert result.outcome == outcome and result.lines[0].passed is (outcome == "better")
+    assert result.lines[0].figure == ratio.high and str(ratio) in result.sentence

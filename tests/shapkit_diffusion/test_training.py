@@ -33,6 +33,7 @@ from shapkit_diffusion.training import (
     PenaltyConfig,
     TrainConfig,
     TrainingStopped,
+    _named_randomness,
     _weighted_by_timestep,
     clean_payoff,
     draw_batch,
@@ -501,3 +502,37 @@ def test_bfloat16_is_for_processors_that_have_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, instruction: True}, raising=False)
     assert fast_precision() == precision
+
+
+def test_the_weight_of_each_step_is_that_of_its_number_counted_from_zero(
+    small_faces: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    at = PenaltyConfig.at
+
+    def noted(self: PenaltyConfig, step: int, steps: int) -> float:
+        asked.append((step, steps))
+        return at(self, step, steps)
+
+    monkeypatch.setattr(PenaltyConfig, "at", noted)
+    penalty = PenaltyConfig(weight=100.0, final_weight=1.0)
+    config = TrainConfig(steps=3, batch_size=4, warmup=0, log_every=1, penalty=penalty)
+    train(_tiny(), small_faces, config, tmp_path / "run")
+    # Once for the step itself, and once for what is logged of it
+    assert sorted(asked) == [(0, 3), (0, 3), (1, 3), (1, 3), (2, 3), (2, 3)]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["weight"] for line in lines] == [100.0, 10.0, 1.0]
+
+
+def test_what_layers_draw_is_named_by_seed_step_and_sample() -> None:
+    def drawn(*names: int) -> list[float]:
+        with _named_randomness(*names, torch.device("cpu")):
+            return torch.nn.functional.dropout(torch.ones(64), 0.5, training=True).tolist()
+
+    first = drawn(0, 0, 0)
+    assert drawn(0, 0, 0) == first
+    for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 16)):
+        assert drawn(*other) != first
+    state = torch.get_rng_state()
+    drawn(0, 0, 0)
+    assert torch.equal(torch.get_rng_state(), state), "the caller's own draws go on as before"

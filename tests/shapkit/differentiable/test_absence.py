@@ -1,9 +1,12 @@
 """What stands in for absent regions."""
 
+from typing import Any
+
 import pytest
 import torch
 
-from shapkit.differentiable import absent_input, partner
+from shapkit.differentiable import DummyPlayerPenalty, Regions, absent_input, partner
+from shapkit.differentiable.absence import standard_noise
 
 
 def batch(size: int = 4) -> torch.Tensor:
@@ -89,3 +92,31 @@ def test_like_x(fill: str, dtype: torch.dtype) -> None:
 def test_unknown_fill() -> None:
     with pytest.raises(ValueError, match="one of zeros, noise, exchange, batch_mean, got 'grey'"):
         absent_input("grey", batch())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("level", [0.0, 0.25, torch.tensor([0.0, 0.5, 1.0, 2.0])])
+def test_the_noise_of_absent_regions_has_the_level_asked_for(level: float | torch.Tensor) -> None:
+    x = batch()
+    wanted = torch.as_tensor(level, dtype=x.dtype).reshape(-1, 1, 1, 1)
+    assert torch.equal(absent_input("noise", x, noise_level=level), wanted * standard_noise(x))
+
+
+@pytest.mark.parametrize("estimator", ["direct", "exact", "per_region"])
+def test_the_penalty_takes_the_level_of_the_noise_too(estimator: Any) -> None:
+    """A bilinear network: its change, and so the penalty, is a known multiple of the noise that fills a region."""
+    x, half = torch.zeros(4, 2, 6, 6, dtype=torch.float64), torch.zeros(1, 1, 6, 6, dtype=torch.float64)
+    half[..., :3] = 1
+    regions = Regions(torch.cat([half, 1 - half], dim=1), ("left", "right"))
+    penalty = DummyPlayerPenalty(estimator=estimator, fill="noise", graph="own", seed=1)
+
+    def network(z: torch.Tensor) -> torch.Tensor:
+        return z + z.flip(3)
+
+    one = float(penalty(network, x, regions, noise_level=1.0))
+    assert one > 0.1 and float(penalty(network, x, regions, noise_level=0.0)) == 0
+    power = 1 if estimator == "direct" else 2  # sizes of Shapley values; squares of changes
+    assert float(penalty(network, x, regions, noise_level=3.0)) == pytest.approx(3**power * one)
+    levels = torch.tensor([0.0, 1.0, 2.0, 0.0])
+    by_sample = penalty.unreduced(network, x, regions).mean(dim=1)
+    by_level = penalty.unreduced(network, x, regions, noise_level=levels).mean(dim=1)
+    torch.testing.assert_close(by_level, by_sample * levels.double() ** power)
