@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DATA ?= faces
 OUT ?= runs/demo-$(DATA)
 
-.PHONY: demo test test-core lint clean
+.PHONY: demo test test-core mutants lint clean
 
 # glibc gives torch's buffers back to the system after every operation unless told not to, which costs page faults.
 demo: $(STAMP)
@@ -23,6 +23,11 @@ test-core:
 	$(CORE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test-core]'
 	$(CORE_VENV)/bin/python -m pytest -q --numprocesses auto --dist worksteal \
 		--ignore tests/shapkit/differentiable --ignore shapkit/differentiable tests/shapkit shapkit
+
+# Small faults put into the code, and whether the tests notice: docs/testing.md. Hours; goes on where it was stopped.
+mutants: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,mutants]'
+	$(BIN)/python benchmarks/mutants.py --sample 200
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check shapkit adapters tests benchmarks examples
