@@ -17,6 +17,7 @@ import torch
 from diffusers import DDPMScheduler, VQModel
 from PIL import Image
 from safetensors.torch import load_file
+from torch import Tensor
 
 import shapkit_diffusion.commands.train
 from shapkit.differentiable import DummyPlayerPenalty, Regions, allowed_influence, star
@@ -536,3 +537,30 @@ def test_what_layers_draw_is_named_by_seed_step_and_sample() -> None:
     state = torch.get_rng_state()
     drawn(0, 0, 0)
     assert torch.equal(torch.get_rng_state(), state), "the caller's own draws go on as before"
+
+
+@pytest.mark.parametrize("output", ["prediction", "clean"])
+def test_noise_that_fills_a_region_is_as_strong_as_that_of_the_timestep(
+    small_faces: LabelledImages, output: str
+) -> None:
+    model = _tiny()
+    wanted = PenaltyConfig(
+        fill="noise", estimator="exact", output=output, regions="label_maps", timestep_weighting="none", dilation=0
+    )
+    config = replace(QUICK, penalty=wanted, anchor=False)
+    batch = draw_batch(small_faces, config, 1000, 3)
+    regions = Regions.grid(1, 2, 32, 32)
+    found = losses(model, model, batch, config, replace(regions, names=("eyes", "rest")), 3).penalty
+    noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
+
+    def payoff(x: Tensor) -> Tensor:
+        predicted = model(x, batch.timesteps)
+        return clean_payoff(model, predicted, x, batch.timesteps) if output == "clean" else predicted
+
+    sigma = model.signal_and_noise(batch.timesteps, noisy)[1].flatten()
+    assert float(sigma.std()) > 0.1, "timesteps that differ"
+    penalty = DummyPlayerPenalty(estimator="exact", fill="noise", graph=star("rest"), seed=config.seed)
+    by_hand = penalty(
+        payoff, noisy, replace(regions, names=("eyes", "rest")), step=3, first_index=batch.first, noise_level=sigma
+    )
+    torch.testing.assert_close(found, by_hand)
