@@ -29,7 +29,8 @@ LOCK, HOLDER = ".run.lock", ".run.holder.json"
 LOCK_PATIENCE = 3.0
 """Seconds to wait for a lock: the workers of a process that was killed notice it a moment later."""
 
-_BEGINNINGS = re.compile(rf"({re.escape(LOCK)}|{re.escape(HOLDER)}|\.({re.escape(HOLDER)}|config\.json)\..*\.partial)")
+_HOLDER, _LOCK = re.escape(HOLDER), re.escape(LOCK)
+_BEGINNINGS = re.compile(rf"{_LOCK}|{_HOLDER}|\.?({_HOLDER}|config\.json)(\.[\w-]+)?\.partial")
 """What a run has in its folder before its configuration is in place."""
 
 
