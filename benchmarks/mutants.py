@@ -322,7 +322,7 @@ def _try_all(
         mutant, text = pair
         tree = trees.get()
         try:
-            record = tried(mutant, text, lines.get(mutant.file, {}).get(mutant.line, []), tree)
+            record = tried(mutant, text, _tests_of(mutant, lines), tree)
         finally:
             trees.put(tree)
         return {"package": package, **record}
@@ -334,6 +334,21 @@ def _try_all(
             print(
                 f"{package} {done} of {len(left)}: {record['outcome']}, {record['file']}:{record['line']}", flush=True
             )
+
+
+def _tests_of(mutant: Mutant, lines: Mapping[str, Mapping[int, list[tuple[str, float]]]]) -> list[tuple[str, float]]:
+    """The tests that run the line; of compiled code, which no tracer sees, those that run what imports it."""
+    own = lines.get(mutant.file, {})
+    if own:
+        return own.get(mutant.line, [])
+    name = Path(mutant.file).stem
+    importers = [file for file in lines if f"{name} import" in (text := _text(file)) or f"import {name}\n" in text]
+    return sorted({(test, seconds) for file in importers for tests in lines[file].values() for test, seconds in tests})
+
+
+def _text(file: str) -> str:
+    path = ROOT / file
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _copied(tree: Path) -> Path:
