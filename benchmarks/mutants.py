@@ -4,10 +4,10 @@
     python benchmarks/mutants.py --package core --sample 40 --seed 1 --work runs/mutants
 
 The faults are mutmut's: a number and one more, + and -, < and <=, an argument left out, a value that becomes None, and
-so on. mutmut itself runs tests in forks of one process, which inherit threads of torch, OpenMP and executors that do not
-run there. Here each fault goes into a copy of the tree, where a new process runs the tests that run its line; a first run
-of all tests under coverage tells which those are. A sample is drawn from all faults. Annotations, docstrings, messages of
-errors and what is only shown are left out.
+so on. mutmut itself runs tests in forks of one process, which inherit threads of torch, OpenMP and executors that do
+not run there. Here each fault goes into a copy of the tree, where a new process runs the tests that run its line; a
+first run of all tests under coverage tells which those are. A sample is drawn from all faults. Annotations, docstrings,
+messages of errors and what is only shown are left out.
 
 Everything is written to the folder ``--work`` as soon as it is known, and a second call goes on. Those that no test can
 notice are listed with the reason in ``benchmarks/mutants_equivalent.json``.
@@ -22,11 +22,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -254,12 +256,8 @@ def tried(mutant: Mutant, text: str, tests: Sequence[tuple[str, float]], tree: P
 
 def _end(group: int) -> None:
     """Kill what is left of a test run, with the processes it started."""
-    import signal
-
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def sampled(package: str, count: int, seed: int) -> list[tuple[Mutant, str]]:

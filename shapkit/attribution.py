@@ -554,7 +554,8 @@ def to_shap(attributions: Attribution | Sequence[Attribution], data: ArrayLike |
     """Return a `shap.Explanation` of one attribution, or of one per sample, for shap's plots.
 
     One attribution, for shap's waterfall and bar plots, has values (n_players, *output_shape), outputs last, and
-    base_values the empty coalition's payoff, a float or (*output_shape). A list of scalar ones, for beeswarm, heatmap
+    base_values the empty coalition's payoff, a float or (*output_shape). A single output has no axis, as in a scalar
+    game. A list of scalar ones, for beeswarm, heatmap
     and bar, has values (n_samples, n_players) and base_values (n_samples,). Where values were sampled, lower_bounds
     and upper_bounds are the ends of their 95 % intervals, which the waterfall shows.
 
@@ -568,7 +569,7 @@ def to_shap(attributions: Attribution | Sequence[Attribution], data: ArrayLike |
         ValueError: the values are not Shapley values of players, which shap's plots need because those sum to the
             payoff; a list is empty, holds vector games or other names; or `data` has another shape.
     """
-    rows = [attributions] if isinstance(attributions, Attribution) else list(attributions)
+    rows = [_as_scalar(row) for row in ([attributions] if isinstance(attributions, Attribution) else attributions)]
     _check_explainable(rows, scalar=not isinstance(attributions, Attribution))
     shape: tuple[int, ...] = (len(rows), rows[0].n_players)
     arrays = {"values": np.stack([row.values for row in rows]), "base_values": np.stack([r.empty_value for r in rows])}
@@ -582,6 +583,12 @@ def to_shap(attributions: Attribution | Sequence[Attribution], data: ArrayLike |
         raise ValueError(f"data has shape {shown.shape}, expected {shape}: one entry for each player's value")
     shap = require("shap", "plots", "Attribution.to_shap()")
     return shap.Explanation(**arrays, data=shown, feature_names=list(rows[0].names))
+
+
+def _as_scalar(attribution: Attribution) -> Attribution:
+    """A game with one output as a scalar game, whatever the shape of its payoffs; others as they are."""
+    shape = attribution.output_shape
+    return attribution.output((0,) * len(shape)) if shape and math.prod(shape) == 1 else attribution
 
 
 def _check_explainable(rows: list[Attribution], scalar: bool) -> None:

@@ -241,9 +241,9 @@ def _drawn_output(attribution: Attribution, output: int | tuple[int, ...] | None
     """The scalar attribution to draw."""
     if attribution.n_players == 0:
         raise ValueError("the attribution has no players, so that there is nothing to draw")
-    if output is None:  # one element needs no name, whatever the shape that it has
-        return attribution.output((0,) * len(attribution.output_shape) if attribution.grand_value.size == 1 else ())
-    return attribution.output(output)
+    if output is None and attribution.grand_value.size == 1:  # it needs no name, whatever the shape that it has
+        output = (0,) * len(attribution.output_shape)
+    return attribution.output(() if output is None else output)
 
 
 def _largest_players(scalar: Attribution, max_players: int) -> tuple[list[int], NDArray[np.float64]]:

@@ -829,3 +829,21 @@ def test_shap_draws_them(shap, data, errors):
 def test_what_does_not_go_to_shap(attributions, data, message):
     with pytest.raises(ValueError, match=message):
         to_shap(attributions, data)
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+def test_a_single_output_is_handed_to_shap_as_a_scalar(shape):
+    pytest.importorskip("shap")
+    phi = Attribution(
+        np.array([2.0, 3.0]).reshape(2, *shape),
+        None,
+        np.zeros(shape),
+        np.full(shape, 5.0),
+        4,
+        ("a", "b"),
+        "shapley",
+        "exact",
+    )
+    alone, several = phi.to_shap(), to_shap([phi, phi])
+    assert alone.values.shape == (2,) and float(alone.base_values) == 0
+    assert several.values.tolist() == [[2.0, 3.0], [2.0, 3.0]] and several.base_values.tolist() == [0.0, 0.0]
