@@ -53,7 +53,7 @@ PACKAGES = {
 TESTS = ("tests/shapkit", "tests/shapkit_diffusion")
 COPIED = ("shapkit", "adapters", "tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md", "Makefile")
 PATIENCE = 60.0  # seconds a mutant's tests may take beyond five times what they took
-LONGEST = 240.0  # seconds of tests for one mutant: the quickest that run its line, and no more
+LONGEST = 60.0  # seconds of tests for one mutant: the quickest that run its line, and no more
 SHOWN = ("_printing.py", "plots.py", "progress.py")  # pictures and text: judged by looking at them
 
 
@@ -286,6 +286,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="try those again that survived")
     parser.add_argument("--publish", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     options = parser.parse_args()
+    options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     lines = tests_of_lines(options.work)
     log = options.work / "mutants.jsonl"
