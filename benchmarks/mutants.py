@@ -141,23 +141,38 @@ def _difference(text: str, mutated: str) -> tuple[str, str]:
 def tests_of_lines(work: Path) -> dict[str, dict[int, list[tuple[str, float]]]]:
     """For each file and line the tests that run it, with their seconds; from a run of all tests, once."""
     found = work / "tests_of_lines.json"
-    if not found.is_file():
-        parts = [sorted(str(path) for path in (ROOT / folder).rglob("test_*.py")) for folder in TESTS]
-        with ThreadPoolExecutor(len(parts)) as threads:
-            list(threads.map(lambda part: _covered(work, *part), enumerate(parts)))
-        lines: dict[str, dict[int, list[tuple[str, float]]]] = {}
-        for number in range(len(parts)):
-            _read_coverage(work / f"coverage-{number}", _seconds(work / f"junit-{number}.xml"), lines)
-        found.write_text(json.dumps(lines), encoding="utf-8")
-    stored = json.loads(found.read_text(encoding="utf-8"))
-    return {file: {int(line): tests for line, tests in by_line.items()} for file, by_line in stored.items()}
+    lines: dict[str, dict[int, list[tuple[str, float]]]] = {}
+    since = 0.0
+    if found.is_file():
+        stored = json.loads(found.read_text(encoding="utf-8"))
+        lines = {file: {int(line): tests for line, tests in by_line.items()} for file, by_line in stored.items()}
+        since = found.stat().st_mtime
+    # Tests that were written since then are run too; lines that have moved since then are not looked for
+    parts = [
+        sorted(path for path in (ROOT / folder).rglob("test_*.py") if path.stat().st_mtime > since) for folder in TESTS
+    ]
+    parts = [part for part in parts if part]
+    with ThreadPoolExecutor(max(1, len(parts))) as threads:
+        list(threads.map(lambda part: _covered(work, *part), enumerate(parts)))
+    for number in range(len(parts)):
+        _read_coverage(work / f"coverage-{number}", _seconds(work / f"junit-{number}.xml"), lines)
+    found.write_text(json.dumps(lines), encoding="utf-8")
+    return lines
 
 
-def _covered(work: Path, number: int, tests: Sequence[str]) -> None:
+def _covered(work: Path, number: int, tests: Sequence[Path]) -> None:
     settings = work / "coveragerc"
     settings.write_text("[run]\ndynamic_context = test_function\nsource = shapkit\n    shapkit_diffusion\n")
     command = ["-m", "coverage", "run", f"--rcfile={settings}", f"--data-file={work / f'coverage-{number}'}"]
-    pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={work / f'junit-{number}.xml'}", *tests]
+    pytest = [
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={work / f'junit-{number}.xml'}",
+        *map(str, tests),
+    ]
     with (work / f"coverage-{number}.log").open("wb") as log:
         subprocess.run([sys.executable, *command, *pytest], cwd=ROOT, stdout=log, stderr=log, env=_environment(ROOT))
 
@@ -185,8 +200,10 @@ def _read_coverage(
         by_line = lines.setdefault(file, {})
         for line, contexts in covered.contexts_by_lineno(path).items():
             for context in contexts:
-                if context in seconds:
-                    by_line.setdefault(line, []).append((_node(context), seconds[context]))
+                if context in seconds and (test := (_node(context), seconds[context]))[0] not in dict(
+                    by_line.get(line, [])
+                ):
+                    by_line.setdefault(line, []).append(test)
 
 
 def _node(context: str) -> str:

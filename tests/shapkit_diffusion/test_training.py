@@ -564,3 +564,16 @@ def test_noise_that_fills_a_region_is_as_strong_as_that_of_the_timestep(
         payoff, noisy, replace(regions, names=("eyes", "rest")), step=3, first_index=batch.first, noise_level=sigma
     )
     torch.testing.assert_close(found, by_hand)
+
+
+@pytest.mark.parametrize(
+    ("itself", "emulated", "precision"), [(True, True, "bf16"), (False, True, "no"), (False, False, "no")]
+)
+def test_a_gpu_that_only_emulates_bfloat16_is_not_asked_to(
+    itself: bool, emulated: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: emulated if including_emulation else itself
+    )
+    assert fast_precision() == precision

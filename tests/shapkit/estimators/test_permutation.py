@@ -230,3 +230,15 @@ def test_symmetric_players_are_equal_in_expectation():
     phi = estimate(game, 2 + 5 * 10_000, "permutation")
     assert np.ptp(phi.values[:3]) < 5 * np.sqrt(2) * phi.standard_errors[:3].max()
     assert phi.values[5] == phi.standard_errors[5] == 0
+
+
+@pytest.mark.parametrize("sampler_of", [PermutationSampler, AntitheticSampler])
+def test_nothing_is_evaluated_before_the_first_unit_is_paid_for(sampler_of):
+    game = table_game(TABLE)
+    sampler = sampler_of(game)
+    for n_evaluations in range(sampler.least_budget):
+        assert sampler.advance(n_evaluations) == 0 == game.n_evaluations == sampler.n_evaluations
+    with pytest.raises(ValueError, match="no permutation has been evaluated yet"):
+        sampler.attribution()
+    assert sampler.advance(sampler.least_budget) == sampler.least_budget == game.n_evaluations
+    assert np.isfinite(sampler.attribution().values).all()
