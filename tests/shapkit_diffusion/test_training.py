@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import signal
+import time
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -577,3 +578,12 @@ def test_a_gpu_that_only_emulates_bfloat16_is_not_asked_to(
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: emulated if including_emulation else itself
     )
     assert fast_precision() == precision
+
+
+def test_the_seconds_of_a_run_go_on_where_they_stopped(small_faces: LabelledImages, tmp_path: Path) -> None:
+    began = time.perf_counter()
+    train(_tiny(), small_faces, QUICK, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds) and seconds[-1] > seconds[0] > 0
+    assert seconds[-1] <= time.perf_counter() - began

@@ -213,7 +213,7 @@ def test_one_pair_says_nothing_of_the_error():
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 0.5])
 def test_seeds_out_of_range(seed):
-    with pytest.raises(ValueError, match="seed"):
+    with pytest.raises(ValueError, match="^seed must be an integer"):
         GaussianProcessSampler(shapkit.table_game([0.0, 1.0]), seed)
 
 
@@ -433,3 +433,15 @@ def test_nominal_intervals_cover(table):
         low, high = run(shapkit.table_game(table), 100, seed).interval(0.95)
         covered.append(np.mean((low <= exact) & (exact <= high)))
     assert binom.ppf(1e-3, n_runs, 0.92) <= np.mean(covered) * n_runs <= binom.ppf(0.999, n_runs, 0.98)
+
+
+def test_a_model_predicts_additive_outputs_beside_others():
+    """Of three outputs the first and last are additive: their odd payoffs on pairs not seen are known exactly."""
+    rng = np.random.default_rng(3)
+    signs = random_pairs(8, 60, 0, np.empty((0, 8)))
+    own = rng.normal(size=(8, 2))
+    odd = np.stack([signs @ own[:, 0] / 2, np.tanh(signs @ own[:, 0]), signs @ own[:, 1] / 2], axis=1)
+    model = OddModel(signs[:40], odd[:40], {})
+    predicted = model.predict(signs[40:])
+    np.testing.assert_allclose(predicted[:, [0, 2]], odd[40:, [0, 2]], atol=1e-12)
+    assert np.abs(predicted[:, 1] - odd[40:, 1]).mean() < 0.5 * np.abs(odd[40:, 1]).mean()

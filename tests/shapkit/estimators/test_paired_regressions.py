@@ -490,3 +490,17 @@ def test_trees_are_unbiased_and_cover():
     assert abs(coverage - 0.95) < 4 * np.sqrt(0.95 * 0.05 / n_seeds)
     kernel = [spent_on(KernelSampler(table_game(TABLE), seed), 80).values - exact for seed in range(n_seeds)]
     assert np.square(errors).mean() < 0.8 * np.square(kernel).mean()
+
+
+def test_the_number_of_trees_is_what_the_steps_pay_for(monkeypatch):
+    half = all_coalitions(5)[np.random.default_rng(0).permutation(np.arange(1, 16))[:9]]
+    half = np.concatenate([np.zeros((1, 5), dtype=bool), half])
+    coalitions = np.concatenate([half, ~half])
+    payoffs = np.tanh(coalitions @ np.arange(1.0, 6.0))[:, None]
+    steps_per_tree = 2 * 12 * coalitions.size
+    for n_paid, n_trees in ((5.0, 5), (7.9, 7), (1_000.0, 100)):
+        monkeypatch.setattr("shapkit.estimators.game_models._MOST_STEPS", int(n_paid * steps_per_tree))
+        games = fit_trees(coalitions, payoffs).games
+        assert [len(game.players) for game in games if not isinstance(game, LinearGame)] == [n_trees] * 6
+    monkeypatch.setattr("shapkit.estimators.game_models._MOST_STEPS", 5 * steps_per_tree - 1)
+    assert isinstance(fit_trees(coalitions, payoffs), LinearGame)
