@@ -213,7 +213,7 @@ def test_one_pair_says_nothing_of_the_error():
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 0.5])
 def test_seeds_out_of_range(seed):
-    with pytest.raises(ValueError, match="^seed must be an integer"):
+    with pytest.raises(ValueError, match=r"^seed must be an integer"):
         GaussianProcessSampler(shapkit.table_game([0.0, 1.0]), seed)
 
 
