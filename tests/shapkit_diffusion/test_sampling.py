@@ -23,6 +23,7 @@ from torch import Tensor
 
 from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
 from shapkit_diffusion.sampling import (
+    _Step,
     draw_noise,
     generate,
     invert,
@@ -324,3 +325,23 @@ def test_more_substeps_than_timesteps_are_as_many_as_there_are(tiny: Denoiser) -
     with torch.no_grad():
         few, many = (stride_output(tiny, x, timesteps, 40, substeps) for substeps in (2, 9))
     torch.testing.assert_close(many, few, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ddim", "largest"),
+    [
+        (DDIM(clip_sample_range=3.0), 3.0),
+        (DDIM(thresholding=True, clip_sample_range=3.0), 1.0),
+        (DDIM(clip_sample=False), math.inf),
+    ],
+)
+def test_inversion_takes_no_pixel_farther_than_bounded_images_with_noise_lie(ddim: DDIM, largest: float) -> None:
+    denoiser = small_denoiser(size=16, channels=(8, 16), prediction="epsilon")
+    step = _Step.between(denoiser, torch.tensor([400]), torch.tensor([380]), ddim)
+    signal, sigma = (
+        factor.reshape(1, 1, 1, 1) for factor in denoiser.signal_and_noise(torch.tensor([400]), torch.ones(1))
+    )
+    x = torch.tensor([-1e6, -0.1, 0.0, 1e6]).reshape(1, 1, 1, 4)
+    held = step._plausible(x, signal, sigma)
+    most = float(signal) * largest + 5 * float(sigma) if math.isfinite(largest) else 1e6
+    torch.testing.assert_close(held.flatten(), torch.tensor([-most, -0.1, 0.0, most]))

@@ -587,3 +587,19 @@ def test_the_seconds_of_a_run_go_on_where_they_stopped(small_faces: LabelledImag
     seconds = [line["seconds"] for line in lines]
     assert seconds == sorted(seconds) and seconds[-1] > seconds[0] > 0
     assert seconds[-1] <= time.perf_counter() - began
+
+
+def test_the_published_penalty_is_spelled_out() -> None:
+    spelled = PenaltyConfig(
+        weight=1000.0,
+        final_weight=1.0,
+        concepts=("mouth",),
+        graph="own",
+        estimator="per_region",
+        fill="zeros",
+        payoff="mean",
+        regions="label_maps",
+        output="prediction",
+    )
+    assert PenaltyConfig.published("mouth") == spelled
+    assert PenaltyConfig.published("nose") == replace(spelled, concepts=("nose",), final_weight=10.0)

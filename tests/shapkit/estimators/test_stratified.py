@@ -116,3 +116,46 @@ def test_no_estimate_before_the_first_round():
     with pytest.raises(ValueError, match="not every stratum has been sampled"):
         sampler.attribution()
     assert sampler.advance(59) == 48 and sampler.advance(12) == 12 and sampler.attribution().n_evaluations == 72
+
+
+def splitmix(state):
+    """The next state and the next 64 bits, as published, in Python's own integers."""
+    mask = 2**64 - 1
+    state = (state + 0x9E3779B97F4A7C15) & mask
+    bits = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    bits = ((bits ^ (bits >> 27)) * 0x94D049BB133111EB) & mask
+    return state, bits ^ (bits >> 31)
+
+
+@given(st.integers(2, 12), st.integers(0, 2**64 - 1), st.data())
+@settings(max_examples=40, deadline=None)
+def test_pairs_are_drawn_by_the_first_steps_of_a_shuffle(n_players, state, data):
+    player, size = data.draw(st.integers(0, n_players - 1)), data.draw(st.integers(0, n_players - 1))
+    coalitions = np.empty((2, n_players), dtype=np.bool_)
+    numbers = (np.array([player]), np.array([size]), np.array([state], dtype=np.uint64))
+    draw_pairs(*numbers, np.empty(n_players - 1, dtype=np.int64), coalitions)
+    others = [other for other in range(n_players) if other != player]
+    members = set()
+    for position in range(size):
+        state, bits = splitmix(state)
+        chosen = position + int((bits >> 11) * 2.0**-53 * (n_players - 1 - position))
+        members.add(others[chosen])
+        others[chosen] = others[position]
+    assert set(np.flatnonzero(coalitions[0])) == members and len(members) == size
+    assert set(np.flatnonzero(coalitions[1])) == members | {player}
+
+
+def test_rounds_count_with_weights_that_are_fixed_in_advance():
+    nothing = np.zeros(1)
+    player = stratified._PlayerMoments(0, 0, 0, nothing, nothing, nothing, np.zeros(2), np.zeros(2, dtype=np.int64))
+    counts, rng = np.array([3, 4]), np.random.default_rng(0)
+    means, squares = rng.normal(size=(5, 2, 1)), rng.random((5, 2, 1))
+    for of_round in range(5):
+        player = stratified._after_round(player, counts, means[of_round], squares[of_round], np.ones(1))
+    weights = np.array([2, 4, 8, 8, 8])
+    assert (player.n_rounds, player.weight, player.n_evaluations) == (5, 30, 5 * 2 * 7)
+    np.testing.assert_allclose(player.means, (weights[:, None] * means.sum(axis=1)).sum(axis=0), rtol=1e-12)
+    variances = (squares[:, :, 0] / (counts * (counts - 1))).sum(axis=1)
+    np.testing.assert_allclose(player.variances, (weights**2 * variances).sum(), rtol=1e-12)
+    np.testing.assert_allclose(player.squares, squares[:, :, 0].sum(axis=0), rtol=1e-12)
+    assert player.freedom.tolist() == [5 * 2, 5 * 3]
