@@ -16,11 +16,8 @@ notice are listed with the reason in ``benchmarks/mutants_equivalent.json``.
 from __future__ import annotations
 
 import argparse
-import difflib
-import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -29,14 +26,13 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import libcst as cst
-from libcst.metadata import MetadataWrapper, ParentNodeProvider, PositionProvider
-from mutmut.mutation.mutators import mutation_operators
+if TYPE_CHECKING:
+    from mutants_faults import Mutant
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "mutants.json"
@@ -53,89 +49,8 @@ PACKAGES = {
 TESTS = ("tests/shapkit", "tests/shapkit_diffusion")
 COPIED = ("shapkit", "adapters", "tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md", "Makefile")
 PATIENCE = 60.0  # seconds a mutant's tests may take beyond five times what they took
+NO_TESTS = 5  # pytest's exit status where there is nothing to run
 LONGEST = 60.0  # seconds of tests for one mutant: the quickest that run its line, and no more
-SHOWN = ("_printing.py", "plots.py", "progress.py")  # pictures and text: judged by looking at them
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """One fault: the line before and after, in a file."""
-
-    file: str
-    line: int
-    before: str
-    after: str
-    digest: str
-
-    @property
-    def key(self) -> str:
-        return f"{self.file}: {self.before} -> {self.after}"
-
-
-class Faults:
-    """All faults of a file; their text is made when it is asked for, because there are many."""
-
-    def __init__(self, file: Path) -> None:
-        self.file, self.text = file, file.read_text(encoding="utf-8")
-        wrapper = MetadataWrapper(cst.parse_module(self.text))
-        parents = wrapper.resolve(ParentNodeProvider)
-        self._module, self._positions = wrapper.module, wrapper.resolve(PositionProvider)
-        self._changes = [
-            (node, changed)
-            for node in parents
-            if _is_code(node, parents)
-            for kind, operator in mutation_operators
-            if isinstance(node, kind)
-            for changed in operator(node)
-        ]
-
-    def __len__(self) -> int:
-        return len(self._changes)
-
-    def made(self, number: int) -> tuple[Mutant, str] | None:
-        """A fault and the file's text with it; None where that is no Python."""
-        node, changed = self._changes[number]
-        mutated = self._module.deep_replace(node, changed).code
-        if mutated == self.text or not _compiles(mutated):
-            return None
-        name = str(self.file.relative_to(ROOT))
-        digest = hashlib.sha256(f"{name} {mutated}".encode()).hexdigest()[:12]
-        before, after = _difference(self.text, mutated)
-        return Mutant(name, self._positions[node].start.line, before, after, digest), mutated
-
-
-def _is_code(node: cst.CSTNode, parents: Mapping[cst.CSTNode, cst.CSTNode]) -> bool:
-    """Whether a node is part of what a function does: not of an annotation, a decorator, a message or a docstring."""
-    inside = False
-    while node in parents:
-        parent = parents[node]
-        if isinstance(node, cst.Annotation | cst.Decorator | cst.Raise | cst.Assert | cst.FormattedString | cst.Import):
-            return False
-        if isinstance(node, cst.Expr) and isinstance(node.value, cst.SimpleString | cst.ConcatenatedString):
-            return False
-        if isinstance(parent, cst.FunctionDef) and node is parent.body:
-            if parent.name.value in ("__repr__", "_repr_html_", "__str__"):
-                return False
-            inside = True
-        node = parent
-    return inside
-
-
-def _compiles(text: str) -> bool:
-    try:
-        compile(text, "mutant", "exec")
-    except (SyntaxError, ValueError):
-        return False
-    return True
-
-
-def _difference(text: str, mutated: str) -> tuple[str, str]:
-    """The lines that differ, joined and stripped."""
-    sides: dict[str, list[str]] = {"-": [], "+": []}
-    for line in difflib.ndiff(text.splitlines(), mutated.splitlines()):
-        if line[0] in sides:
-            sides[line[0]].append(line[2:].strip())
-    return " ".join(sides["-"]), " ".join(sides["+"])
 
 
 def tests_of_lines(work: Path) -> dict[str, dict[int, list[tuple[str, float]]]]:
@@ -149,18 +64,22 @@ def tests_of_lines(work: Path) -> dict[str, dict[int, list[tuple[str, float]]]]:
         since = found.stat().st_mtime
     # Tests that were written since then are run too; lines that have moved since then are not looked for
     parts = [
-        sorted(path for path in (ROOT / folder).rglob("test_*.py") if path.stat().st_mtime > since) for folder in TESTS
+        [path.relative_to(ROOT) for path in sorted((ROOT / folder).rglob("test_*.py")) if path.stat().st_mtime > since]
+        for folder in TESTS
     ]
     parts = [part for part in parts if part]
-    with ThreadPoolExecutor(max(1, len(parts))) as threads:
-        list(threads.map(lambda part: _covered(work, *part), enumerate(parts)))
+    if not parts:
+        return lines
+    tree = _copied(work / "tree-0")  # a test that fails in a copy without any fault would seem to kill all faults
+    with ThreadPoolExecutor(len(parts)) as threads:
+        list(threads.map(lambda part: _covered(work, tree, *part), enumerate(parts)))
     for number in range(len(parts)):
-        _read_coverage(work / f"coverage-{number}", _seconds(work / f"junit-{number}.xml"), lines)
+        _read_coverage(tree, work / f"coverage-{number}", _seconds(work / f"junit-{number}.xml"), lines)
     found.write_text(json.dumps(lines), encoding="utf-8")
     return lines
 
 
-def _covered(work: Path, number: int, tests: Sequence[Path]) -> None:
+def _covered(work: Path, tree: Path, number: int, tests: Sequence[Path]) -> None:
     settings = work / "coveragerc"
     settings.write_text("[run]\ndynamic_context = test_function\nsource = shapkit\n    shapkit_diffusion\n")
     command = ["-m", "coverage", "run", f"--rcfile={settings}", f"--data-file={work / f'coverage-{number}'}"]
@@ -174,29 +93,34 @@ def _covered(work: Path, number: int, tests: Sequence[Path]) -> None:
         *map(str, tests),
     ]
     with (work / f"coverage-{number}.log").open("wb") as log:
-        subprocess.run([sys.executable, *command, *pytest], cwd=ROOT, stdout=log, stderr=log, env=_environment(ROOT))
+        subprocess.run([sys.executable, *command, *pytest], cwd=tree, stdout=log, stderr=log, env=_environment(tree))
 
 
 def _seconds(junit: Path) -> dict[str, float]:
-    """The seconds of each test function, by its dotted name, of all its parameters together."""
+    """The seconds of each test function that passed, by its dotted name, of all its parameters together."""
     import xml.etree.ElementTree as ElementTree
 
     seconds: dict[str, float] = {}
+    failed = set()
     for case in ElementTree.parse(junit).iter("testcase"):  # our own file
         name = f"{case.attrib['classname']}.{case.attrib['name'].split('[')[0]}"
         seconds[name] = seconds.get(name, 0.0) + float(case.attrib["time"])
-    return seconds
+        if case.find("failure") is not None or case.find("error") is not None:
+            failed.add(name)
+    for name in sorted(failed):
+        print(f"left out, because it fails without any fault: {name}", flush=True)
+    return {name: taken for name, taken in seconds.items() if name not in failed}
 
 
 def _read_coverage(
-    data: Path, seconds: Mapping[str, float], lines: dict[str, dict[int, list[tuple[str, float]]]]
+    tree: Path, data: Path, seconds: Mapping[str, float], lines: dict[str, dict[int, list[tuple[str, float]]]]
 ) -> None:
     from coverage import CoverageData
 
     covered = CoverageData(str(data))
     covered.read()
     for path in covered.measured_files():
-        file = str(Path(path).relative_to(ROOT))
+        file = str(Path(path).relative_to(tree))
         by_line = lines.setdefault(file, {})
         for line, contexts in covered.contexts_by_lineno(path).items():
             for context in contexts:
@@ -261,7 +185,7 @@ def tried(mutant: Mutant, text: str, tests: Sequence[tuple[str, float]], tree: P
         ) as process:
             try:
                 status = process.wait(5 * total + PATIENCE)
-                outcome = "survived" if status == 0 else "killed"
+                outcome = "survived" if status in (0, NO_TESTS) else "killed"
             except subprocess.TimeoutExpired:
                 outcome = "timed out"
             finally:
@@ -277,23 +201,9 @@ def _end(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def sampled(package: str, count: int, seed: int) -> list[tuple[Mutant, str]]:
-    """Faults of a package, drawn uniformly from all that there are."""
-    files = sorted({path for pattern in PACKAGES[package] for path in ROOT.glob(pattern)})
-    faults = [Faults(file) for file in files if file.name not in SHOWN]
-    numbered = [(faults_of, number) for faults_of in faults for number in range(len(faults_of))]
-    random.Random(f"{package} {seed}").shuffle(numbered)
-    drawn: dict[str, tuple[Mutant, str]] = {}
-    for faults_of, number in numbered:
-        if len(drawn) == count:
-            break
-        made = faults_of.made(number)
-        if made is not None:
-            drawn.setdefault(made[0].digest, made)
-    return list(drawn.values())
-
-
 def main() -> None:
+    from mutants_faults import sampled  # needs the extra "mutants", which the table above does without
+
     parser = argparse.ArgumentParser(description="Put small faults into the code, and see whether the tests notice.")
     parser.add_argument("--package", choices=PACKAGES, action="append", help="by default all")
     parser.add_argument("--sample", type=int, default=100, help="faults of each package")
@@ -308,7 +218,7 @@ def main() -> None:
     lines = tests_of_lines(options.work)
     log = options.work / "mutants.jsonl"
     for package in options.package or PACKAGES:
-        wanted = sampled(package, options.sample, options.seed)
+        wanted = sampled(PACKAGES[package], package, options.sample, options.seed)
         known = {record["digest"]: record for record in _records(log)}
         left = [
             (mutant, text)
@@ -318,7 +228,7 @@ def main() -> None:
         _try_all(package, left, lines, options.processes, options.work, log)
         print(report(figures(_records(log), [(package, wanted)])))
     if options.publish:
-        drawn = [(package, sampled(package, options.sample, options.seed)) for package in PACKAGES]
+        drawn = [(package, sampled(PACKAGES[package], package, options.sample, options.seed)) for package in PACKAGES]
         RESULTS.write_text(json.dumps(figures(_records(log), drawn), indent=1) + "\n", encoding="utf-8")
 
 
