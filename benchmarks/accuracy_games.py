@@ -223,7 +223,7 @@ def digit_superpixels(model: str, seed: int, n_superpixels: int, n_background: i
 def denoiser_regions(n_rows: int, n_columns: int, explained: int, timestep: int, seed: int) -> Floats:
     """How much of one cell of the shipped denoiser's output each cell of a grid over its noisy input determines.
 
-    The payoff is that of `shapkit_diffusion.influence.influence` for the output cell `explained`: 1 less the squared
+    The payoff is that of `shapkit_diffusion.influence` for the output cell `explained`: 1 less the squared
     change of that cell when absent input cells come from another noisy face, as a share of its change when all do.
     """
     try:
@@ -231,8 +231,8 @@ def denoiser_regions(n_rows: int, n_columns: int, explained: int, timestep: int,
 
         from shapkit.differentiable import Regions, composite
         from shapkit_diffusion.data import render_faces
-        from shapkit_diffusion.denoisers import load_denoiser
-        from shapkit_diffusion.pixels import to_unit_range
+        from shapkit_diffusion.data.pixels import to_unit_range
+        from shapkit_diffusion.denoisers.loading import load_denoiser
     except ImportError as error:
         raise SystemExit(
             f"the regions game needs the diffusion extra ({error}): make the tables where it is installed, with "

@@ -23,10 +23,10 @@ from skimage import data as skimage_data
 
 from shapkit_diffusion.cli import main as shapkit_diffusion
 from shapkit_diffusion.data import render_faces
-from shapkit_diffusion.demo import shipped_model
-from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.denoisers.loading import shipped_model
+from shapkit_diffusion.noise.sampling import generate, invert, peak_signal_to_noise
 from shapkit_diffusion.runs import write_json
-from shapkit_diffusion.sampling import generate, invert, peak_signal_to_noise
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "edits.json"

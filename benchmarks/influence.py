@@ -29,11 +29,11 @@ from scipy.special import stdtrit
 
 from shapkit import Attribution
 from shapkit.differentiable import Regions, allowed_influence, star
-from shapkit_diffusion import report as pictures
-from shapkit_diffusion.demo import FINETUNE, shipped_model
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser
-from shapkit_diffusion.domains import CONCEPTS, open_domain
-from shapkit_diffusion.influence import (
+from shapkit_diffusion.demo import FINETUNE
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser, shipped_model
+from shapkit_diffusion.evaluation.domains import CONCEPTS, open_domain
+from shapkit_diffusion.noise.influence import (
     END_TO_END,
     Influence,
     influence_at,
@@ -42,12 +42,18 @@ from shapkit_diffusion.influence import (
     outside_mass,
     outside_masses,
 )
-from shapkit_diffusion.influence_report import influence_json, influence_text, interactions_text, picture_of_influences
-from shapkit_diffusion.jackknife import jackknife_error
+from shapkit_diffusion.noise.jackknife import jackknife_error
+from shapkit_diffusion.noise.sampling import draw_noise, generate
+from shapkit_diffusion.pictures.influence import (
+    influence_json,
+    influence_text,
+    interactions_text,
+    picture_of_influences,
+)
+from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import write_json
-from shapkit_diffusion.sampling import draw_noise, generate
-from shapkit_diffusion.training import train
+from shapkit_diffusion.training.denoiser import train
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "influence.json"
@@ -229,7 +235,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         f"standard error, {results['n_images']} images)"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pictures.png(picture_of_influences(rows, title), dpi=100))
+    path.write_bytes(png(picture_of_influences(rows, title), dpi=100))
 
 
 def main() -> None:

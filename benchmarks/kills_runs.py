@@ -103,7 +103,7 @@ def small_demo(folder: str) -> int:
     from shapkit_diffusion import cli
     from shapkit_diffusion.demo import DemoConfig
     from shapkit_diffusion.evaluation.evaluate import EvaluateConfig
-    from shapkit_diffusion.training import PenaltyConfig, TrainConfig
+    from shapkit_diffusion.training.denoiser import PenaltyConfig, TrainConfig
 
     quick = TrainConfig(steps=60, batch_size=4, warmup=1, log_every=1, save_every=20, penalty=PenaltyConfig())
     measured = EvaluateConfig(pairs=3, images=8, steps=2)
@@ -221,7 +221,8 @@ def killed_saves(kills: int, seed: int, work: Path) -> dict[str, Any]:
 
     The models have other sizes and predict other things, so that no mixture of their files can be taken for either.
     """
-    from shapkit_diffusion.denoisers import load_denoiser, small_denoiser
+    from shapkit_diffusion.denoisers.denoiser import small_denoiser
+    from shapkit_diffusion.denoisers.loading import load_denoiser
 
     models = [small_denoiser(32, 3, (16, 32), "epsilon"), small_denoiser(16, 3, (16, 32, 64), "v_prediction", seed=1)]
     folder, draw = work / "model", random.Random(seed)

@@ -22,15 +22,16 @@ import numpy as np
 import torch
 from machine import machine
 
-from shapkit_diffusion import report as pictures
 from shapkit_diffusion.cli import main as shapkit_diffusion
 from shapkit_diffusion.data.labelled import concept_labels
-from shapkit_diffusion.denoisers import load_denoiser
-from shapkit_diffusion.domains import Domain, open_domain
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.evaluation.domains import Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, realism, realism_floor
 from shapkit_diffusion.evaluation.locality import SwapResults, locality_of
-from shapkit_diffusion.jackknife import jackknife_error, ratio_of_sums
-from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.noise.jackknife import jackknife_error, ratio_of_sums
+from shapkit_diffusion.pictures.comparison import picture_of_samples, picture_of_swaps
+from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import RunFolder, read_json, write_json
 
@@ -180,10 +181,10 @@ def draw(work: Path) -> None:
     rows = {"real": real, "rebuilt": denoisers[PLAIN].decode(denoisers[PLAIN].encode(real))}
     rows |= {name: one.samples for name, one in found.items()}
     PICTURES.mkdir(parents=True, exist_ok=True)
-    figure = pictures.picture_of_samples(rows, title="Real images, the same rebuilt by the autoencoder, generated ones")
-    (PICTURES / "latent_samples.png").write_bytes(pictures.png(figure, dpi=90))
-    figure = pictures.picture_of_swaps({name: found[name].swaps for name in (CONTROL, LOCAL)}, "mouth")
-    (PICTURES / "latent_swap_mouth.png").write_bytes(pictures.png(figure, dpi=90))
+    figure = picture_of_samples(rows, title="Real images, the same rebuilt by the autoencoder, generated ones")
+    (PICTURES / "latent_samples.png").write_bytes(png(figure, dpi=90))
+    figure = picture_of_swaps({name: found[name].swaps for name in (CONTROL, LOCAL)}, "mouth")
+    (PICTURES / "latent_swap_mouth.png").write_bytes(png(figure, dpi=90))
 
 
 def main() -> None:

@@ -22,15 +22,17 @@ from latent import run_stage
 from machine import machine
 from torch import Tensor
 
-from shapkit_diffusion import report as pictures
 from shapkit_diffusion.data import render_faces
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser
-from shapkit_diffusion.domains import CONCEPTS, open_domain
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.evaluation.domains import CONCEPTS, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, realism_floor
-from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, peak_signal_to_noise
+from shapkit_diffusion.pictures.comparison import picture_of_swaps
+from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import write_json
-from shapkit_diffusion.sampling import draw_noise, generate, invert, peak_signal_to_noise
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "noise_prediction.json"
@@ -181,7 +183,7 @@ def draw(work: Path) -> None:
     swaps = {
         name: evaluate(load_denoiser(work / name.replace(" ", "-") / "model"), domain, config).swaps for name in TUNED
     }
-    PICTURE.write_bytes(pictures.png(pictures.picture_of_swaps(swaps, "mouth")))
+    PICTURE.write_bytes(png(picture_of_swaps(swaps, "mouth")))
 
 
 def main() -> None:

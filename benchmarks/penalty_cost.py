@@ -30,7 +30,7 @@ from machine import machine
 from torch import Tensor, nn
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions
-from shapkit_diffusion.denoisers import load_denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results" / "penalty_cost.json"

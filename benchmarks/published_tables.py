@@ -25,8 +25,8 @@ import latent
 import torch
 from machine import machine
 
-from shapkit_diffusion import report as figures
-from shapkit_diffusion.domains import CONCEPTS, open_domain
+from shapkit_diffusion.evaluation.domains import CONCEPTS, open_domain
+from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.runs import RunFolder, write_json
 from shapkit_diffusion.tables.layout import locality_tables, realism_tables, text_of, verdicts
 from shapkit_diffusion.tables.measure import TablesConfig, assemble, measure_tables
@@ -145,11 +145,11 @@ def cost(results: dict[str, Any]) -> str:
 def draw(results: dict[str, Any], folder: Path) -> None:
     """The pictures of the page; those of edits where the images are still there."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    (PICTURES / "tables_trade.png").write_bytes(figures.png(picture_of_trade(results), dpi=100))
+    (PICTURES / "tables_trade.png").write_bytes(png(picture_of_trade(results), dpi=100))
     kept = row_pictures(folder, results)
     for concept in CONCEPTS if kept else ():
         figure = picture_of_edits(results, kept, concept, given=True, count=2)
-        (PICTURES / f"tables_edits_{concept}.png").write_bytes(figures.png(figure, dpi=75))
+        (PICTURES / f"tables_edits_{concept}.png").write_bytes(png(figure, dpi=75))
 
 
 def main() -> None:

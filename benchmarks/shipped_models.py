@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
-from shapkit_diffusion import report
-from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import render_faces
-from shapkit_diffusion.demo import SHIPPED
-from shapkit_diffusion.denoisers import load_denoiser
-from shapkit_diffusion.domains import CONCEPTS, open_domain
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.loading import SHIPPED, load_denoiser
+from shapkit_diffusion.evaluation.domains import CONCEPTS, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate, realism_floor
-from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.pictures.comparison import picture_of_training
+from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import RunFolder, read_json, write_json
 from shapkit_diffusion.segmentation.small import mean_intersection_over_union, save_parser, train_parser
@@ -53,7 +53,7 @@ LOCAL_CARD = """# A DDPM of rendered faces with local noise, 32 x 32
 The plain model beside it (`faces32`), trained on so that the noise of the eyes, the nose and the mouth owns the eyes,
 the nose and the mouth of the image: it is the best arm of the reference study (`docs/study.md`). MIT licence.
 
-**How it is used.** `shapkit_diffusion.denoisers.load_denoiser` gives a `ComposedDenoiser`: the UNet (diffusers'
+**How it is used.** `shapkit_diffusion.load_denoiser` gives a `ComposedDenoiser`: the UNet (diffusers'
 `UNet2DModel`, {parameters:,} parameters, v-prediction) runs once for each of {regions}; a run sees its own region and,
 in a concept's run, the rest, which is generated first. `composition.safetensors` says which pixels are whose. An edit
 of a concept changes that concept, and by construction nothing else. A diffusers pipeline, whose UNet would run on
@@ -141,7 +141,7 @@ def ship_denoiser(folder: Path, name: str) -> None:
         beside.unlink(missing_ok=True)
     model.save(target, card)
     write_json(figures, result.figures() | {"frechet_of_real_images": floor})
-    curve.write_bytes(report.png(report.picture_of_training({"train": metrics}), dpi=80))
+    curve.write_bytes(png(picture_of_training({"train": metrics}), dpi=80))
     print(f"shipped to {target}")
 
 

@@ -41,22 +41,23 @@ from study_report import (
 from torch import nn
 
 from shapkit.differentiable import Regions, allowed_influence, replace_group_norm, star
-from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import LabelledImages, redraw_concept, render_faces
 from shapkit_diffusion.data.labelled import concept_labels
-from shapkit_diffusion.demo import demo_config, shipped_model
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
-from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.demo import demo_config
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser, shipped_model
+from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain, open_domain
 from shapkit_diffusion.evaluation.edit_measures import measure_edits
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, measured_by_concept, realism_reference
-from shapkit_diffusion.influence import END_TO_END, influence_maps, outside_error, outside_mass
-from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.noise.influence import END_TO_END, influence_maps, outside_error, outside_mass
+from shapkit_diffusion.noise.sampling import draw_noise
+from shapkit_diffusion.pictures.comparison import png
 from shapkit_diffusion.progress import on_terminal
-from shapkit_diffusion.report import png
 from shapkit_diffusion.runs import RunFolder, read_json_lines, write_json
-from shapkit_diffusion.sampling import draw_noise
-from shapkit_diffusion.training import PairedNoise, PenaltyConfig, TrainConfig, draw_batch, losses, train
-from shapkit_diffusion.training_data import players, template_regions
+from shapkit_diffusion.training.batches import players, template_regions
+from shapkit_diffusion.training.denoiser import PairedNoise, PenaltyConfig, TrainConfig, draw_batch, losses, train
 
 __all__ = [
     "FAMILIES",

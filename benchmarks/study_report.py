@@ -11,13 +11,13 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from shapkit_diffusion.data import LabelledImages
-from shapkit_diffusion.denoisers import Denoiser
-from shapkit_diffusion.domains import CONCEPTS
-from shapkit_diffusion.edits import Edit, Original, edit_original
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.evaluation.domains import CONCEPTS
 from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, compare_edits
-from shapkit_diffusion.report import picture_of_samples
-from shapkit_diffusion.sampling import draw_noise
-from shapkit_diffusion.training_data import template_regions
+from shapkit_diffusion.noise.edits import Edit, Original, edit_original
+from shapkit_diffusion.noise.sampling import draw_noise
+from shapkit_diffusion.pictures.comparison import picture_of_samples
+from shapkit_diffusion.training.batches import template_regions
 
 TARGET_GAINS = {"faces": 20, "photographs": 5}
 """What the study is after: this much more local, at no loss of realism."""

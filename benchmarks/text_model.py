@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from shapkit_diffusion.autoencoders import load_autoencoder
 from shapkit_diffusion.compared.text_model import small_text_model
 from shapkit_diffusion.compared.text_training import TextTrainConfig, train_text_model
+from shapkit_diffusion.denoisers.autoencoders import load_autoencoder
 from shapkit_diffusion.progress import on_terminal
-from shapkit_diffusion.training_config import TrainConfig
+from shapkit_diffusion.training.config import TrainConfig
 
 
 def main() -> None:

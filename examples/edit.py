@@ -11,10 +11,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from shapkit_diffusion.demo import shipped_model
-from shapkit_diffusion.edits import Edit, Original, edit_original
-from shapkit_diffusion.report import picture_of_samples, png
-from shapkit_diffusion.sampling import draw_noise
+from shapkit_diffusion.denoisers.loading import shipped_model
+from shapkit_diffusion.noise.edits import Edit, Original, edit_original
+from shapkit_diffusion.noise.sampling import draw_noise
+from shapkit_diffusion.pictures.comparison import picture_of_samples, png
 
 REGIONS = shipped_model("local").regions  # where the eyes, the nose and the mouth are in these faces, and the rest
 

@@ -4,16 +4,16 @@ Importing this package needs NumPy, SciPy and numba. Everything on torch tensors
 `shapkit.differentiable`.
 """
 
-from shapkit.attribution import Attribution, interaction_terms, to_shap
-from shapkit.cache import CoalitionCache
-from shapkit.classic_games import airport_game, bankruptcy_game, glove_game, unanimity_sum, weighted_voting
-from shapkit.dummy import DummyResidual, dummy_residual, isolation_residual
+from shapkit.attribution.attribution import Attribution, interaction_terms, to_shap
+from shapkit.dummies.dummy import DummyResidual, dummy_residual, isolation_residual
+from shapkit.dummies.influence import InfluenceGraph, influence_graph
 from shapkit.estimators import Budget, RelativeError, Seconds, StandardError, estimate, explain
-from shapkit.exact import exact, shapley_values
-from shapkit.executors import RestartingExecutor
-from shapkit.games import Game, table_game
-from shapkit.influence import InfluenceGraph, influence_graph
-from shapkit.model_game import model_game
+from shapkit.exact.indices import exact, shapley_values
+from shapkit.games.cache import CoalitionCache
+from shapkit.games.classic import airport_game, bankruptcy_game, glove_game, unanimity_sum, weighted_voting
+from shapkit.games.executors import RestartingExecutor
+from shapkit.games.game import Game, table_game
+from shapkit.games.model_game import model_game
 from shapkit.transforms import moebius_transform, zeta_transform
 
 __version__ = "0.1.0"

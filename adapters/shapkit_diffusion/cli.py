@@ -19,7 +19,7 @@ from shapkit_diffusion.commands.influence import add_influence
 from shapkit_diffusion.commands.parse import add_parse
 from shapkit_diffusion.commands.train import add_finetune, add_train
 from shapkit_diffusion.progress import end_bars
-from shapkit_diffusion.stop_signals import EXIT_STOPPED, RunStopped
+from shapkit_diffusion.training.stop_signals import EXIT_STOPPED, RunStopped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

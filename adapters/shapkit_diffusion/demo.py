@@ -15,7 +15,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,24 @@ import torch
 
 from shapkit._files import user_path
 from shapkit.differentiable import allowed_influence, star
-from shapkit_diffusion import report
-from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.demo_records import Measured, read_measured, write_measured
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
-from shapkit_diffusion.domains import CONCEPTS, Domain, open_domain
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser, shipped_model
+from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, realism_floor
 from shapkit_diffusion.fingerprints import described_model
-from shapkit_diffusion.influence import END_TO_END, Influence, influence_maps, outside_mass
-from shapkit_diffusion.influence_report import influence_text, picture_of_influences
+from shapkit_diffusion.noise.influence import END_TO_END, Influence, influence_maps, outside_mass
+from shapkit_diffusion.noise.sampling import draw_noise
+from shapkit_diffusion.pictures.comparison import picture_of_samples, picture_of_swaps, picture_of_training
+from shapkit_diffusion.pictures.influence import influence_text, picture_of_influences
+from shapkit_diffusion.pictures.pages import html_report, png
 from shapkit_diffusion.progress import Bars
 from shapkit_diffusion.runs import RunFolder, write_json
-from shapkit_diffusion.sampling import draw_noise
-from shapkit_diffusion.stop_signals import RunStopped, TrainingStopped, stopped_by_signals
-from shapkit_diffusion.training import PenaltyConfig, TrainConfig, train
-from shapkit_diffusion.training_config import fast_precision
-from shapkit_diffusion.training_data import template_regions
+from shapkit_diffusion.training.batches import template_regions
+from shapkit_diffusion.training.config import fast_precision
+from shapkit_diffusion.training.denoiser import PenaltyConfig, TrainConfig, train
+from shapkit_diffusion.training.stop_signals import RunStopped, TrainingStopped, stopped_by_signals
 from shapkit_diffusion.workers import worker_pool
 
 PLAIN, CONTROL, PENALISED, COMPOSED, LOCAL = "plain", "control", "with penalty", "composed", "shipped, local"
@@ -117,27 +118,6 @@ FINETUNE = TrainConfig(
     anchor_substeps=4,
     penalty=PenaltyConfig(),
 )
-
-SHIPPED = {"plain": "faces32", "local": "faces32_local"}
-"""The denoisers of rendered faces, 32 x 32, that come with the package, and the folders they lie in."""
-
-
-def shipped_model(name: str = "plain") -> Denoiser:
-    """A small DDPM of rendered faces, 32 x 32, that comes with the package.
-
-    ``"plain"``, trained without penalty, to be looked into and fine-tuned; or ``"local"``, the best of the reference
-    study: the noise of its eyes, nose and mouth owns the eyes, the nose and the mouth.
-
-    Raises:
-        ValueError: for another name.
-
-    >>> shipped_model().image_shape, shipped_model("local").regions.names
-    ((3, 32, 32), ('eyes', 'nose', 'mouth', 'rest'))
-    """
-    if name not in SHIPPED:
-        raise ValueError(f"the models that come with the package are {' and '.join(SHIPPED)}, got {name!r}")
-    with as_file(files("shapkit_diffusion") / "models" / SHIPPED[name]) as folder:
-        return load_denoiser(folder)
 
 
 def run_demo(config: DemoConfig, out: str | Path, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
@@ -349,13 +329,13 @@ def _pictures(out: Path, measured: Mapping[str, Measured]) -> dict[str, bytes]:
     for concept in CONCEPTS:
         swaps = {name: model.evaluation.swaps for name, model in measured.items() if name != PLAIN}
         pictures[f"Exchanging the noise of the {concept}. Blue outline: the region whose noise was exchanged"] = (
-            report.picture_of_swaps(swaps, concept)
+            picture_of_swaps(swaps, concept)
         )
     samples = {name: model.evaluation.samples for name, model in measured.items()}
-    pictures["Generated images"] = report.picture_of_samples(samples)
+    pictures["Generated images"] = picture_of_samples(samples)
     curves = {name: RunFolder(out / folder).metrics() for name, folder in FOLDERS.items() if name in measured}
-    pictures["Training"] = report.picture_of_training(curves)
-    return {caption: report.png(figure) for caption, figure in pictures.items()}
+    pictures["Training"] = picture_of_training(curves)
+    return {caption: png(figure) for caption, figure in pictures.items()}
 
 
 FOLDERS = {CONTROL: "control", PENALISED: "penalty", COMPOSED: "composed"}
@@ -405,9 +385,7 @@ def html_page(summary: Mapping[str, Any], table: str, pictures: Mapping[str, byt
         "whole image and for each concept's crop. 'Influence outside' is the share of a region's change that regions "
         "outside the allowed graph drive, from noise to image."
     )
-    return report.html_report(
-        f"Local noise: {summary['config']['data']}", introduction, table, pictures, verdict(summary)
-    )
+    return html_report(f"Local noise: {summary['config']['data']}", introduction, table, pictures, verdict(summary))
 
 
 def verdict(summary: Mapping[str, Any]) -> str:

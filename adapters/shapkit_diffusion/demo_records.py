@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shapkit.attribution import Attribution
-from shapkit_diffusion.checkpoints import read_tensors
+from shapkit.attribution.attribution import Attribution
+from shapkit_diffusion.denoisers.checkpoints import read_tensors
 from shapkit_diffusion.evaluation.evaluate import Evaluation
 from shapkit_diffusion.evaluation.locality import Locality, SwapResults
-from shapkit_diffusion.influence import Influence
+from shapkit_diffusion.noise.influence import Influence
 from shapkit_diffusion.runs import read_json, result_folder, write_json
 
 FIGURES, PICTURES = "figures.json", "pictures.safetensors"

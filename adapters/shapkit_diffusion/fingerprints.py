@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data.labelled import Images, LabelledImages
-from shapkit_diffusion.denoisers import Denoiser
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser
 
 LOOKED_AT = 64
 """Images of a data set on disk that are read for its fingerprint, spread over all; files are compared by size, too."""

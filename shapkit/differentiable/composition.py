@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from shapkit.differentiable.coalition_runs import Network, checked_output
+from shapkit.differentiable.penalty.coalition_runs import Network, checked_output
 from shapkit.differentiable.regions import Graph, Regions, allowed_influence, star
 
 STAR = star()

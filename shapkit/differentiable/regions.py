@@ -1,6 +1,6 @@
 """Regions: which player owns which pixel, and which player may influence which.
 
-Every region is a player of the games in ``shapkit.differentiable.penalty`` and, at the same time, the part of
+Every region is a player of the games in ``penalty/`` and, at the same time, the part of
 the output whose value those games explain.
 """
 

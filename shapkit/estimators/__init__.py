@@ -12,19 +12,19 @@ from dataclasses import replace
 import numpy as np
 
 from shapkit._checks import positive_integer
-from shapkit.attribution import Attribution
+from shapkit.attribution.attribution import Attribution
 from shapkit.coalitions import members_of_masks
-from shapkit.estimators.anytime import Run, Sampler
-from shapkit.estimators.gaussian_process import GaussianProcessSampler
-from shapkit.estimators.kernel import KernelSampler
-from shapkit.estimators.known_payoffs import KnownPayoffs
-from shapkit.estimators.leverage import LeverageSampler
+from shapkit.estimators.gaussian_process.sampler import GaussianProcessSampler
+from shapkit.estimators.pairs.kernel import KernelSampler
+from shapkit.estimators.pairs.leverage import LeverageSampler
 from shapkit.estimators.permutation import AntitheticSampler, PermutationSampler
-from shapkit.estimators.regression_adjusted import RegressionAdjustedSampler
-from shapkit.estimators.stopping import Budget, RelativeError, Seconds, StandardError, StoppingRule
+from shapkit.estimators.runs.anytime import Run, Sampler
+from shapkit.estimators.runs.known_payoffs import KnownPayoffs
+from shapkit.estimators.runs.stopping import Budget, RelativeError, Seconds, StandardError, StoppingRule
 from shapkit.estimators.stratified import StratifiedSampler
-from shapkit.exact import MAX_EXACT_PLAYERS, exact
-from shapkit.games import Game
+from shapkit.estimators.surrogates.regression_adjusted import RegressionAdjustedSampler
+from shapkit.exact.indices import MAX_EXACT_PLAYERS, exact
+from shapkit.games.game import Game
 from shapkit.randomness import counter_bits
 
 DEFAULT_SECONDS = 60.0
@@ -79,7 +79,7 @@ def estimate(
             "gaussian_process", a Gaussian process on the odd part of the game.
         seed: an integer in [0, 2**64). The same seed gives the same numbers for every batch size, executor and number
             of workers, and with one seed no two methods draw the same numbers.
-        stop: when to stop, such as `StandardError(0.01) | Seconds(60)`; see `shapkit.estimators.stopping`. Rules on
+        stop: when to stop, such as `StandardError(0.01) | Seconds(60)`; see `StoppingRule`. Rules on
             standard errors are asked whenever the evaluations have grown by a quarter.
         progress: show a bar with an estimate of the time left.
 

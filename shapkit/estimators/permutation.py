@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit.attribution import Attribution
+from shapkit.attribution.attribution import Attribution
 from shapkit.coalitions import Coalitions
-from shapkit.estimators._kernels import add_marginals, write_prefixes
-from shapkit.estimators.own_unit import GameInOwnUnit
-from shapkit.games import Game
+from shapkit.estimators.loops import add_marginals, write_prefixes
+from shapkit.estimators.runs.own_unit import GameInOwnUnit
+from shapkit.games.game import Game
 from shapkit.randomness import counter_bits, counter_permutations
 
 Floats = NDArray[np.float64]

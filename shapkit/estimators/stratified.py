@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit.attribution import Attribution
+from shapkit.attribution.attribution import Attribution
 from shapkit.coalitions import Coalitions
-from shapkit.estimators._kernels import draw_pairs, moments_of_runs
-from shapkit.estimators.moments import degrees_of_freedom, uncertainties
-from shapkit.estimators.own_unit import GameInOwnUnit
-from shapkit.games import Game
+from shapkit.estimators.loops import draw_pairs, moments_of_runs
+from shapkit.estimators.runs.moments import degrees_of_freedom, uncertainties
+from shapkit.estimators.runs.own_unit import GameInOwnUnit
+from shapkit.games.game import Game
 from shapkit.randomness import counter_bits
 
 Floats = NDArray[np.float64]

@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 
 from shapkit_diffusion.cli import _parser
-from shapkit_diffusion.demo import SHIPPED
-from shapkit_diffusion.domains import CONCEPTS
+from shapkit_diffusion.denoisers.loading import SHIPPED
+from shapkit_diffusion.evaluation.domains import CONCEPTS
 from shapkit_diffusion.tables.rows import ROWS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

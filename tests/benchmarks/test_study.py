@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from shapkit_diffusion.data import render_faces
-from shapkit_diffusion.demo import shipped_model
-from shapkit_diffusion.domains import Domain, open_domain
+from shapkit_diffusion.denoisers.loading import shipped_model
+from shapkit_diffusion.evaluation.domains import Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig
 
 

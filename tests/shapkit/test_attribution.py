@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from shapkit import exact, table_game
-from shapkit.attribution import Attribution, interaction_terms, to_shap
+from shapkit.attribution.attribution import Attribution, interaction_terms, to_shap
 
 NAMES = ("eyes", "nose", "mouth")
 ARRAYS = ("values", "standard_errors", "empty_value", "grand_value", "degrees_of_freedom")

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 import shapkit
-from shapkit.cache import CoalitionCache, coalition_keys
 from shapkit.coalitions import masks_of_members, members_of_masks
-from shapkit.games import Game
+from shapkit.games.cache import CoalitionCache, coalition_keys
+from shapkit.games.game import Game
 
 ALL_OF_THREE = members_of_masks(np.arange(8), 3)
 
@@ -348,7 +348,7 @@ def test_a_file_that_cannot_be_written(tmp_path, monkeypatch):
     path = tmp_path / "cache"
     written(path)
     with bound(path, n_players=8) as cache:
-        monkeypatch.setattr("shapkit.cache._WAIT_SECONDS", 0.0)
+        monkeypatch.setattr("shapkit.games.cache._WAIT_SECONDS", 0.0)
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(OSError, match=r"the cache file .* cannot be used: database is locked"):
@@ -380,9 +380,9 @@ SCRIPT = """
 import os, sys, time
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor
-from shapkit.cache import CoalitionCache
+from shapkit.games.cache import CoalitionCache
 from shapkit.coalitions import masks_of_members, members_of_masks
-from shapkit.games import Game
+from shapkit.games.game import Game
 
 path, log, n_players, batch_size, seconds, n_workers, go = sys.argv[1:]
 open(log + ".ready", "w").close()

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shapkit import exact, shapley_values
-from shapkit.classic_games import airport_game, bankruptcy_game, glove_game, unanimity_sum, weighted_voting
 from shapkit.coalitions import members_of_masks
+from shapkit.games.classic import airport_game, bankruptcy_game, glove_game, unanimity_sum, weighted_voting
 
 GAMES = {
     game["name"]: game for game in json.loads((Path(__file__).parents[1] / "data" / "games.json").read_text())["games"]

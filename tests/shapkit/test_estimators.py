@@ -9,8 +9,8 @@ from scipy import stats
 import shapkit
 from shapkit import Game, estimate, explain, shapley_values, table_game, weighted_voting
 from shapkit.estimators import SAMPLERS, Budget, StandardError, permutation
-from shapkit.estimators.moments import RunningMoments
-from shapkit.estimators.stopping import EVALUATIONS_PER_PLAYER
+from shapkit.estimators.runs.moments import RunningMoments
+from shapkit.estimators.runs.stopping import EVALUATIONS_PER_PLAYER
 
 N_PLAYERS = 5
 TABLE = np.random.default_rng(4).normal(size=(2**N_PLAYERS, 2))

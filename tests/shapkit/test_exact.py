@@ -18,8 +18,8 @@ import shapkit
 from shapkit import exact as exact_values
 from shapkit import shapley_values, table_game, weighted_voting
 from shapkit.coalitions import masks_of_members
-from shapkit.exact import block_rows
-from shapkit.superset_sums import Family, SupersetSums
+from shapkit.exact.indices import block_rows
+from shapkit.exact.superset_sums import Family, SupersetSums
 
 GAMES = json.loads((Path(__file__).parents[1] / "data" / "games.json").read_text())["games"]
 PUBLISHED = [(game, index) for game in GAMES for index in ("shapley", "banzhaf") if index in game]

@@ -14,7 +14,7 @@ import pytest
 
 import shapkit
 from shapkit import CoalitionCache, Game
-from shapkit.executors import RestartingExecutor
+from shapkit.games.executors import RestartingExecutor
 
 
 def squares(coalitions):
@@ -172,7 +172,7 @@ def test_an_error_of_the_function_that_makes_pools_reaches_the_future(tmp_path):
 def test_an_executor_that_nobody_shuts_down_does_not_keep_the_interpreter(tmp_path):
     script = (
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from shapkit.executors import RestartingExecutor\n"
+        "from shapkit.games.executors import RestartingExecutor\n"
         "workers = RestartingExecutor(lambda: ThreadPoolExecutor(1))\n"
         "print(workers.submit(pow, 2, 5).result())\n"
     )

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 import shapkit
 from shapkit._checks import described, players_of_table
-from shapkit.cache import CoalitionCache
-from shapkit.classic_games import weighted_voting
 from shapkit.coalitions import members_of_masks
-from shapkit.games import Game, table_game
+from shapkit.games.cache import CoalitionCache
+from shapkit.games.classic import weighted_voting
+from shapkit.games.game import Game, table_game
 
 ALL_OF_THREE = members_of_masks(np.arange(8), 3)
 
@@ -643,7 +643,7 @@ def test_batches_in_flight_are_bounded(monkeypatch):
             return future
 
     futures = []
-    monkeypatch.setattr("shapkit.batches._BATCHES_IN_FLIGHT", 10)
+    monkeypatch.setattr("shapkit.games.batches._BATCHES_IN_FLIGHT", 10)
     rows = members_of_masks(np.arange(100), 7)
     with Counting(1) as pool:
         np.testing.assert_array_equal(Game(table_game(TABLE).value, 7, batch_size=1, executor=pool)(rows), TABLE[:100])

@@ -66,7 +66,7 @@ def test_the_tolerance_bounds_what_the_ignored_can_do_together(n_players, output
 
 @pytest.mark.parametrize("block_floats", [1, 8, 64, 2**20])
 def test_mean_squares_are_dummy_residuals_in_blocks_of_any_size(block_floats, monkeypatch):
-    monkeypatch.setattr(sys.modules["shapkit.influence"], "_BLOCK_FLOATS", block_floats)
+    monkeypatch.setattr(sys.modules["shapkit.dummies.influence"], "_BLOCK_FLOATS", block_floats)
     table = np.random.default_rng(0).normal(size=(32, 2, 2))
     graph = influence_graph(table_game(table))
     for player in range(5):

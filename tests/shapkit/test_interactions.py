@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 import shapkit
 from shapkit import table_game, weighted_voting
-from shapkit.interactions import VALUES, derivative_weights, unanimity_share
+from shapkit.exact.interactions import VALUES, derivative_weights, unanimity_share
 
 INTERACTIONS = ["SII", "k-SII", "STII", "FSII", "BII", "FBII"]
 EFFICIENT = ["shapley", "k-SII", "STII", "FSII"]
@@ -253,7 +253,7 @@ def test_blocks_of_any_size_give_the_same(index, monkeypatch):
     order = 1 if index in VALUES else 3
     expected = shapkit.exact(table_game(table), index, order).values
     for rows in (1, 2, 4, 64, 512):
-        monkeypatch.setattr(sys.modules["shapkit.exact"], "_BLOCK_ROWS", rows)
+        monkeypatch.setattr(sys.modules["shapkit.exact.indices"], "_BLOCK_ROWS", rows)
         np.testing.assert_allclose(shapkit.exact(table_game(table), index, order).values, expected, atol=1e-12)
 
 

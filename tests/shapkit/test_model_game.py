@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shapkit import exact
 from shapkit.coalitions import members_of_masks
-from shapkit.model_game import model_game
+from shapkit.games.model_game import model_game
 
 RNG = np.random.default_rng(0)
 WEIGHTS, ROW, BACKGROUND = RNG.normal(size=5), RNG.normal(size=5), RNG.normal(size=(30, 5))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shapkit import Attribution, plots
-from shapkit.attribution import interaction_terms
+from shapkit.attribution.attribution import interaction_terms
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from shapkit_diffusion.data import LabelledImages, render_faces
-from shapkit_diffusion.denoisers import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def tiny() -> Denoiser:
 def processes() -> ForkServerContext:
     """Starts real processes, forked from a fresh interpreter that has done the imports, most of a short run's time."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["diffusers.training_utils", "shapkit_diffusion.training"])
+    context.set_forkserver_preload(["diffusers.training_utils", "shapkit_diffusion.training.denoiser"])
     return context
 
 

@@ -13,20 +13,21 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from shapkit_diffusion.autoencoder_training import (
+from shapkit_diffusion.cli import main
+from shapkit_diffusion.data import LabelledImages, render_faces
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.denoisers.autoencoders import load_autoencoder, small_autoencoder
+from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.training.autoencoder import (
     AutoencoderConfig,
     autoencoder_losses,
     reconstruction_psnr,
     rectangles,
     train_autoencoder,
 )
-from shapkit_diffusion.autoencoders import load_autoencoder, small_autoencoder
-from shapkit_diffusion.cli import main
-from shapkit_diffusion.data import LabelledImages, render_faces
-from shapkit_diffusion.denoisers import load_denoiser, small_denoiser
-from shapkit_diffusion.pixels import to_unit_range
-from shapkit_diffusion.stop_signals import TrainingStopped
-from shapkit_diffusion.training_data import draw_batch
+from shapkit_diffusion.training.batches import draw_batch
+from shapkit_diffusion.training.stop_signals import TrainingStopped
 
 QUICK = AutoencoderConfig(steps=6, batch_size=4, warmup=2, save_every=2, log_every=1, flip=True)
 

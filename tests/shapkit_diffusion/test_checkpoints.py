@@ -23,9 +23,10 @@ from diffusers import (
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
-from shapkit_diffusion.checkpoints import HUB_FILES, SCHEDULE, WEIGHTS, load_module, load_schedule
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser
-from shapkit_diffusion.schedules import alphas_cumprod
+from shapkit_diffusion.denoisers.checkpoints import HUB_FILES, SCHEDULE, WEIGHTS, load_module, load_schedule
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.denoisers.schedules import alphas_cumprod
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from shapkit_diffusion.cli import main
-from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import render_faces
-from shapkit_diffusion.denoisers import load_denoiser, small_denoiser
-from shapkit_diffusion.domains import open_domain
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.evaluation.domains import open_domain
 
 TRAINING = ["--batch-size", "4", "--count", "8", "--log-every", "1", "--precision", "no"]
 

@@ -18,14 +18,15 @@ from torch import Tensor
 
 import shapkit_diffusion
 from shapkit.differentiable import Regions, allowed_influence, star
-from shapkit_diffusion.autoencoders import Autoencoder, small_autoencoder
-from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import render_faces
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
-from shapkit_diffusion.influence import influence_at, influence_end_to_end, outside_mass
-from shapkit_diffusion.sampling import draw_noise, generate, invert, regenerate, replay, swap, trajectory
-from shapkit_diffusion.training import TrainConfig, draw_batch, losses, train
-from shapkit_diffusion.training_data import template_regions
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder, small_autoencoder
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.noise.influence import influence_at, influence_end_to_end, outside_mass
+from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, regenerate, replay, swap, trajectory
+from shapkit_diffusion.training.batches import template_regions
+from shapkit_diffusion.training.denoiser import TrainConfig, draw_batch, losses, train
 
 NAMES = ("eyes", "mouth", "rest")
 

@@ -21,22 +21,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import redraw_concept, render_faces
 from shapkit_diffusion.data.labelled import concept_labels
-from shapkit_diffusion.demo import SHIPPED, DemoConfig, compare, demo_config, run_demo, shipped_model
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.demo import DemoConfig, compare, demo_config, run_demo
 from shapkit_diffusion.demo_records import FIGURES, PICTURES, read_measured, write_measured
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser
-from shapkit_diffusion.domains import CONCEPTS, open_domain
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.loading import SHIPPED, load_denoiser, shipped_model
+from shapkit_diffusion.evaluation.domains import CONCEPTS, open_domain
 from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, measure_edits
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
 from shapkit_diffusion.evaluation.locality import grow
 from shapkit_diffusion.fingerprints import described_model
-from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.noise.sampling import draw_noise, generate, regenerate, swap
 from shapkit_diffusion.runs import RunFolder
-from shapkit_diffusion.sampling import draw_noise, generate, regenerate, swap
-from shapkit_diffusion.stop_signals import EXIT_STOPPED
-from shapkit_diffusion.training import PenaltyConfig, TrainConfig
+from shapkit_diffusion.training.denoiser import PenaltyConfig, TrainConfig
+from shapkit_diffusion.training.stop_signals import EXIT_STOPPED
 
 QUICK = TrainConfig(steps=30, batch_size=4, warmup=1, log_every=1, save_every=20, penalty=PenaltyConfig())
 SMALL = DemoConfig(
@@ -53,7 +54,7 @@ import shapkit_diffusion.commands.demo as command
 from shapkit_diffusion import cli
 from shapkit_diffusion.demo import DemoConfig
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig
-from shapkit_diffusion.training_config import PenaltyConfig, TrainConfig
+from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig
 
 command.demo_config = lambda data: {config}
 if __name__ == "__main__":

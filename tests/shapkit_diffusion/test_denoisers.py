@@ -29,9 +29,10 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shapkit_diffusion.autoencoders import load_autoencoder
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
-from shapkit_diffusion.schedules import DDIM
+from shapkit_diffusion.denoisers.autoencoders import load_autoencoder
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.denoisers.schedules import DDIM
 
 TIMESTEPS = torch.tensor([5, 500])
 DOWN_UP: dict[str, Any] = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}

@@ -17,10 +17,11 @@ import pytest
 import torch
 
 from shapkit.differentiable import Regions
-from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data import render_faces
-from shapkit_diffusion.denoisers import load_denoiser, small_denoiser
-from shapkit_diffusion.training import EXIT_STOPPED, PenaltyConfig, TrainConfig, train
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.training.denoiser import EXIT_STOPPED, PenaltyConfig, TrainConfig, train
 
 CONFIG = TrainConfig(
     steps=4,
@@ -38,9 +39,9 @@ import torch
 from accelerate import PartialState
 from shapkit_diffusion.data import render_faces
 from shapkit.differentiable import Regions
-from shapkit_diffusion.composed import ComposedDenoiser
-from shapkit_diffusion.denoisers import small_denoiser
-from shapkit_diffusion.training import EXIT_STOPPED, TrainingStopped, train
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.training.denoiser import EXIT_STOPPED, TrainingStopped, train
 
 os.environ.update(environment)
 torch.set_num_threads(1)

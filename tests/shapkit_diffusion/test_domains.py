@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from shapkit_diffusion.data import FACE_LABELS, render_faces, write_folder
-from shapkit_diffusion.domains import most_frequent_labels, open_domain
-from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.evaluation.domains import most_frequent_labels, open_domain
 from shapkit_diffusion.segmentation.small import load_parser
 
 

@@ -14,12 +14,12 @@ from diffusers import VQModel
 from torch import Tensor
 
 from shapkit.differentiable import Regions
-from shapkit_diffusion.autoencoders import Autoencoder
 from shapkit_diffusion.data import lfw_photographs, render_faces
-from shapkit_diffusion.demo import shipped_model
-from shapkit_diffusion.denoisers import Denoiser, small_denoiser
-from shapkit_diffusion.edit_report import picture_of_edits
-from shapkit_diffusion.edits import (
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.loading import shipped_model
+from shapkit_diffusion.noise.edits import (
     FAITHFUL,
     Edit,
     InversionWarning,
@@ -29,9 +29,9 @@ from shapkit_diffusion.edits import (
     edit_images,
     edit_original,
 )
-from shapkit_diffusion.pixels import to_unit_range
-from shapkit_diffusion.report import png
-from shapkit_diffusion.sampling import draw_noise, generate, invert, peak_signal_to_noise
+from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, peak_signal_to_noise
+from shapkit_diffusion.pictures.comparison import png
+from shapkit_diffusion.pictures.edits import picture_of_edits
 
 LEFT, RIGHT = slice(0, 8), slice(8, 16)
 

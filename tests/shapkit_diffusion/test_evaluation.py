@@ -8,8 +8,8 @@ import torch
 from scipy import linalg
 
 from shapkit_diffusion.data import LabelledImages
-from shapkit_diffusion.denoisers import small_denoiser
-from shapkit_diffusion.domains import most_frequent_labels, open_domain
+from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.evaluation.domains import most_frequent_labels, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, realism_floor
 from shapkit_diffusion.evaluation.locality import locality_of, swap_and_measure
 from shapkit_diffusion.evaluation.realism import (

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from shapkit_diffusion.data import render_faces
+from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.evaluation.feature_metrics import (
     density_coverage,
     kernel_distance,
@@ -22,7 +23,6 @@ from shapkit_diffusion.evaluation.feature_metrics import (
 from shapkit_diffusion.evaluation.inception import FidInception, load_inception
 from shapkit_diffusion.evaluation.realism import WHOLE, Box, features_of, frechet_distance, map_features, statistics_of
 from shapkit_diffusion.evaluation.realism_measures import RealismMeasurement, RealismReference, measure_realism
-from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.segmentation.small import load_parser
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from shapkit_diffusion.denoisers import small_denoiser
-from shapkit_diffusion.domains import open_domain
+from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.evaluation.edit_measures import compare_edits, measure_edits
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, measured_by_concept, realism_reference
 from shapkit_diffusion.evaluation.intervals import Interval

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from shapkit.differentiable import Regions, allowed_influence, composite, partner, star
-from shapkit_diffusion.denoisers import Denoiser
-from shapkit_diffusion.influence import (
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.noise.influence import (
     Influence,
     influence,
     influence_at,
@@ -22,8 +22,8 @@ from shapkit_diffusion.influence import (
     outside_mass,
     outside_masses,
 )
-from shapkit_diffusion.jackknife import jackknife_error, ratio_of_sums
-from shapkit_diffusion.sampling import draw_noise
+from shapkit_diffusion.noise.jackknife import jackknife_error, ratio_of_sums
+from shapkit_diffusion.noise.sampling import draw_noise
 
 
 @pytest.fixture

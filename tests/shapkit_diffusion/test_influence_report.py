@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from shapkit import Attribution
-from shapkit_diffusion import report
 from shapkit_diffusion.cli import main
-from shapkit_diffusion.denoisers import small_denoiser
-from shapkit_diffusion.influence import Influence
-from shapkit_diffusion.influence_report import (
+from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.noise.influence import Influence
+from shapkit_diffusion.pictures.influence import (
     influence_json,
     influence_text,
     interactions_text,
     picture_of_influences,
     picture_of_interactions,
 )
+from shapkit_diffusion.pictures.pages import png
 
 matplotlib.use("Agg")
 
@@ -101,13 +101,13 @@ def test_picture_writes_every_share_and_nothing_overlaps(n_regions: int) -> None
     for axis in figure.axes:
         tight = axis.get_tightbbox()
         assert tight is not None and tight.x0 >= page.x0 - 1 and tight.x1 <= page.x1 + 1
-    assert report.png(figure).startswith(b"\x89PNG")
+    assert png(figure).startswith(b"\x89PNG")
 
 
 def test_many_regions_are_colours_alone_and_unlike_regions_are_refused() -> None:
     figure = picture_of_influences({"": {"x": made_up(9)}}, "Nine")
     assert not figure.axes[0].texts
-    report.png(figure)
+    png(figure)
     with pytest.raises(ValueError, match="same regions, with the same columns"):
         picture_of_influences({"a": {"x": made_up(3)}, "b": {"x": made_up(4)}}, "")
     with pytest.raises(ValueError, match="same regions, with the same columns"):
@@ -125,7 +125,7 @@ def test_picture_of_interactions_has_a_panel_for_each_output() -> None:
         assert np.isnan(np.diag(shown)).all()
         assert shown[0, 2] == shown[2, 0] == pytest.approx(matrix[0, 2, output])
         assert len(axis.texts) == 6 and axis.images[0].get_clim()[0] == -axis.images[0].get_clim()[1]
-    report.png(figure)
+    png(figure)
     with pytest.raises(ValueError, match="there are no interactions"):
         picture_of_interactions(Influence(found.attribution, found.without_pair, 4), "Pairs")
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions, star
-from shapkit_diffusion.autoencoders import Autoencoder
-from shapkit_diffusion.denoisers import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.latents import latent_regions
 from shapkit_diffusion.evaluation.leakage import decoder_leakage
-from shapkit_diffusion.latents import latent_regions
 
 
 class Blocks(nn.Module):

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from shapkit.differentiable import Regions
 from shapkit_diffusion.data import LabelledImages, render_faces
-from shapkit_diffusion.demo import shipped_model
-from shapkit_diffusion.denoisers import Denoiser, small_denoiser
-from shapkit_diffusion.paired_noise import noise_of, pairing
-from shapkit_diffusion.pixels import to_unit_range
-from shapkit_diffusion.row_files import RowFiles
-from shapkit_diffusion.sampling import draw_noise, generate, invert, peak_signal_to_noise, trajectory
-from shapkit_diffusion.training import PairedNoise, PenaltyConfig, TrainConfig, draw_batch, train
-from shapkit_diffusion.training_data import players
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.data.row_files import RowFiles
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.loading import shipped_model
+from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, peak_signal_to_noise, trajectory
+from shapkit_diffusion.training.batches import players
+from shapkit_diffusion.training.denoiser import PairedNoise, PenaltyConfig, TrainConfig, draw_batch, train
+from shapkit_diffusion.training.paired_noise import noise_of, pairing
 
 FEW = PairedNoise(images=12, steps=3, refinements=0)
 CONFIG = TrainConfig(steps=4, batch_size=4, log_every=1, save_every=2, warmup=1, seed=5, paired=FEW)
@@ -117,7 +117,7 @@ def test_without_players_the_whole_noise_is_the_images_own(faces: LabelledImages
 def test_an_interrupted_inversion_goes_on(
     faces: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shapkit_diffusion.paired_noise as paired_noise
+    import shapkit_diffusion.training.paired_noise as paired_noise
 
     monkeypatch.setattr(paired_noise, "INVERTED_AT_ONCE", 4)
     whole, broken = tmp_path / "whole", tmp_path / "broken"

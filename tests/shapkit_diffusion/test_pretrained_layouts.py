@@ -31,10 +31,11 @@ from diffusers import (
 
 from shapkit.differentiable import Regions
 from shapkit_diffusion.data import render_faces
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser
-from shapkit_diffusion.influence import END_TO_END, influence_maps
-from shapkit_diffusion.sampling import draw_noise
-from shapkit_diffusion.training import PenaltyConfig, TrainConfig, train
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.noise.influence import END_TO_END, influence_maps
+from shapkit_diffusion.noise.sampling import draw_noise
+from shapkit_diffusion.training.denoiser import PenaltyConfig, TrainConfig, train
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,14 @@ import torch
 
 import shapkit_diffusion.runs
 from shapkit_diffusion import cli
-from shapkit_diffusion.autoencoder_training import AutoencoderConfig, train_autoencoder
-from shapkit_diffusion.autoencoders import Autoencoder, small_autoencoder
 from shapkit_diffusion.data import LabelledImages, render_faces
 from shapkit_diffusion.data.folders import open_folder, write_folder
-from shapkit_diffusion.denoisers import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder, small_autoencoder
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
 from shapkit_diffusion.fingerprints import described_data, described_model
 from shapkit_diffusion.runs import HOLDER, LOCK, RunFolder, read_json
-from shapkit_diffusion.training import TrainConfig, train
+from shapkit_diffusion.training.autoencoder import AutoencoderConfig, train_autoencoder
+from shapkit_diffusion.training.denoiser import TrainConfig, train
 
 QUICK = TrainConfig(steps=5, batch_size=4, log_every=1, save_every=3, warmup=1, seed=5)
 CONFIG = {"training": {"steps": 5}}

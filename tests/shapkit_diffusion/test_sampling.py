@@ -21,8 +21,10 @@ from diffusers import (
 from diffusers.models.unets.unet_2d import UNet2DOutput
 from torch import Tensor
 
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
-from shapkit_diffusion.sampling import (
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.denoisers.schedules import DDIM
+from shapkit_diffusion.noise.sampling import (
     _Step,
     draw_noise,
     generate,
@@ -34,7 +36,6 @@ from shapkit_diffusion.sampling import (
     swap,
     trajectory,
 )
-from shapkit_diffusion.schedules import DDIM
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 

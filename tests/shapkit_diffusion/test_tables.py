@@ -16,15 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from shapkit_diffusion.autoencoders import Autoencoder, small_autoencoder
 from shapkit_diffusion.cli import main
 from shapkit_diffusion.compared.gan.style_gan import GanArchitecture, StyleGenerator, new_generator, save_network
 from shapkit_diffusion.compared.gan.training import GENERATOR_FILE
 from shapkit_diffusion.compared.systems import Region, System
 from shapkit_diffusion.compared.text_model import small_text_model
 from shapkit_diffusion.data import LabelledImages, render_faces
-from shapkit_diffusion.denoisers import small_denoiser
-from shapkit_diffusion.domains import Domain, open_domain
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder, small_autoencoder
+from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.evaluation.domains import Domain, open_domain
 from shapkit_diffusion.evaluation.locality import LocalityConvention
 from shapkit_diffusion.evaluation.realism import pixel_features
 from shapkit_diffusion.tables.layout import (

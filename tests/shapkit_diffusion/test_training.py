@@ -23,14 +23,15 @@ from torch import Tensor
 import shapkit_diffusion.commands.train
 from shapkit.differentiable import DummyPlayerPenalty, Regions, allowed_influence, star
 from shapkit_diffusion import cli
-from shapkit_diffusion.autoencoders import Autoencoder
 from shapkit_diffusion.data import LabelledImages, render_faces
 from shapkit_diffusion.data.labelled import concept_labels, label_template
-from shapkit_diffusion.demo import shipped_model
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser, small_denoiser
-from shapkit_diffusion.influence import influence_at, outside_mass
-from shapkit_diffusion.sampling import stride_output
-from shapkit_diffusion.training import (
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser, shipped_model
+from shapkit_diffusion.noise.influence import influence_at, outside_mass
+from shapkit_diffusion.noise.sampling import stride_output
+from shapkit_diffusion.training.config import fast_precision
+from shapkit_diffusion.training.denoiser import (
     EXIT_STOPPED,
     PenaltyConfig,
     TrainConfig,
@@ -44,7 +45,6 @@ from shapkit_diffusion.training import (
     to_unit_range,
     train,
 )
-from shapkit_diffusion.training_config import fast_precision
 
 QUICK = TrainConfig(steps=6, batch_size=4, log_every=1, save_every=2, warmup=1, seed=5)
 
@@ -76,8 +76,8 @@ SCRIPT = """
 import os, signal, sys
 import torch
 from shapkit_diffusion.data import render_faces
-from shapkit_diffusion.denoisers import small_denoiser
-from shapkit_diffusion.training import EXIT_STOPPED, PenaltyConfig, TrainConfig, TrainingStopped, train
+from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.training.denoiser import EXIT_STOPPED, PenaltyConfig, TrainConfig, TrainingStopped, train
 
 torch.set_num_threads(1)
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
-from shapkit_diffusion.checkpoints import WEIGHTS
 from shapkit_diffusion.cli import main
 from shapkit_diffusion.data import render_faces, write_folder
-from shapkit_diffusion.denoisers import small_denoiser
+from shapkit_diffusion.denoisers.checkpoints import WEIGHTS
+from shapkit_diffusion.denoisers.denoiser import small_denoiser
 
 BYTES_OF_100_MEGAPIXELS = 3 * 10**8
 

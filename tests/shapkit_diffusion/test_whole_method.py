@@ -17,8 +17,8 @@ from PIL import Image
 from shapkit_diffusion.cli import main
 from shapkit_diffusion.data import CELEBAMASK_LABELS, FACE_LABELS, open_celebamask, open_folder, render_faces
 from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_picture, image_bytes
-from shapkit_diffusion.denoisers import load_denoiser
-from shapkit_diffusion.domains import CONCEPTS
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.evaluation.domains import CONCEPTS
 from shapkit_diffusion.segmentation.small import load_parser
 
 NUMBERS = (0, 1, 2, 3, 7, 10, 1999, 2000)  # folder 1 of the parts begins with face 2000

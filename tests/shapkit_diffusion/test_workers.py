@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shapkit_diffusion.stop_signals import RunStopped, TrainingStopped, stopped_by_signals
+from shapkit_diffusion.training.stop_signals import RunStopped, TrainingStopped, stopped_by_signals
 from shapkit_diffusion.workers import worker_pool
 
 SCRIPT = """

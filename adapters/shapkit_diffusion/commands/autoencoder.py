@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from shapkit._files import user_path
-from shapkit_diffusion import report
-from shapkit_diffusion.autoencoder_training import AutoencoderConfig, reconstruction_psnr, train_autoencoder
-from shapkit_diffusion.autoencoders import small_autoencoder
 from shapkit_diffusion.commands.common import add_data, command
-from shapkit_diffusion.domains import open_domain
-from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.denoisers.autoencoders import small_autoencoder
+from shapkit_diffusion.evaluation.domains import open_domain
+from shapkit_diffusion.pictures.comparison import picture_of_samples
+from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import write_json
+from shapkit_diffusion.training.autoencoder import AutoencoderConfig, reconstruction_psnr, train_autoencoder
 
 MEASURED_IMAGES = 1000
 
@@ -76,5 +77,5 @@ def _autoencoder(options: argparse.Namespace) -> None:
     folder = user_path(options.out)
     write_json(folder / "reconstruction.json", {"psnr_db": psnr, "images": len(images)})
     rows = {"images": images[:12], "reconstructed": trained.decode(trained.encode(images[:12]))}
-    (folder / "reconstructions.png").write_bytes(report.png(report.picture_of_samples(rows, title="Reconstructions")))
+    (folder / "reconstructions.png").write_bytes(png(picture_of_samples(rows, title="Reconstructions")))
     print(f"reconstruction of {len(images)} reference images: {psnr:.1f} dB; autoencoder in {folder / 'model'}")

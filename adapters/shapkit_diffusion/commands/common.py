@@ -14,14 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from shapkit._files import user_path
-from shapkit_diffusion import report
 from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_picture, image_bytes
-from shapkit_diffusion.demo import SHIPPED, shipped_model
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser
-from shapkit_diffusion.domains import Domain, open_domain
-from shapkit_diffusion.sampling import draw_noise, generate
-from shapkit_diffusion.schedules import Spacing
-from shapkit_diffusion.training import (
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.loading import SHIPPED, load_denoiser, shipped_model
+from shapkit_diffusion.denoisers.schedules import Spacing
+from shapkit_diffusion.evaluation.domains import Domain, open_domain
+from shapkit_diffusion.noise.sampling import draw_noise, generate
+from shapkit_diffusion.pictures.comparison import picture_of_samples
+from shapkit_diffusion.pictures.pages import png
+from shapkit_diffusion.training.denoiser import (
     to_unit_range,
 )
 
@@ -113,7 +114,7 @@ def write_samples(model: Denoiser, folder: Path) -> None:
     """Two rows of generated images, as ``samples.png``."""
     images = model.decode(generate(model, draw_noise(model, 24, seed=0)))
     rows = {"": images[:12], " ": images[12:]}
-    (folder / "samples.png").write_bytes(report.png(report.picture_of_samples(rows, title="Generated images")))
+    (folder / "samples.png").write_bytes(png(picture_of_samples(rows, title="Generated images")))
 
 
 def read_image(path: str, shape: tuple[int, int, int]) -> Tensor:

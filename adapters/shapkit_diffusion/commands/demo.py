@@ -9,7 +9,7 @@ from shapkit_diffusion.commands.common import (
     command,
 )
 from shapkit_diffusion.demo import demo_config, run_demo
-from shapkit_diffusion.stop_signals import EXIT_STOPPED
+from shapkit_diffusion.training.stop_signals import EXIT_STOPPED
 
 
 def add_demo(commands: Any) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shapkit_diffusion import report
 from shapkit_diffusion.commands.common import (
     add_data,
     add_model,
@@ -25,13 +24,22 @@ from shapkit_diffusion.commands.common import (
     settings,
     write_image,
 )
-from shapkit_diffusion.denoisers import Denoiser
-from shapkit_diffusion.domains import CONCEPTS, Domain
-from shapkit_diffusion.edit_report import picture_of_edits
-from shapkit_diffusion.edits import BATCH_SIZE, CLIPPING_TOLD, FAITHFUL, Edit, InversionWarning, Original, edit_original
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain
+from shapkit_diffusion.noise.edits import (
+    BATCH_SIZE,
+    CLIPPING_TOLD,
+    FAITHFUL,
+    Edit,
+    InversionWarning,
+    Original,
+    edit_original,
+)
+from shapkit_diffusion.noise.sampling import draw_noise
+from shapkit_diffusion.pictures.edits import picture_of_edits
+from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.runs import result_folder, write_json
-from shapkit_diffusion.sampling import draw_noise
-from shapkit_diffusion.training import (
+from shapkit_diffusion.training.denoiser import (
     to_bytes,
 )
 
@@ -143,7 +151,7 @@ def _write_edits(
     if options.outside == "replay":
         title += "\nand all else put back at every step"
     figure = picture_of_edits(results, regions.mask(*options.region), title, images if given else None)
-    (folder / "edits.png").write_bytes(report.png(figure))
+    (folder / "edits.png").write_bytes(png(figure))
     rows = {"original": images} | {f"variant-{number + 1}": result.edited for number, result in enumerate(results)}
     if given:
         rows["reconstruction"] = original.reconstruction

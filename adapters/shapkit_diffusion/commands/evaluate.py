@@ -6,7 +6,6 @@ import argparse
 from dataclasses import asdict, fields
 from typing import Any
 
-from shapkit_diffusion import report
 from shapkit_diffusion.commands.common import (
     add_data,
     add_model,
@@ -19,6 +18,8 @@ from shapkit_diffusion.commands.common import (
 )
 from shapkit_diffusion.commands.tables import add_table_options, run_tables
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
+from shapkit_diffusion.pictures.comparison import picture_of_swaps
+from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import result_folder, write_json
 
@@ -77,5 +78,5 @@ def _evaluate(options: argparse.Namespace) -> None:
             print(f"the decoder alone: ratio {entry.ratio:.4f} for edits of the {entry.concept}")
         write_json(folder / "evaluation.json", result.figures())
         for concept in config.concepts:
-            figure = report.picture_of_swaps({"model": result.swaps}, concept)
-            (folder / f"swap_{concept}.png").write_bytes(report.png(figure))
+            figure = picture_of_swaps({"model": result.swaps}, concept)
+            (folder / f"swap_{concept}.png").write_bytes(png(figure))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from shapkit.differentiable import allowed_influence, star
-from shapkit_diffusion import report
 from shapkit_diffusion.commands.common import (
     add_data,
     add_model,
@@ -18,17 +17,18 @@ from shapkit_diffusion.commands.common import (
     model_of,
     settings,
 )
-from shapkit_diffusion.domains import CONCEPTS
-from shapkit_diffusion.influence import BUDGET, END_TO_END, Influence, influence_maps, outside_error, outside_mass
-from shapkit_diffusion.influence_report import (
+from shapkit_diffusion.evaluation.domains import CONCEPTS
+from shapkit_diffusion.noise.influence import BUDGET, END_TO_END, Influence, influence_maps, outside_error, outside_mass
+from shapkit_diffusion.noise.sampling import draw_noise
+from shapkit_diffusion.pictures.influence import (
     influence_json,
     influence_text,
     interactions_text,
     picture_of_influences,
     picture_of_interactions,
 )
+from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.runs import result_folder, write_json
-from shapkit_diffusion.sampling import draw_noise
 
 
 def add_influence(commands: Any) -> None:
@@ -77,10 +77,10 @@ def _influence(options: argparse.Namespace) -> None:
         _show_influence(maps)
         write_json(folder / "influence.json", {name: influence_json(found) for name, found in maps.items()})
         title = "What drives each region: share of its change (%) ± standard error over images"
-        (folder / "influence.png").write_bytes(report.png(picture_of_influences({"": maps}, title)))
+        (folder / "influence.png").write_bytes(png(picture_of_influences({"": maps}, title)))
         if options.interactions:
             title = f"{END_TO_END}: interactions of two input regions (%) ± standard error over images"
-            (folder / "interactions.png").write_bytes(report.png(picture_of_interactions(maps[END_TO_END], title)))
+            (folder / "interactions.png").write_bytes(png(picture_of_interactions(maps[END_TO_END], title)))
     print(f"\nfigures and pictures are in {options.out}")
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from shapkit_diffusion.domains import open_domain
+from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.evaluation.locality import Aggregate, Colours, Extent, LocalityConvention
 from shapkit_diffusion.tables.layout import text_of
 from shapkit_diffusion.tables.measure import TablesConfig, assemble, measure_tables

@@ -9,7 +9,6 @@ from typing import Any, get_args
 from accelerate import PartialState
 
 from shapkit._files import user_path
-from shapkit_diffusion.autoencoders import load_autoencoder
 from shapkit_diffusion.commands.common import (
     Formatter,
     add_data,
@@ -18,21 +17,22 @@ from shapkit_diffusion.commands.common import (
     model_of,
     write_samples,
 )
-from shapkit_diffusion.composed import ComposedDenoiser
 from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.demo import demo_config
-from shapkit_diffusion.denoisers import Denoiser, small_denoiser
-from shapkit_diffusion.domains import open_domain
+from shapkit_diffusion.denoisers.autoencoders import load_autoencoder
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.progress import on_terminal
-from shapkit_diffusion.training import (
+from shapkit_diffusion.training.batches import concept_names, template_regions
+from shapkit_diffusion.training.config import TimestepWeighting, fast_precision, graph_called
+from shapkit_diffusion.training.denoiser import (
     EXIT_STOPPED,
     PairedNoise,
     PenaltyConfig,
     TrainConfig,
     train,
 )
-from shapkit_diffusion.training_config import TimestepWeighting, fast_precision, graph_called
-from shapkit_diffusion.training_data import concept_names, template_regions
 
 CONCEPT_WEIGHT, ANCHOR_SUBSTEPS = 4.0, 4
 """The reference study's (docs/study.md)."""

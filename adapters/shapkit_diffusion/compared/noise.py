@@ -14,10 +14,10 @@ from torch import Tensor
 
 from shapkit.differentiable import Regions
 from shapkit_diffusion.compared.systems import Region, Remembered
-from shapkit_diffusion.denoisers import Denoiser
-from shapkit_diffusion.edits import Edit, Kind, Original, Outside, apply_edits
-from shapkit_diffusion.latents import latent_regions
-from shapkit_diffusion.sampling import draw_noise, generate, replay, trajectory
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.latents import latent_regions
+from shapkit_diffusion.noise.edits import Edit, Kind, Original, Outside, apply_edits
+from shapkit_diffusion.noise.sampling import draw_noise, generate, replay, trajectory
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class NoiseEdit:
     Raises:
         ValueError: for an unknown kind or outside.
 
-    >>> from shapkit_diffusion.denoisers import small_denoiser
+    >>> from shapkit_diffusion.denoisers.denoiser import small_denoiser
     >>> system = NoiseEdit(small_denoiser(size=16, channels=(8, 16)), "DDPM", steps=5)
     >>> images = system.generate(2, seed=0)
     >>> mask = torch.zeros(2, 1, 16, 16); mask[..., 8:, :] = 1

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from shapkit_diffusion.compared.draws import generators
 from shapkit_diffusion.compared.systems import Region
-from shapkit_diffusion.denoisers import Denoiser
-from shapkit_diffusion.sampling import draw_noise, generate
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.noise.sampling import draw_noise, generate
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class RePaint:
     Raises:
         ValueError: for a latent model, or a number out of its range.
 
-    >>> from shapkit_diffusion.denoisers import small_denoiser
+    >>> from shapkit_diffusion.denoisers.denoiser import small_denoiser
     >>> system = RePaint(small_denoiser(size=16, channels=(8, 16)), steps=10, jump_length=2, jump_n_sample=2)
     >>> mask = torch.zeros(1, 1, 16, 16); mask[..., 8:, :] = 1
     >>> images = torch.zeros(1, 3, 16, 16)

@@ -22,7 +22,7 @@ from shapkit_diffusion.compared.draws import choices, region_noise
 from shapkit_diffusion.compared.systems import Region, Remembered
 from shapkit_diffusion.compared.text_model import TextModel
 from shapkit_diffusion.data.captions import Phrases, caption, face_phrases, phrases_for
-from shapkit_diffusion.sampling import draw_noise, invert
+from shapkit_diffusion.noise.sampling import draw_noise, invert
 
 
 class Told(NamedTuple):

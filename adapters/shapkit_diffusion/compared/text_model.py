@@ -21,10 +21,11 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from torch import Tensor, nn
 
 from shapkit._optional import require
-from shapkit_diffusion.autoencoders import Autoencoder
-from shapkit_diffusion.checkpoints import check_layer_counts, first_line, read_json, weight_shapes
 from shapkit_diffusion.data.captions import CAPTIONED, phrases_for
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder
+from shapkit_diffusion.denoisers.checkpoints import check_layer_counts, first_line, read_json, weight_shapes
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
 
 MAX_TOKENS = 24
 """The longest caption has 22, with the two that mark its ends."""

@@ -1,6 +1,6 @@
 """Training of a small Stable Diffusion on captioned faces, denoiser and text encoder together.
 
-It is the training of ``shapkit_diffusion.training`` with a caption beside every image: the same batches, named by seed
+It is the training of ``training/denoiser.py`` with a caption beside every image: the same batches, named by seed
 and step, and the same run folder, resumable to the same numbers. One process.
 """
 
@@ -23,14 +23,14 @@ from shapkit_diffusion.compared.text_model import TextModel
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.data.captions import Phrases, caption, face_phrases
 from shapkit_diffusion.data.labelled import LabelledImages
+from shapkit_diffusion.data.row_files import RowFiles
 from shapkit_diffusion.fingerprints import described_model
-from shapkit_diffusion.row_files import RowFiles
 from shapkit_diffusion.runs import RunFolder
-from shapkit_diffusion.stop_signals import StopSignals, TrainingStopped
-from shapkit_diffusion.training_config import TrainConfig
-from shapkit_diffusion.training_data import Batch, draw_batch, encoding
-from shapkit_diffusion.training_log import TrainingLog
-from shapkit_diffusion.training_state import TrainingState
+from shapkit_diffusion.training.batches import Batch, draw_batch, encoding
+from shapkit_diffusion.training.config import TrainConfig
+from shapkit_diffusion.training.log import TrainingLog
+from shapkit_diffusion.training.state import TrainingState
+from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from shapkit.differentiable import Regions
 from shapkit_diffusion.data.labelled import concept_labels
-from shapkit_diffusion.denoisers import Denoiser
-from shapkit_diffusion.domains import CONCEPTS, Domain
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.latents import latent_regions
+from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain
 from shapkit_diffusion.evaluation.edit_measures import measure_edits
 from shapkit_diffusion.evaluation.leakage import decoder_leakage
 from shapkit_diffusion.evaluation.locality import (
@@ -33,9 +35,7 @@ from shapkit_diffusion.evaluation.realism import (
 )
 from shapkit_diffusion.evaluation.realism_measures import RealismReference, measure_realism
 from shapkit_diffusion.evaluation.verdict import Measured
-from shapkit_diffusion.latents import latent_regions
-from shapkit_diffusion.pixels import to_unit_range
-from shapkit_diffusion.sampling import draw_noise, generate
+from shapkit_diffusion.noise.sampling import draw_noise, generate
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shapkit._files import user_path
-from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors, with_counts
+from shapkit_diffusion.denoisers.checkpoints import check_same_architecture, read_tensors, with_counts
 from shapkit_diffusion.evaluation.realism import WHOLE, Box
 
 SIZE = 299

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from shapkit.differentiable import Regions, partner
-from shapkit_diffusion.denoisers import Denoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.latents import latent_regions
 from shapkit_diffusion.evaluation.locality import Locality, Normalisation, locality_of
-from shapkit_diffusion.latents import latent_regions
 
 
 def decoder_leakage(
@@ -43,7 +43,7 @@ def decoder_leakage(
     Raises:
         ValueError: if the shapes do not fit, n is odd, or no sample has a region.
 
-    >>> from shapkit_diffusion.denoisers import small_denoiser
+    >>> from shapkit_diffusion.denoisers.denoiser import small_denoiser
     >>> x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     >>> floor = decoder_leakage(small_denoiser(size=16, channels=(8, 16)), x, Regions.grid(1, 2, 16, 16))
     >>> [(entry.concept, entry.ratio) for entry in floor]

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from shapkit._optional import require
 from shapkit.differentiable import Regions
-from shapkit_diffusion.sampling import swap
+from shapkit_diffusion.noise.sampling import swap
 
 Normalisation = Literal["own_area", "published"]
 Colours = Literal["rgb", "cielab"]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors, with_counts
 from shapkit_diffusion.data.folders import MAX_PIXELS
+from shapkit_diffusion.denoisers.checkpoints import check_same_architecture, read_tensors, with_counts
 from shapkit_diffusion.segmentation.classes import BISENET_CLASSES
 from shapkit_diffusion.segmentation.parsers import NetworkParser
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from shapkit._files import whole_file
 from shapkit.randomness import counter_bits
-from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors
 from shapkit_diffusion.data.faces import FACE_LABELS, render_faces
+from shapkit_diffusion.denoisers.checkpoints import check_same_architecture, read_tensors
 
 WIDTHS = (16, 24, 32)
 SIDE = 32

@@ -23,17 +23,17 @@ from shapkit._files import user_path
 from shapkit.differentiable import Regions
 from shapkit_diffusion.compared.systems import Region, System
 from shapkit_diffusion.data.labelled import concept_labels
-from shapkit_diffusion.domains import Domain
-from shapkit_diffusion.edits import InversionWarning
+from shapkit_diffusion.data.pixels import to_bytes, to_unit_range
+from shapkit_diffusion.evaluation.domains import Domain
 from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, compare_edits, measure_edits
 from shapkit_diffusion.evaluation.evaluate import realism_reference
 from shapkit_diffusion.evaluation.inception import load_inception
 from shapkit_diffusion.evaluation.locality import LocalityConvention
 from shapkit_diffusion.evaluation.realism_measures import RealismMeasurement, RealismReference, measure_realism
 from shapkit_diffusion.evaluation.verdict import Measured, verdict
-from shapkit_diffusion.pixels import to_bytes, to_unit_range
+from shapkit_diffusion.noise.edits import InversionWarning
+from shapkit_diffusion.noise.sampling import peak_signal_to_noise
 from shapkit_diffusion.runs import RunFolder, read_json, write_json
-from shapkit_diffusion.sampling import peak_signal_to_noise
 from shapkit_diffusion.tables.rows import ROWS, Row, network_of
 from shapkit_diffusion.workers import worker_pool
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shapkit._files import user_path
-from shapkit_diffusion import report
+from shapkit_diffusion.pictures.pages import html_report
 from shapkit_diffusion.tables.layout import Results, markdown_of, text_of
 from shapkit_diffusion.tables.pictures import all_pictures
 
@@ -29,7 +29,7 @@ def write_report(folder: str | Path, results: Results) -> list[Path]:
         (folder / "pictures" / f"{name}.png").write_bytes(data)
         lines += [f"![{caption}](pictures/{name}.png)", ""]
     tables = "\n\n\n".join(text_of(results, table) for table in ("locality", "realism"))
-    page = report.html_report(TITLE, INTRODUCTION, tables, dict(pictures.values()))
+    page = html_report(TITLE, INTRODUCTION, tables, dict(pictures.values()))
     written = {folder / "report.md": "\n".join(lines), folder / "report.html": page}
     for path, text in written.items():
         path.write_text(text, encoding="utf-8")

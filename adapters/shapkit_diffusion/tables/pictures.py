@@ -12,9 +12,9 @@ from torch import Tensor
 
 from shapkit._files import user_path
 from shapkit._optional import require
-from shapkit_diffusion import report
-from shapkit_diffusion.pixels import to_unit_range
-from shapkit_diffusion.report import NEGLIGIBLE, STRONG, change_map
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.pictures.comparison import NEGLIGIBLE, STRONG, change_map
+from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.tables.layout import PASTES, Results
 
 if TYPE_CHECKING:
@@ -140,13 +140,13 @@ def picture_of_trade(results: Results) -> Figure:
 def all_pictures(folder: str | Path, results: Results) -> dict[str, tuple[str, bytes]]:
     """Every picture by file name: its caption, and it as PNG."""
     kept = row_pictures(folder, results)
-    found = {"trade": ("Locality against realism of edited images", report.png(picture_of_trade(results)))}
+    found = {"trade": ("Locality against realism of edited images", png(picture_of_trade(results)))}
     for concept in results["tables"]["concepts"] if kept else ():
         for name, given in (("edits", False), ("given", True)):
             figure = picture_of_edits(results, kept, concept, given=given)
             whose = "given images" if given else "each system's own images"
             caption = f"Edits of the {concept} of {whose}, with the change in CIELAB on one scale"
-            found[f"{name}_{concept}"] = (caption, report.png(figure, dpi=90))
+            found[f"{name}_{concept}"] = (caption, png(figure, dpi=90))
     return found
 
 

@@ -23,9 +23,10 @@ from shapkit_diffusion.compared.gan.training import GENERATOR_FILE
 from shapkit_diffusion.compared.noise import NoiseEdit
 from shapkit_diffusion.compared.systems import System
 from shapkit_diffusion.data.labelled import concept_labels
-from shapkit_diffusion.denoisers import Denoiser, load_denoiser
-from shapkit_diffusion.domains import Domain
-from shapkit_diffusion.edits import Outside
+from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.evaluation.domains import Domain
+from shapkit_diffusion.noise.edits import Outside
 
 STEPS = 25
 """DDIM steps of every diffusion system; RePaint's edits take 50 with resampling."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions, absent_input, partner
-from shapkit.differentiable.absence import standard_noise
+from shapkit.differentiable.penalty.absence import standard_noise
 
 
 def batch(size: int = 4) -> torch.Tensor:

@@ -11,8 +11,8 @@ from diffusers import UNet2DModel
 from torch import Tensor, nn
 
 from shapkit.differentiable import Regions, partner
-from shapkit.differentiable.layer_leakage import LayerLeakage, layer_leakage
-from shapkit.differentiable.region_norm import hard_masks, replace_group_norm
+from shapkit.differentiable.layers.layer_leakage import LayerLeakage, layer_leakage
+from shapkit.differentiable.layers.region_norm import hard_masks, replace_group_norm
 
 FACES = Path(__file__).parents[3] / "adapters/shapkit_diffusion/models/faces32/unet"
 

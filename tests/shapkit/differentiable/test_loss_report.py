@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions, star
-from shapkit.differentiable.loss_report import LossReport
+from shapkit.differentiable.penalty.loss_report import LossReport
 
 N = 3
 NAMES = ("eyes", "mouth", "rest")

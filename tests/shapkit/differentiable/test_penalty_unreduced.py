@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions
-from shapkit.differentiable.loss_report import LossReport
+from shapkit.differentiable.penalty.loss_report import LossReport
 
 LABELS = torch.tensor([[[0, 0, 1, 1]] * 2 + [[2, 2, 1, 1]] * 2])
 REGIONS = Regions.from_labels(LABELS, {"right": [1], "low": [2]}, dtype=torch.float64)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import CheckpointError
 
 from shapkit.differentiable import Regions
-from shapkit.differentiable.region_norm import RegionNorm, hard_masks, map_size, replace_group_norm
+from shapkit.differentiable.layers.region_norm import RegionNorm, hard_masks, map_size, replace_group_norm
 
 FACES = Path(__file__).parents[3] / "adapters/shapkit_diffusion/models/faces32/unet"
 
@@ -212,7 +212,7 @@ def test_masks_are_resized_once_per_resolution_and_anew_for_new_regions(monkeypa
         sizes.append(size)
         return hard_masks(regions, size)
 
-    monkeypatch.setattr("shapkit.differentiable.region_norm.hard_masks", counted)
+    monkeypatch.setattr("shapkit.differentiable.layers.region_norm.hard_masks", counted)
     model = nn.Sequential(nn.GroupNorm(1, 2), nn.GroupNorm(1, 2), nn.AvgPool2d(2), nn.GroupNorm(1, 2))
     norms, x = replace_group_norm(model, quadrants(8)), randn(1, 2, 8, 8)
     first = model(x)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions
-from shapkit.differentiable.statistics import statistics_kept
+from shapkit.differentiable.layers.statistics import statistics_kept
 
 REGIONS = Regions.from_labels(torch.tensor([[[0, 0, 1, 1]] * 4]), {"right": [1]})
 X = torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(0))

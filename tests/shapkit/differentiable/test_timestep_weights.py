@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from shapkit.differentiable.timestep_weights import min_snr, noise_share, signal_share
+from shapkit.differentiable.penalty.weights import min_snr, noise_share, signal_share
 
 ALPHA = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
 SNR = ALPHA / (1 - ALPHA)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shapkit.differentiable import all_coalitions, shapley_values
-from shapkit.differentiable.values import MAX_PLAYERS
+from shapkit.differentiable.penalty.values import MAX_PLAYERS
 
 
 def by_subset_formula(payoffs: torch.Tensor, n_players: int) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import shapkit
-from shapkit.differentiable.values import exact_values, sampled_values, shapley_values
+from shapkit.differentiable.penalty.values import exact_values, sampled_values, shapley_values
 from shapkit.estimators import AntitheticSampler, PermutationSampler
 
 N = 4

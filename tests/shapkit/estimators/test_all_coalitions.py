@@ -9,7 +9,7 @@ import shapkit
 from shapkit import Attribution, Game, estimate, table_game
 from shapkit.coalitions import masks_of_members
 from shapkit.estimators import SAMPLERS, Budget, RelativeError, Seconds, StandardError, known_payoffs
-from shapkit.estimators.known_payoffs import KnownPayoffs
+from shapkit.estimators.runs.known_payoffs import KnownPayoffs
 
 
 def counted(table):
@@ -72,7 +72,7 @@ def test_rules_end_where_all_values_are_zero(method, stop):
 
 
 def test_a_process_with_more_pairs_than_it_takes_asks_for_none_of_them_again(monkeypatch):
-    monkeypatch.setattr("shapkit.estimators.gaussian_process.MAX_PAIRS", 20)
+    monkeypatch.setattr("shapkit.estimators.gaussian_process.sampler.MAX_PAIRS", 20)
     table = random_table(8)
     game, counts = counted(table)
     assert_exact(estimate(game, 1_000, "gaussian_process"), table)

@@ -14,17 +14,17 @@ from scipy.stats import binom
 import shapkit
 from shapkit.coalitions import enumerate_coalitions
 from shapkit.estimators import gaussian_process, odd_components
-from shapkit.estimators.gaussian_process import GaussianProcessSampler
-from shapkit.estimators.odd_components import OddModel, additive_values
-from shapkit.estimators.odd_kernel import (
+from shapkit.estimators.gaussian_process.odd_components import OddModel, additive_values
+from shapkit.estimators.gaussian_process.odd_kernel import (
     OddPosterior,
     coalition_sizes,
     factorised,
     pair_shapley,
     rough_shapley_variance,
 )
-from shapkit.estimators.odd_kernel_fit import KernelFamily, fit_kernel, objective
-from shapkit.estimators.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
+from shapkit.estimators.gaussian_process.odd_kernel_fit import KernelFamily, fit_kernel, objective
+from shapkit.estimators.gaussian_process.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
+from shapkit.estimators.gaussian_process.sampler import GaussianProcessSampler
 
 
 def all_signs(n_players):

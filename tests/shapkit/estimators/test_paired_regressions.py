@@ -12,15 +12,15 @@ from scipy import stats
 
 from shapkit.coalitions import members_of_masks
 from shapkit.estimators import leverage
-from shapkit.estimators.boosted_trees import fit_boosted_trees
-from shapkit.estimators.game_models import LinearGame, fit_linear, fit_trees
-from shapkit.estimators.kernel import KernelSampler
-from shapkit.estimators.leverage import LeverageSampler
-from shapkit.estimators.paired_regression import ConstrainedFit, pair_weights, shapley_kernel
-from shapkit.estimators.paired_samples import PairedSamples, marginal_weights
-from shapkit.estimators.regression_adjusted import RegressionAdjustedSampler, residual_rates
-from shapkit.exact import shapley_values
-from shapkit.games import Game, table_game
+from shapkit.estimators.pairs.kernel import KernelSampler
+from shapkit.estimators.pairs.leverage import LeverageSampler
+from shapkit.estimators.pairs.regression import ConstrainedFit, pair_weights, shapley_kernel
+from shapkit.estimators.pairs.samples import PairedSamples, marginal_weights
+from shapkit.estimators.surrogates.boosted_trees import fit_boosted_trees
+from shapkit.estimators.surrogates.models import LinearGame, fit_linear, fit_trees
+from shapkit.estimators.surrogates.regression_adjusted import RegressionAdjustedSampler, residual_rates
+from shapkit.exact.indices import shapley_values
+from shapkit.games.game import Game, table_game
 
 REGRESSIONS = [KernelSampler, LeverageSampler]
 SAMPLERS = [*REGRESSIONS, RegressionAdjustedSampler]
@@ -284,7 +284,7 @@ def test_trees_give_way_to_the_linear_model_where_they_would_take_long(monkeypat
     coalitions = np.concatenate([all_coalitions(6)[:32], ~all_coalitions(6)[:32]])
     payoffs = bumpy_table(6)[coalitions @ (1 << np.arange(6))]
     assert not isinstance(fit_trees(coalitions, payoffs), LinearGame)
-    monkeypatch.setattr("shapkit.estimators.game_models._MOST_STEPS", 1_000)
+    monkeypatch.setattr("shapkit.estimators.surrogates.models._MOST_STEPS", 1_000)
     assert isinstance(fit_trees(coalitions, payoffs), LinearGame)
 
 
@@ -331,7 +331,7 @@ def test_correction_is_unbiased_over_all_samples_by_enumeration(n_players, sizes
 
 def _plant(samples, table, coalitions, chosen):
     """Make `samples` hold the given masks, one array for each size."""
-    from shapkit.estimators.paired_samples import Pairs
+    from shapkit.estimators.pairs.samples import Pairs
 
     masks = np.concatenate(chosen)
     counts = np.array(list(map(len, chosen)))
@@ -424,10 +424,10 @@ def test_same_numbers_for_all_batch_sizes_and_cuts(sampler_of, monkeypatch):
         phi = sampler.attribution()
         np.testing.assert_array_equal(phi.values, expected.values)
         np.testing.assert_array_equal(phi.standard_errors, expected.standard_errors)
-    monkeypatch.setattr("shapkit.estimators.paired_samples._CHUNK_ROWS", 8)
+    monkeypatch.setattr("shapkit.estimators.pairs.samples._CHUNK_ROWS", 8)
     np.testing.assert_array_equal(spent_on(sampler_of(table_game(TABLE), seed=4), 122).values, expected.values)
-    monkeypatch.setattr("shapkit.estimators.paired_samples._BLOCK_CELLS", 40)
-    monkeypatch.setattr("shapkit.estimators.paired_regression._BLOCK_FLOATS", 40)
+    monkeypatch.setattr("shapkit.estimators.pairs.samples._BLOCK_CELLS", 40)
+    monkeypatch.setattr("shapkit.estimators.pairs.regression._BLOCK_FLOATS", 40)
     blocked = spent_on(sampler_of(table_game(TABLE), seed=4), 122)
     np.testing.assert_allclose(blocked.values, expected.values, atol=1e-9)
     np.testing.assert_allclose(blocked.standard_errors, expected.standard_errors, atol=1e-9)
@@ -499,8 +499,8 @@ def test_the_number_of_trees_is_what_the_steps_pay_for(monkeypatch):
     payoffs = np.tanh(coalitions @ np.arange(1.0, 6.0))[:, None]
     steps_per_tree = 2 * 12 * coalitions.size
     for n_paid, n_trees in ((5.0, 5), (7.9, 7), (1_000.0, 100)):
-        monkeypatch.setattr("shapkit.estimators.game_models._MOST_STEPS", int(n_paid * steps_per_tree))
+        monkeypatch.setattr("shapkit.estimators.surrogates.models._MOST_STEPS", int(n_paid * steps_per_tree))
         games = fit_trees(coalitions, payoffs).games
         assert [len(game.players) for game in games if not isinstance(game, LinearGame)] == [n_trees] * 6
-    monkeypatch.setattr("shapkit.estimators.game_models._MOST_STEPS", 5 * steps_per_tree - 1)
+    monkeypatch.setattr("shapkit.estimators.surrogates.models._MOST_STEPS", 5 * steps_per_tree - 1)
     assert isinstance(fit_trees(coalitions, payoffs), LinearGame)

@@ -12,7 +12,7 @@ from scipy import stats
 import shapkit
 from shapkit import estimate, shapley_values, table_game, weighted_voting
 from shapkit.estimators import permutation
-from shapkit.estimators._kernels import write_prefixes
+from shapkit.estimators.loops import write_prefixes
 from shapkit.estimators.permutation import AntitheticSampler, PermutationSampler
 from shapkit.randomness import counter_bits, counter_permutations
 

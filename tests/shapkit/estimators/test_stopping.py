@@ -8,7 +8,7 @@ import pytest
 import shapkit
 from shapkit import Attribution, weighted_voting
 from shapkit.estimators import Budget, RelativeError, Seconds, StandardError
-from shapkit.estimators.stopping import EVALUATIONS_PER_PLAYER
+from shapkit.estimators.runs.stopping import EVALUATIONS_PER_PLAYER
 
 pytestmark = pytest.mark.usefixtures("too_many_to_enumerate")
 
@@ -113,7 +113,7 @@ def test_a_rare_pivot_is_not_taken_for_none():
 
 def test_numbers_do_not_depend_on_the_clock(monkeypatch):
     quick = estimate(GAME, stop=StandardError(0.01), seed=3)
-    monkeypatch.setattr("shapkit.estimators.anytime._LONG_STEP", -1.0)  # every step seems long
+    monkeypatch.setattr("shapkit.estimators.runs.anytime._LONG_STEP", -1.0)  # every step seems long
     slow = estimate(GAME, stop=StandardError(0.01), seed=3)
     np.testing.assert_array_equal(slow.values, quick.values)
     assert slow.n_evaluations == quick.n_evaluations
@@ -121,7 +121,7 @@ def test_numbers_do_not_depend_on_the_clock(monkeypatch):
 
 def test_seconds_end_a_run(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("shapkit.estimators.anytime.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("shapkit.estimators.runs.anytime.time.monotonic", lambda: now[0])
 
     def value(coalitions):
         now[0] += 0.01 * len(coalitions)

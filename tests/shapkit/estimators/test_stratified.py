@@ -10,7 +10,7 @@ import shapkit
 from shapkit import estimate, shapley_values, table_game
 from shapkit.coalitions import masks_of_members
 from shapkit.estimators import stratified
-from shapkit.estimators._kernels import draw_pairs
+from shapkit.estimators.loops import draw_pairs
 from shapkit.estimators.stratified import StratifiedSampler, neyman_counts
 from shapkit.randomness import counter_bits
 

@@ -8,8 +8,8 @@ import pytest
 import shapkit
 from shapkit import Game, estimate
 from shapkit.estimators import SAMPLERS, Budget, RelativeError
-from shapkit.estimators.game_models import fit_linear, fit_trees
-from shapkit.estimators.own_unit import GameInOwnUnit
+from shapkit.estimators.runs.own_unit import GameInOwnUnit
+from shapkit.estimators.surrogates.models import fit_linear, fit_trees
 
 WEIGHTS = np.random.default_rng(1).standard_normal(14)
 FACTORS = [1e-300, 1e-170, 3.7, -1e5, 1e160, 1e300]

@@ -40,7 +40,7 @@ from shapkit_diffusion.compared.gan.training import (
     real_images,
     train_gan,
 )
-from shapkit_diffusion.stop_signals import TrainingStopped
+from shapkit_diffusion.training.stop_signals import TrainingStopped
 
 TINY = GanArchitecture(widths=(12, 8, 6), discriminator_widths=(12, 8, 6), latent=10, mapping_layers=2)
 SHORT = GanConfig(TINY, steps=4, batch_size=4, penalty_every=2, save_every=2, log_every=1, sample_every=0)

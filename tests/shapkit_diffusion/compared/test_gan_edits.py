@@ -35,7 +35,7 @@ from shapkit_diffusion.compared.gan.inversion import GanImages, InversionConfig,
 from shapkit_diffusion.compared.gan.style_gan import GanArchitecture, StyleGenerator, new_generator
 from shapkit_diffusion.compared.gan.training import GanConfig, train_gan
 from shapkit_diffusion.compared.systems import Region, System
-from shapkit_diffusion.stop_signals import TrainingStopped
+from shapkit_diffusion.training.stop_signals import TrainingStopped
 
 TINY = GanArchitecture(widths=(12, 8, 6), discriminator_widths=(12, 8, 6), latent=10, mapping_layers=2)
 CONCEPTS = {"left": 1, "right": 2}

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from shapkit.differentiable import Regions
-from shapkit_diffusion.autoencoders import Autoencoder, small_autoencoder
 from shapkit_diffusion.compared.noise import NoiseEdit
 from shapkit_diffusion.compared.systems import Region, System
-from shapkit_diffusion.denoisers import Denoiser, small_denoiser
-from shapkit_diffusion.edits import Edit, apply_edits
-from shapkit_diffusion.sampling import draw_noise, generate, peak_signal_to_noise
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder, small_autoencoder
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.noise.edits import Edit, apply_edits
+from shapkit_diffusion.noise.sampling import draw_noise, generate, peak_signal_to_noise
 
 STEPS = 5
 

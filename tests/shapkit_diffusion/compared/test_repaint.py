@@ -12,7 +12,7 @@ from torch import Tensor
 from shapkit_diffusion.compared.draws import generators
 from shapkit_diffusion.compared.repaint import RePaint
 from shapkit_diffusion.compared.systems import Region, System
-from shapkit_diffusion.denoisers import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
 
 
 def mouth(count: int) -> Region:

@@ -14,7 +14,6 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
 from shapkit_diffusion import runs
-from shapkit_diffusion.autoencoders import Autoencoder, small_autoencoder
 from shapkit_diffusion.compared import text
 from shapkit_diffusion.compared.draws import choices, region_noise
 from shapkit_diffusion.compared.systems import Region, System
@@ -23,10 +22,11 @@ from shapkit_diffusion.compared.text_model import MAX_TOKENS, TextModel, load_te
 from shapkit_diffusion.compared.text_training import TextTrainConfig, told, train_text_model
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.data.captions import CAPTIONED, caption, face_phrases, phrases_for
-from shapkit_diffusion.denoisers import load_denoiser
-from shapkit_diffusion.sampling import draw_noise, generate, peak_signal_to_noise
-from shapkit_diffusion.training_config import PenaltyConfig, TrainConfig
-from shapkit_diffusion.training_data import draw_batch
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder, small_autoencoder
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.noise.sampling import draw_noise, generate, peak_signal_to_noise
+from shapkit_diffusion.training.batches import draw_batch
+from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig
 
 pytest.importorskip("transformers")
 

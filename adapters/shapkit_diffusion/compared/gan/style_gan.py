@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shapkit._files import whole_file
-from shapkit_diffusion.checkpoints import check_same_architecture, read_tensors
+from shapkit_diffusion.denoisers.checkpoints import check_same_architecture, read_tensors
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -31,11 +31,11 @@ from shapkit_diffusion.compared.gan.style_gan import (
     save_network,
 )
 from shapkit_diffusion.data.faces import render_faces
-from shapkit_diffusion.pixels import to_unit_range
+from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.runs import RunFolder
-from shapkit_diffusion.stop_signals import StopSignals, TrainingStopped
-from shapkit_diffusion.training_log import SAMPLES, TrainingLog
-from shapkit_diffusion.training_state import TrainingState
+from shapkit_diffusion.training.log import SAMPLES, TrainingLog
+from shapkit_diffusion.training.state import TrainingState
+from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 
 GENERATOR_FILE = "generator.safetensors"
 DISCRIMINATOR_FILE = "discriminator.safetensors"

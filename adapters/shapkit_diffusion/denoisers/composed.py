@@ -1,0 +1,153 @@
+"""Denoisers that obey an influence graph by construction: every region's output is from a run that sees what it may."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from diffusers import ModelMixin
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from shapkit.differentiable import Composition, Regions, star
+from shapkit.differentiable.composition import Part
+from shapkit.differentiable.regions import Graph
+from shapkit_diffusion.denoisers.checkpoints import read_tensors
+from shapkit_diffusion.denoisers.denoiser import COMPOSITION, Denoiser, Stage
+
+STAR = star()
+MAX_REGIONS = 256
+
+
+class ComposedDenoiser(Denoiser):
+    """A denoiser whose output in each region is that of a run that sees no more than the graph lets it: `Composition`.
+
+    `train` makes one of a plain model, best with that model as teacher. With the star graph the rest follows a path of
+    its own, and an edit of one concept leaves the rest and the other concepts as they were.
+
+    Args:
+        denoiser: whose network, schedule and autoencoder are used; they are shared, not copied.
+        regions: one partition for all images, on the denoiser's grid, hard.
+        graph: see ``allowed_influence``.
+        staged: whether regions are generated after those that they look at.
+
+    Raises:
+        ValueError: if the regions differ from image to image, are soft or have another size, or as `Composition`.
+
+    >>> from shapkit_diffusion.denoisers.denoiser import small_denoiser
+    >>> labels = torch.zeros(1, 16, 16, dtype=torch.long); labels[:, 8:] = 1
+    >>> local = ComposedDenoiser(small_denoiser(16, channels=(8, 16)), Regions.from_labels(labels, {"mouth": [1]}))
+    >>> x, timesteps = torch.zeros(1, 3, 16, 16), torch.tensor([500])
+    >>> edited = x.clone(); edited[:, :, 8:] = 1
+    >>> change = (local(edited, timesteps) - local(x, timesteps)).abs()
+    >>> float(change[:, :, :8].max().detach()), bool(change[:, :, 8:].max() > 0)
+    (0.0, True)
+    """
+
+    def __init__(self, denoiser: Denoiser, regions: Regions, graph: Graph = STAR, *, staged: bool = False) -> None:
+        super().__init__(denoiser.unet, denoiser.scheduler, denoiser.autoencoder, denoiser.prompt_embedding)
+        self.text_source, self.ddim = denoiser.text_source, denoiser.ddim
+        if self.ddim.thresholding:
+            raise ValueError(
+                "the model is sampled with thresholding, which scales an image by its largest pixels and so joins the "
+                "regions: clip instead, denoiser.ddim = replace(denoiser.ddim, thresholding=False)"
+            )
+        masks = regions.masks
+        if len(masks) != 1:
+            raise ValueError(f"regions must be one partition for all images, got {len(masks)}")
+        if tuple(masks.shape[2:]) != denoiser.latent_shape[1:]:
+            raise ValueError(
+                f"regions must be of the denoiser's grid {denoiser.latent_shape[1:]}, got {tuple(masks.shape[2:])}"
+            )
+        if not bool(((masks == 0) | (masks == 1)).all()):
+            raise ValueError("regions must be hard, every pixel of one: see regions.resized(..., hard=True)")
+        self.composition = Composition(regions, graph, staged=staged)
+
+    @property
+    def regions(self) -> Regions:
+        """Which pixel is whose, on the denoiser's grid."""
+        return self.composition.regions
+
+    def forward(self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None) -> Tensor:
+        """The prediction, shape of ``x`` (batch, channels, height, width), composed of one run per region.
+
+        A staged model's runs see the other regions as they are in ``finished``, where it is given, or else in ``x``.
+        """
+        return self._composed(x, timesteps, finished=finished)
+
+    def stages(self, changed: Tensor | None = None) -> list[Stage]:
+        """A staged model's regions in their order; everything at once, if it is not staged."""
+        if not self.composition.staged:
+            return super().stages(changed)
+        return [Stage(partial(self._composed, part=part), part.where) for part in self.composition.stages(changed)]
+
+    @property
+    def given_others(self) -> Tensor:
+        """Where a prediction is made with other regions finished in sight, boolean (1, 1, height, width) or (1,)."""
+        if not self.composition.staged:
+            return super().given_others
+        return (self.composition.others.sum(dim=(2, 3, 4), keepdim=True) * self.composition.own).sum(dim=0) > 0
+
+    def _composed(
+        self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None, part: Part | None = None
+    ) -> Tensor:
+        timesteps, run = timesteps.expand(len(x)), super().forward
+        composed: Tensor = self.composition(
+            lambda seen, rows: run(seen, timesteps[rows]), x, finished=finished, part=part
+        )
+        return composed
+
+    def _write_more(self, target: Path) -> dict[str, Any]:
+        tensors = {
+            "masks": self.regions.masks[0].float().contiguous(),
+            "allowed": self.composition.allowed.contiguous(),
+            "staged": torch.tensor(self.composition.staged),
+        }
+        save_file(tensors, target / COMPOSITION, {"names": json.dumps(self.regions.names)})
+        # diffusers asks this for the network, and is told why it gets none
+        return {"unet": [__name__, NoPlainNetwork.__name__]}
+
+
+class NoPlainNetwork(ModelMixin):  # type: ignore[misc]  # diffusers asks no other class for a network
+    """What the folder of a composed model names as its network, so that no pipeline takes it for a plain one."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *_: Any, **__: Any) -> NoReturn:
+        """Refuse to be part of a pipeline.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{folder} belongs to a composed model, whose regions are generated by runs of their own: a diffusers "
+            "pipeline would draw other images: open it with shapkit_diffusion.denoisers.denoiser.load_denoiser"
+        )
+
+
+def restored(denoiser: Denoiser, path: Path) -> ComposedDenoiser:
+    """The denoiser composed as the file says that was saved with it.
+
+    Raises:
+        ValueError: if the file is damaged, or does not fit the denoiser.
+    """
+    tensors, names = read_tensors(path), _names(path)
+    expected = {"masks": 3, "allowed": 2, "staged": 0}
+    if {name: tensor.ndim for name, tensor in tensors.items()} != expected:
+        raise ValueError(f"{path} must hold masks (K, height, width), allowed (K, K) and staged, got {list(tensors)}")
+    regions = Regions(tensors["masks"][None], names)
+    return ComposedDenoiser(denoiser, regions, tensors["allowed"], staged=bool(tensors["staged"]))
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = json.loads((file.metadata() or {})["names"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} does not name its regions: its metadata must have names, a JSON list") from error
+    if not isinstance(names, list) or not 1 < len(names) <= MAX_REGIONS:
+        raise ValueError(f"{path} must name 2 to {MAX_REGIONS} regions, got {names!r:.80}")
+    return tuple(names)

@@ -1,0 +1,332 @@
+"""Denoisers: a diffusers UNet with its noise schedule, called in one way whatever it predicts, and saved.
+
+Pixel models, latent models (with the autoencoder that makes their latents) and Stable Diffusion without text. A
+denoiser's folder is a diffusers pipeline's folder, so either side opens what the other wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffusers
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin, UNet2DModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from shapkit._files import whole_folder
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder
+from shapkit_diffusion.denoisers.checkpoints import CONFIG, PICKLES, WEIGHT_FILES
+from shapkit_diffusion.denoisers.prompts import EMBEDDING, TEXT_FOLDERS
+from shapkit_diffusion.denoisers.schedules import DDIM, alphas_cumprod
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+INDEX = "model_index.json"
+CARD = "README.md"
+COMPOSITION = "composition.safetensors"
+"""The file that says how a saved denoiser's output is composed, see ``ComposedDenoiser``."""
+
+
+_OWN = (
+    *(INDEX, CARD, EMBEDDING, COMPOSITION, "scheduler/scheduler_config.json"),
+    *(f"{part}/{name}" for part in ("unet", "vqvae", "vae") for name in (CONFIG, *WEIGHT_FILES)),
+    *(f"{part}/*{suffix}" for part in TEXT_FOLDERS for suffix in (".json", ".txt", ".safetensors")),
+)
+"""The files that ``save`` writes, as patterns of their paths within the folder."""
+
+
+class Stage(NamedTuple):
+    """A part of the image that is generated after those before it.
+
+    ``output`` is the network's own prediction of it from x_t, in which the stages before are finished; ``where`` it
+    lies, boolean (1, 1, height, width), or everywhere.
+    """
+
+    output: Callable[[Tensor, Tensor], Tensor]
+    where: Tensor | None = None
+
+    def moved(self, x: Tensor, to: Tensor) -> Tensor:
+        """``to`` where the stage lies, and ``x`` elsewhere."""
+        return to if self.where is None else torch.where(self.where, to, x)
+
+
+class Denoiser(nn.Module):
+    """A network that, given a noisy image and its timestep, predicts noise, image or velocity.
+
+    A latent model does the same with latents: what is called ``x``, ``clean`` or ``noise`` here has ``latent_shape``,
+    and ``encode`` and ``decode`` lead from images and back. A pixel model's latents are the images themselves.
+
+    Args:
+        unet: maps (batch, channels, height, width) and timesteps (batch,) to a tensor of that shape.
+        scheduler: any of diffusers' samplers, for the noise schedule that the network was trained with and the settings
+            that ``ddim`` takes from it; saved as it is.
+        autoencoder: what made the latents that a latent model was trained on. No part of the module's parameters.
+        prompt_embedding: (1, tokens, width), handed to a ``UNet2DConditionModel`` with every input.
+
+    Attributes:
+        ddim: how it is sampled, unless a call says otherwise: the scheduler's own settings, which may be replaced.
+
+    Raises:
+        ValueError: if the schedule's prediction type is unknown, or its settings are none of DDIM's.
+
+    >>> denoiser = small_denoiser(size=16, channels=(8, 16))
+    >>> x = torch.zeros(2, 3, 16, 16)
+    >>> denoiser(x, torch.tensor([10, 10])).shape
+    torch.Size([2, 3, 16, 16])
+    """
+
+    alphas_cumprod: Tensor
+    prompt_embedding: Tensor | None
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        scheduler: SchedulerMixin,
+        autoencoder: Autoencoder | None = None,
+        prompt_embedding: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        prediction = scheduler.config.get("prediction_type")
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+        self.unet = unet
+        self.scheduler = scheduler
+        self.prediction: str = prediction
+        self.ddim = DDIM.of(scheduler.config, latent=autoencoder is not None)
+        self.autoencoder = autoencoder
+        self.text_source: Path | None = None
+        """The folder whose text encoder and tokenizer belong to the model; ``save`` copies them."""
+        self.register_buffer("alphas_cumprod", alphas_cumprod(scheduler.config), persistent=False)
+        self.register_buffer("prompt_embedding", prompt_embedding, persistent=False)
+
+    @property
+    def n_timesteps(self) -> int:
+        """Number of timesteps of the noise schedule."""
+        return len(self.alphas_cumprod)
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether the denoiser works on latents, not on pixels."""
+        return self.autoencoder is not None
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the denoiser works on: latents, or images if it is a pixel model."""
+        config: Any = self.unet.config
+        size = config["sample_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(config["in_channels"]), int(height), int(width)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        if self.autoencoder is None:
+            return self.latent_shape
+        _, height, width = self.latent_shape
+        factor = self.autoencoder.factor
+        return self.autoencoder.image_channels, factor * height, factor * width
+
+    def encode(self, images: Tensor, batch_size: int = 8) -> Tensor:
+        """Latents (n, *latent_shape) of images (n, *image_shape) in [-1, 1], without gradient; see `Autoencoder`."""
+        return images if self.autoencoder is None else self.autoencoder.encode(images, batch_size)
+
+    def decode(self, latents: Tensor, batch_size: int = 8) -> Tensor:
+        """Images (n, *image_shape), roughly in [-1, 1], of latents, without gradient; see `Autoencoder`."""
+        return latents if self.autoencoder is None else self.autoencoder.decode(latents, batch_size)
+
+    def forward(self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None) -> Tensor:
+        """The network's own prediction, shape of ``x`` (batch, channels, height, width); timesteps (batch,).
+
+        ``finished`` is the clean image, for models that generate some regions after others (`ComposedDenoiser`).
+        """
+        if self.prompt_embedding is None:
+            output: Tensor = self.unet(x, timesteps).sample
+        else:
+            prompt = self.prompt_embedding.to(x.dtype).expand(len(x), -1, -1)
+            output = self.unet(x, timesteps, encoder_hidden_states=prompt).sample
+        return output
+
+    def signal_and_noise(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The factors sqrt(alpha_bar) and sqrt(1 - alpha_bar), each (batch, 1, 1, 1) with the type of ``like``.
+
+        Timestep -1 stands for the clean image, whose factors are 1 and 0.
+        """
+        alpha = torch.where(timesteps < 0, 1.0, self.alphas_cumprod[timesteps.clamp(min=0)]).reshape(-1, 1, 1, 1)
+        return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
+
+    def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise, shape of ``clean``."""
+        signal, sigma = self.signal_and_noise(timesteps, clean)
+        noisy: Tensor = signal * clean + sigma * noise
+        return noisy
+
+    def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What the network should predict, shape of ``clean``."""
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "sample":
+            return clean
+        signal, sigma = self.signal_and_noise(timesteps, clean)
+        velocity: Tensor = signal * noise - sigma * clean
+        return velocity
+
+    def clean_and_noise(self, output: Tensor, x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean image x_0 and the noise that the network's own ``output`` at ``x`` amounts to, shape of ``x``.
+
+        They are not bounded: where hardly any signal is left, the clean image of a noise prediction is anything.
+        """
+        return self.split(output, x, *self.signal_and_noise(timesteps, x))
+
+    def split(self, output: Tensor, x: Tensor, signal: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """``clean_and_noise`` for factors that are known: x is signal times the clean image and sigma times noise."""
+        if self.prediction == "epsilon":
+            return (x - sigma * output) / signal, output
+        if self.prediction == "sample":
+            return output, (x - signal * output) / sigma
+        return signal * x - sigma * output, signal * output + sigma * x
+
+    def stages(self, changed: Tensor | None = None) -> list[Stage]:
+        """What is generated one after the other; of most models, everything at once.
+
+        Args:
+            changed: boolean (1, 1, height, width), where the noise is not that of images that are known: what has to be
+                generated anew.
+        """
+        return [Stage(self)]
+
+    @property
+    def given_others(self) -> Tensor:
+        """Where a prediction is made with other regions finished in sight, boolean (1, 1, height, width) or (1,)."""
+        return torch.zeros(1, dtype=torch.bool, device=self.alphas_cumprod.device)
+
+    def save(self, folder: str | Path, card: str | None = None) -> None:
+        """Write a diffusers pipeline's folder (safetensors), whole or not at all.
+
+        A pixel model becomes a ``DDPMPipeline``, a latent one an ``LDMPipeline``, one with a prompt a
+        ``StableDiffusionPipeline``; the latter's text encoder and tokenizer are copied from ``text_source``, without
+        which diffusers wants them passed.
+
+        An earlier denoiser in the folder is replaced, file by file, its model card only by another. A process that is
+        killed while it saves leaves the old one or the new one: what it had begun to move is finished by the next
+        ``load_denoiser`` or ``save``.
+
+        Args:
+            folder: a new or an empty one, or one that a denoiser was saved in. ``"."`` will do, and so will a link.
+            card: text of the model card, ``README.md``.
+
+        Raises:
+            ValueError: ``folder`` is a file, or holds something that no denoiser's ``save`` has written. It is left
+                as it is.
+        """
+        with whole_folder(folder, INDEX, _is_own, kept=[CARD]) as target:
+            self._write(target, card)
+
+    def _write(self, target: Path, card: str | None) -> None:
+        pipeline, parts = self._parts()
+        for name, part in parts.items():
+            part.save_pretrained(target / name)
+        index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
+        index |= {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
+        if self.prompt_embedding is not None:
+            save_file({"prompt_embedding": self.prompt_embedding.contiguous()}, target / EMBEDDING)
+            index |= self._copy_text_folders(target) | {
+                "safety_checker": [None, None],
+                "feature_extractor": [None, None],
+            }
+        index |= self._write_more(target)
+        (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        if card is not None:
+            (target / CARD).write_text(card, encoding="utf-8")
+
+    def _write_more(self, target: Path) -> dict[str, Any]:
+        """Write what subclasses have to be restored from; returns their entries in ``model_index.json``."""
+        return {}
+
+    def _parts(self) -> tuple[str, dict[str, Any]]:
+        """The diffusers pipeline that the model makes, and its parts by their folders' names."""
+        parts = {"unet": self.unet, "scheduler": self.scheduler}
+        if self.autoencoder is None:
+            return "DDPMPipeline", parts
+        if self.prompt_embedding is None:
+            return "LDMPipeline", parts | {"vqvae": self.autoencoder.network}
+        return "StableDiffusionPipeline", parts | {"vae": self.autoencoder.network}
+
+    def _copy_text_folders(self, target: Path) -> dict[str, list[str | None]]:
+        """Their entries in ``model_index.json``."""
+        if self.text_source is None:
+            return {name: [None, None] for name in TEXT_FOLDERS}
+        for name in TEXT_FOLDERS:
+            shutil.copytree(self.text_source / name, target / name, ignore=_pickles)
+        return {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+
+
+def _is_own(name: str) -> bool:
+    """Whether a file of that path in a denoiser's folder is one that ``save`` writes."""
+    return any(fnmatchcase(name, pattern) for pattern in _OWN)
+
+
+def _pickles(_: str, names: list[str]) -> list[str]:
+    return [name for name in names if Path(name).suffix in PICKLES]
+
+
+def small_denoiser(
+    size: int = 32,
+    image_channels: int = 3,
+    channels: tuple[int, ...] = (16, 32, 64),
+    prediction: str = "v_prediction",
+    seed: int = 0,
+    autoencoder: Autoencoder | None = None,
+) -> Denoiser:
+    """A new DDPM small enough for a CPU, of pixels or of an autoencoder's latents, with weights drawn from ``seed``.
+
+    A UNet with group normalisation and one attention layer in the middle, a cosine schedule of 1,000 timesteps. A model
+    that predicts noise is sampled from below the last timestep, of which it can say nothing, and one of pixels with the
+    clean image clipped; all others begin at the last timestep, with nothing clipped, so that inversion is exact.
+
+    Args:
+        size: height and width of the images; of what the UNet sees, a multiple of 2^(len(channels) - 1).
+        image_channels: 3 for RGB, 1 for grey; an autoencoder knows its own.
+        channels: width of each level, multiples of 8.
+        prediction: ``"v_prediction"``, ``"epsilon"`` or ``"sample"``.
+        seed: of the weights.
+        autoencoder: of a latent model; None for a pixel model.
+
+    Raises:
+        ValueError: if the size does not divide or the prediction is unknown.
+    """
+    factor = 1 if autoencoder is None else autoencoder.factor
+    step = factor * 2 ** (len(channels) - 1)
+    if size % step:
+        raise ValueError(f"size must be a multiple of {step} for {len(channels)} levels, got {size}")
+    in_channels = image_channels if autoencoder is None else autoencoder.latent_channels
+    levels: dict[str, Any] = {
+        "down_block_types": ("DownBlock2D",) * len(channels),
+        "up_block_types": ("UpBlock2D",) * len(channels),
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DModel(
+            sample_size=size // factor,
+            in_channels=in_channels,
+            out_channels=in_channels,
+            block_out_channels=channels,
+            layers_per_block=1,
+            norm_num_groups=8,
+            attention_head_dim=channels[-1],  # one head: several heads of width 8 are slow on a CPU
+            **levels,
+        )
+    # Latent pipelines sample in few steps, which a DDPM scheduler does badly.
+    kind = DDPMScheduler if autoencoder is None else DDIMScheduler
+    scheduler = kind(
+        1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=prediction,
+        clip_sample=prediction == "epsilon" and autoencoder is None,
+        timestep_spacing="leading" if prediction == "epsilon" else "trailing",
+    )
+    return Denoiser(unet, scheduler, autoencoder)

@@ -1,0 +1,62 @@
+"""The text condition of Stable Diffusion models, used without text: the embedding of the empty prompt."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from shapkit_diffusion.denoisers.checkpoints import check_layer_counts, first_line, read_json, weight_shapes
+
+TEXT_FOLDERS = ("text_encoder", "tokenizer")
+EMBEDDING = "prompt_embedding.safetensors"
+"""The file, of one tensor ``prompt_embedding``, in which a saved denoiser keeps what it is conditioned on."""
+
+
+def prompt_embedding_of(folder: Path) -> Tensor:
+    """The embedding (1, tokens, width) that a Stable Diffusion folder's denoiser is to be conditioned on.
+
+    The one saved with the denoiser or else the empty prompt's, computed as diffusers' pipeline does, for which
+    transformers must be installed.
+
+    Raises:
+        ValueError: if it cannot be had.
+    """
+    if (folder / EMBEDDING).is_file():
+        if weight_shapes(folder / EMBEDDING).keys() != {"prompt_embedding"}:
+            raise ValueError(f"{folder / EMBEDDING} must hold one tensor, prompt_embedding")
+        return load_file(folder / EMBEDDING)["prompt_embedding"].float()
+    if not all((folder / part).is_dir() for part in TEXT_FOLDERS):
+        raise ValueError(f"{folder} has no {' and '.join(TEXT_FOLDERS)}: pass prompt_embedding, (1, tokens, width)")
+    try:
+        transformers = import_module("transformers")
+    except ImportError as error:
+        raise ValueError(
+            f"{folder} needs the embedding of the empty prompt: install transformers, or pass prompt_embedding, "
+            "(1, tokens, width)"
+        ) from error
+    config = folder / "text_encoder" / "config.json"
+    check_layer_counts(config, read_json(config), len(weight_shapes(config.with_name("model.safetensors"))))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            encoder, report = transformers.CLIPTextModel.from_pretrained(
+                folder / "text_encoder", local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+            if report["missing_keys"]:  # transformers would draw them
+                raise ValueError(f"{min(report['missing_keys'])} is missing")
+            encoder.eval()
+            tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+            tokens = tokenizer(
+                "",
+                padding="max_length",
+                max_length=min(tokenizer.model_max_length, encoder.config.max_position_embeddings),
+                truncation=True,
+                return_tensors="pt",
+            )
+            embedding: Tensor = encoder(tokens.input_ids)[0]
+    except Exception as error:  # a stranger's settings can go wrong anywhere in a library
+        raise ValueError(f"the text encoder of {folder} does not load: {first_line(error)}") from error
+    return embedding.float()

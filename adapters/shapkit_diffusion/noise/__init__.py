@@ -1,0 +1,1 @@
+"""What is done with noise: generation and inversion, edits of a region, and which noise drives what."""

@@ -1,0 +1,429 @@
+"""Deterministic sampling: DDIM from noise to image and back, and the mixing of two noises in a region.
+
+With DDIM the image is a function of the noise x_T, so a region of the image is edited by changing that region's noise
+and generating again; ``edits`` says how.
+
+Everything here has the shape that the denoiser works on, ``latent_shape``: for a latent model, "image" means latents,
+and ``Denoiser.encode`` and ``decode`` lead from and to images.
+
+Timesteps and bounds are those of ``Denoiser.ddim``, which come from the model's own scheduler, so that the images are
+what diffusers' ``DDIMScheduler`` makes; every function takes others as ``ddim``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from shapkit.randomness import counter_bits
+from shapkit_diffusion.denoisers.denoiser import Denoiser, Stage
+from shapkit_diffusion.denoisers.schedules import DDIM
+
+
+def draw_noise(denoiser: Denoiser, count: int, seed: int, first: int = 0) -> Tensor:
+    """Noise x_T number ``first`` to ``first + count - 1`` of the series ``seed``, (count, channels, height, width).
+
+    Drawn on the CPU, one generator per image, so that an image is the same on every device and in every batch.
+    """
+    shape = denoiser.latent_shape
+    rows = [torch.randn(shape, generator=_generator(seed, first + row)) for row in range(count)]
+    return torch.stack(rows).to(denoiser.alphas_cumprod.device)
+
+
+def generate(
+    denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64, *, ddim: DDIM | None = None
+) -> Tensor:
+    """Images (n, channels, height, width), roughly in [-1, 1], that DDIM makes of ``noise`` in ``steps`` steps.
+
+    Args:
+        denoiser: the model; left in the mode it was in.
+        noise: x_T, (n, channels, height, width).
+        steps: network runs per image; of a model that generates in stages (`Denoiser.stages`), in each of them.
+        batch_size: images at a time.
+        ddim: timesteps and bounds; by default the model's own.
+
+    Raises:
+        ValueError: if ``steps`` is not between 1 and the schedule's length, or the noise has another shape.
+    """
+    _check_shape(denoiser, noise)
+    walk = [(stage, step) for stage in denoiser.stages() for step in _steps(denoiser, steps, ddim)]
+
+    def follow(rows: slice) -> Tensor:
+        x = noise[rows]
+        for stage, step in walk:
+            x = step.taken(denoiser, stage, x)
+        return x
+
+    return _in_batches(denoiser, len(noise), batch_size, follow)
+
+
+def regenerate(
+    denoiser: Denoiser,
+    noise: Tensor,
+    known_noise: Tensor,
+    known: Tensor,
+    steps: int = 25,
+    batch_size: int = 64,
+    *,
+    ddim: DDIM | None = None,
+) -> Tensor:
+    """What ``generate`` makes of ``noise``, where that of another noise is known: `ComposedDenoiser` saves runs.
+
+    A model that generates in stages leaves what does not depend on the difference as it is, bit for bit, and takes no
+    step for it; of any other model everything is generated again.
+
+    Args:
+        denoiser: the model.
+        noise, known_noise: x_T, (n, channels, height, width).
+        known: x_0, what ``generate`` made of ``known_noise`` in as many steps.
+        steps, batch_size, ddim: as in ``generate``.
+
+    Raises:
+        ValueError: as ``generate``, or if the three have not one shape.
+    """
+    _check_shape(denoiser, noise)
+    if not noise.shape == known_noise.shape == known.shape:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (noise, known_noise, known))
+        raise ValueError(f"noise, known_noise and known must have one shape, got {shapes}")
+    stages = denoiser.stages((noise != known_noise).any(dim=1, keepdim=True).any(dim=0, keepdim=True))
+    walk = [(stage, step) for stage in stages for step in _steps(denoiser, steps, ddim)]
+
+    def follow(rows: slice) -> Tensor:
+        x = known[rows]
+        for stage in stages:
+            x = stage.moved(x, noise[rows])
+        for stage, step in walk:
+            x = step.taken(denoiser, stage, x)
+        return x
+
+    return _in_batches(denoiser, len(noise), batch_size, follow)
+
+
+def invert(
+    denoiser: Denoiser,
+    images: Tensor,
+    steps: int = 25,
+    refinements: int = 3,
+    batch_size: int = 64,
+    *,
+    timestep: int = -1,
+    ddim: DDIM | None = None,
+) -> Tensor:
+    """The noise x_T from which ``generate`` with the same ``steps`` makes ``images`` again, shape of ``images``.
+
+    Every step solves the DDIM step backwards by fixed-point iteration (``refinements`` of them after a first guess that
+    takes the prediction at the cleaner end), because the plain reversed step loses the image. Where the predicted clean
+    image is clipped, several x may lead to one; one of them is found, unless there is none.
+
+    Args:
+        denoiser: the model.
+        images: (n, channels, height, width) in [-1, 1].
+        steps: as in ``generate``.
+        refinements: fixed-point iterations per step, at least 0.
+        batch_size: images at a time.
+        timestep: how noisy the images are: they are x_t at this timestep, and only the noisier steps are taken. -1 for
+            clean images.
+        ddim: as in ``generate``.
+
+    Raises:
+        ValueError: as ``generate``, if ``refinements`` is negative or the timestep none of the schedule, or noisy
+            images are those of a model that generates in stages.
+    """
+    _check_shape(denoiser, images)
+    if refinements < 0:
+        raise ValueError(f"refinements must be at least 0, got {refinements}")
+    if not -1 <= timestep < denoiser.n_timesteps:
+        raise ValueError(f"timestep must be -1 (clean) or 0..{denoiser.n_timesteps - 1}, got {timestep}")
+    stages = denoiser.stages()
+    if timestep >= 0 and len(stages) > 1:
+        raise ValueError(f"a model of {len(stages)} stages has no image of one timestep, got timestep {timestep}")
+    walk = [(stage, step) for stage in stages for step in _steps(denoiser, steps, ddim, least=timestep)]
+
+    def climb(rows: slice) -> Tensor:
+        x = images[rows]
+        for stage, step in reversed(walk):
+            x = step.undone(denoiser, stage, x, refinements)
+        return x
+
+    return _in_batches(denoiser, len(images), batch_size, climb)
+
+
+def trajectory(
+    denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64, *, ddim: DDIM | None = None
+) -> Tensor:
+    """Every x_t that ``generate`` goes through, (steps + 1, n, channels, height, width): x_T first, x_0 last.
+
+    With several stages, (stages * steps + 1, ...): those of each after those before it.
+
+    Args and errors as of ``generate``.
+    """
+    _check_shape(denoiser, noise)
+    walk = [(stage, step) for stage in denoiser.stages() for step in _steps(denoiser, steps, ddim)]
+
+    def follow(rows: slice) -> Tensor:
+        states = [noise[rows]]
+        for stage, step in walk:
+            states.append(step.taken(denoiser, stage, states[-1]))
+        return torch.stack(states, dim=1)
+
+    return _in_batches(denoiser, len(noise), batch_size, follow).transpose(0, 1)
+
+
+def replay(
+    denoiser: Denoiser,
+    noise: Tensor,
+    original: Tensor,
+    mask: Tensor,
+    batch_size: int = 64,
+    *,
+    ddim: DDIM | None = None,
+) -> Tensor:
+    """Images as ``generate`` makes of ``noise``, but everything outside the mask follows another trajectory.
+
+    After every step x_t is put back to ``original`` wherever the mask is zero, so that the result there is bit for
+    bit the original's and the inside is generated to go with it. (RePaint, Lugmayr et al. 2022, does so with noised
+    versions of the image; here the trajectory is known.)
+
+    Args:
+        denoiser: the model; left in the mode it was in.
+        noise: x_T, (n, channels, height, width).
+        original: what ``trajectory`` returned for the same n images; says how many steps there are.
+        mask: (n or 1, 1, height, width), not zero where the image may change.
+        batch_size: images at a time.
+        ddim: what the trajectory was made with; by default the model's own.
+
+    Raises:
+        ValueError: as ``generate``, or if the trajectory is not one of these images.
+    """
+    stages = denoiser.stages()
+    steps = (len(original) - 1) // len(stages)
+    _check_shape(denoiser, noise)
+    if original.shape[1:] != noise.shape:
+        raise ValueError(f"the trajectory is of {tuple(original.shape[1:])}, the noise of {tuple(noise.shape)}")
+    walk = [(stage, step) for stage in stages for step in _steps(denoiser, steps, ddim)]
+    inside = (mask > 0).to(noise.device).expand(len(noise), -1, -1, -1)
+
+    def follow(rows: slice) -> Tensor:
+        x = torch.where(inside[rows], noise[rows], original[0, rows])
+        for (stage, step), before in zip(walk, original[1:, rows], strict=True):
+            x = torch.where(inside[rows], step.taken(denoiser, stage, x), before)
+        return x
+
+    return _in_batches(denoiser, len(noise), batch_size, follow)
+
+
+def stride_output(denoiser: Denoiser, x: Tensor, timesteps: Tensor, stride: int, substeps: int) -> Tensor:
+    """What the network itself would predict at x_t for one DDIM step to land where ``substeps`` smaller ones do.
+
+    A target for a model that is to sample in steps of ``stride`` timesteps with the accuracy of smaller ones:
+    progressive distillation (Salimans and Ho 2022, there with two substeps). One substep is the model's own prediction,
+    but for what the model's bounds change of it.
+
+    Args:
+        denoiser: the model that takes the smaller steps, bounded as when it is sampled.
+        x: x_t, (n, channels, height, width).
+        timesteps: int64 (n,).
+        stride: timesteps of the single step; near the end of the schedule, what is left to the clean image.
+        substeps: of equal length, up to whole timesteps; fewer where the stride has fewer.
+
+    Raises:
+        ValueError: if ``stride`` or ``substeps`` is less than one.
+    """
+    if stride < 1 or substeps < 1:
+        raise ValueError(f"stride and substeps must be at least 1, got {stride} and {substeps}")
+    ddim = replace(denoiser.ddim, set_alpha_to_one=True)  # from timestep 0, too, there is a step to be taken
+    end = (timesteps - stride).clamp(min=-1)
+    at, y = timesteps, x
+    for substep in range(1, substeps + 1):
+        following = timesteps + torch.div((end - timesteps) * substep, substeps, rounding_mode="trunc")
+        landed = _Step.between(denoiser, at.clamp(min=0), following, ddim).taken(denoiser, Stage(denoiser), y)
+        y = torch.where((at == following).reshape(-1, 1, 1, 1), y, landed)  # the clean image is not denoised again
+        at = following
+    return _Step.between(denoiser, timesteps, end, ddim).output_for(denoiser.prediction, x, y)
+
+
+def swap(noise: Tensor, other: Tensor, mask: Tensor, strength: float = 1.0) -> Tensor:
+    """``noise`` mixed with ``other`` in the mask, such that two independent unit normals make a unit normal.
+
+    At a pixel with mask m the result is cos(a) noise + sin(a) other with a = m arcsin(strength): the variance is
+    cos^2 + sin^2 = 1 for soft masks too, where a linear mix would fall to 1/2. Strength 1 in a hard mask takes over
+    ``other`` bit for bit; strength 0, and pixels outside the mask, leave ``noise`` bit for bit.
+
+    Args:
+        noise: (n, channels, height, width).
+        other: of that shape, or one for all images.
+        mask: (n or 1, 1, height, width) in [0, 1].
+        strength: in [0, 1]; within a hard mask sqrt(1 - strength^2) is the correlation with ``noise``.
+
+    Raises:
+        ValueError: if the strength lies outside [0, 1].
+
+    >>> swap(torch.zeros(1, 1, 1, 3), torch.ones(1, 1, 1, 3), torch.tensor([[[[0.0, 1.0, 1.0]]]]), 0.6)
+    tensor([[[[0.0000, 0.6000, 0.6000]]]])
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must lie in [0, 1], got {strength}")
+    sine = torch.sin(mask.to(noise.device, torch.float64) * math.asin(strength))
+    mixed = (1 - sine.square()).sqrt().to(noise) * noise + sine.to(noise) * other.to(noise)
+    return torch.where(sine > 0, mixed, noise)
+
+
+def peak_signal_to_noise(images: Tensor, reference: Tensor) -> Tensor:
+    """PSNR in dB of images in [-1, 1] against ``reference``, shape (n,)."""
+    error = (images - reference).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / error.clamp(min=1e-20))
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed(int(counter_bits(seed, number)) >> 1)
+
+
+def _check_shape(denoiser: Denoiser, x: Tensor) -> None:
+    if tuple(x.shape[1:]) != denoiser.latent_shape:
+        raise ValueError(f"the denoiser works on {denoiser.latent_shape}, got a batch of {tuple(x.shape[1:])}")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A DDIM step (Song et al. 2021, eq. 12 without noise) from one timestep to another.
+
+    Args:
+        timesteps: to begin from, (1,) or one for each sample.
+        alpha, next_alpha: alpha_bar before and after it, float64 (1, 1, 1, 1) or one for each sample.
+        ddim: what bounds the clean image.
+    """
+
+    timesteps: Tensor
+    alpha: Tensor
+    next_alpha: Tensor
+    ddim: DDIM
+
+    @classmethod
+    def between(cls, denoiser: Denoiser, noisier: Tensor, cleaner: Tensor, ddim: DDIM | None = None) -> _Step:
+        """The step between timesteps (1,) or (n,); a negative ``cleaner`` is the end, wherever that lies."""
+        ddim = denoiser.ddim if ddim is None else ddim
+        alphas = denoiser.alphas_cumprod
+        noisier, cleaner = noisier.to(alphas.device), cleaner.to(alphas.device)
+        end = 1.0 if ddim.set_alpha_to_one else alphas[0]
+        after = torch.where(cleaner < 0, end, alphas[cleaner.clamp(min=0)])
+        return cls(noisier, alphas[noisier].reshape(-1, 1, 1, 1), after.reshape(-1, 1, 1, 1), ddim)
+
+    def taken(self, denoiser: Denoiser, stage: Stage, x: Tensor, *, undoing: bool = False) -> Tensor:
+        """Where the step leads from x where the stage lies, and x elsewhere; bit for bit as diffusers has it."""
+        output = stage.output(x, self.timesteps.to(x.device).expand(len(x)))
+        clean, noise = denoiser.split(output, x, *_factors(self.alpha, x))
+        signal, sigma = _factors(self.next_alpha, x)
+        if self.ddim.bounds:
+            bounded = self.ddim.bounded(clean, stage.where)
+            clean = torch.lerp(clean, bounded, _held(signal)) if undoing else bounded
+        return stage.moved(x, signal * clean + sigma * noise)
+
+    def undone(self, denoiser: Denoiser, stage: Stage, x: Tensor, refinements: int) -> Tensor:
+        """What the step leads from to x where the stage lies, and x elsewhere.
+
+        In angles, signal and sigma being a cosine and a sine, a step is a rotation by little, and what it adds depends
+        on x even less: so what is missing in x after a step, over the rotation's cosine, is what was missing before.
+        That fixed-point iteration is accelerated (Anderson 1965).
+
+        A pixel whose clean image is clipped answers through the predicted noise alone. At high noise it does so
+        readily. At low noise it would take a pixel far from any image's to make up for the little that was clipped, and
+        farther with each step: there the bounds are let go, and no pixel is let go far.
+        """
+        signal, sigma = _factors(self.alpha, x)
+        next_signal, next_sigma = _factors(self.next_alpha, x)
+        cosine = next_signal * signal + next_sigma * sigma
+        target, guess, solver = self._plausible(x, next_signal, next_sigma), x, _Anderson()
+        for _ in range(refinements + 1):
+            missing = (target - self.taken(denoiser, stage, guess, undoing=True)) / cosine
+            guess = stage.moved(x, self._plausible(solver.next(guess, missing), signal, sigma))
+        return guess
+
+    def _plausible(self, x: Tensor, signal: Tensor, sigma: Tensor) -> Tensor:
+        """x no farther from zero than a pixel of a bounded image with noise ever is."""
+        if not self.ddim.bounds:
+            return x
+        largest = 1.0 if self.ddim.thresholding else self.ddim.clip_sample_range
+        most = signal * largest + sigma * _FARTHEST_NOISE
+        return torch.clamp(x, -most, most)
+
+    def output_for(self, prediction: str, x: Tensor, y: Tensor) -> Tensor:
+        """What the network has to predict at x for the step to lead to y, if nothing bounds the clean image."""
+        signal, sigma = self.alpha.sqrt(), (1 - self.alpha).sqrt()
+        next_signal, next_sigma = self.next_alpha.sqrt(), (1 - self.next_alpha).sqrt()
+        sine = next_signal * sigma - next_sigma * signal
+        of_x, of_y = {
+            "epsilon": (next_signal / sine, signal / sine),
+            "sample": (-next_sigma / sine, -sigma / sine),
+            "v_prediction": ((next_signal * signal + next_sigma * sigma) / sine, 1 / sine),
+        }[prediction]
+        predicted: Tensor = of_x.to(x) * x - of_y.to(x) * y
+        return predicted
+
+
+def _factors(alpha: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Of signal and noise. In float32 they are computed in float32, as in diffusers, so that images are the same."""
+    alpha = alpha.to(like.device, torch.float32 if like.dtype == torch.float32 else alpha.dtype)
+    return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
+
+
+def _held(signal: Tensor) -> Tensor:
+    """How far bounds are held when a step is undone that ends with this factor of the signal.
+
+    All the way where noise is all there is, and next to nothing where there is less noise than signal; round trips of
+    photographs chose the powers.
+    """
+    held: Tensor = (1 - signal**4) ** 8
+    return held
+
+
+_FARTHEST_NOISE = 5.0
+"""In standard deviations: one pixel in a million lies farther out."""
+
+
+class _Anderson:
+    """Fixed-point iteration x + missing(x) for a batch of x, each sped up by its own last two steps."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def next(self, x: Tensor, missing: Tensor) -> Tensor:
+        """The next x, shape of ``x``: where, if all went on linearly, the least would be missing."""
+        landed, missing = (tensor.flatten(1).double() for tensor in (x + missing, missing))
+        before, self.kept = self.kept, [*self.kept[-1:], (landed, missing)]
+        if not before:
+            return landed.to(x).reshape(x.shape)
+        landings = torch.stack([landed - old for old, _ in before], dim=1)
+        differences = torch.stack([missing - old for _, old in before], dim=1)
+        normal = differences @ differences.transpose(1, 2)
+        scale = normal.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None, None]
+        ridge = (1e-6 * scale + torch.finfo(torch.float32).tiny) * torch.eye(len(before)).to(normal)
+        shares = torch.linalg.solve(normal + ridge, differences @ missing[:, :, None])
+        advanced: Tensor = (landed - (landings * shares).sum(dim=1)).to(x).reshape(x.shape)
+        return advanced
+
+
+def _steps(denoiser: Denoiser, steps: int, ddim: DDIM | None, least: int = -1) -> list[_Step]:
+    """The steps from noise to image; the last of those above timestep ``least`` leads there."""
+    ddim = denoiser.ddim if ddim is None else ddim
+    moves = [(noisier, cleaner) for noisier, cleaner in ddim.moves(denoiser.n_timesteps, steps) if noisier > least]
+    if least >= 0 and moves:
+        moves[-1] = (moves[-1][0], least)
+    return [
+        _Step.between(denoiser, torch.tensor([noisier]), torch.tensor([cleaner]), ddim) for noisier, cleaner in moves
+    ]
+
+
+def _in_batches(denoiser: Denoiser, count: int, batch_size: int, work: Callable[[slice], Tensor]) -> Tensor:
+    """What ``work`` makes of the rows of each batch, joined; the denoiser in evaluation mode meanwhile."""
+    training = denoiser.training
+    denoiser.eval()
+    try:
+        with torch.inference_mode():
+            parts = [work(slice(start, start + batch_size)) for start in range(0, count, batch_size)]
+    finally:
+        denoiser.train(training)
+    return torch.cat(parts).clone()

@@ -1,0 +1,305 @@
+"""A prior for the odd part of a game, and what it says of the Shapley values in closed form.
+
+Only the odd part o(S) = (v(S) - v(N\\S)) / 2 counts for Shapley values. Coalitions are written as rows x of +1 for
+members and -1 for the others, so that o(-x) = -o(x), and a row stands for a coalition and its complement: a pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+from scipy.special import gammaln
+
+from shapkit.estimators.gaussian_process import loops
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_MAX_NODES = 24  # Gauss-Legendre: exact up to 47 players; beyond, the integrands are smooth
+_BLOCK_FLOATS = 2**22  # of covariances held at once, about
+_ROUGHER = 10.0  # by how much the rough part grows where rounding has made a Gram matrix indefinite
+
+
+@dataclass(frozen=True)
+class OddKernel:
+    """The covariance of a random odd game, a sum of five independent parts.
+
+    With z = x x' (elementwise), u = β·z and U = Σ β, the covariance of o(x) and o(x') is
+
+        linear_variance λ·z                                     an additive game
+        + Σ_q sinh_variances[q] sinh(t_q u) / sinh(t_q U)       interactions of every odd order
+        + size_variance κ_odd(|S|, |S'|)                        a function of the size of the coalition
+        + slope_variance (λ·z) κ_even(|S|, |S'|)                additive, with weights that depend on the size
+        + rough_variance [x = x']                               nothing that other coalitions could tell.
+
+    sinh(t u) is, up to a factor, the odd part of Π_j (1 + tanh(t β_j) z_j): independent Fourier coefficients, with
+    variances that are products over their players. κ is a Matérn-3/2 kernel of (2|S| - n)/n, made odd or even.
+    The rough part belongs to the game; since it is part of what is estimated, efficiency holds exactly, and so do the
+    values once all pairs are known.
+
+    Attributes:
+        influences: β (n_players,), positive: how much each player interacts.
+        slopes: λ (n_players,), positive: how much each counts by itself.
+        linear_variance, size_variance, slope_variance, rough_variance: in the squared unit of the payoff.
+        sinh_variances, rates: (n_terms,); t is `rates`.
+        size_length, slope_length: correlation lengths of κ, where the sizes 0 and n are 2 apart.
+    """
+
+    influences: Floats
+    slopes: Floats
+    linear_variance: float
+    sinh_variances: Floats
+    rates: Floats
+    size_variance: float
+    size_length: float
+    slope_variance: float
+    slope_length: float
+    rough_variance: float
+
+    @property
+    def n_players(self) -> int:
+        """How many players the game has."""
+        return len(self.influences)
+
+    def between(self, rows: Floats, columns: Floats) -> Floats:
+        """Return the covariances (n_rows, n_columns) of two sets of pairs, without the rough part.
+
+        Args:
+            rows: float64 (n_rows, n_players) of +1 and -1.
+            columns: likewise (n_columns, n_players).
+        """
+        products, linear = weighted_products(rows, columns, self.influences), (rows * self.slopes) @ columns.T
+        by_sizes, slopes_by_sizes = self.size_tables()
+        covariances = np.empty_like(products)
+        loops.fill_covariances(
+            products,
+            linear,
+            coalition_sizes(rows),
+            coalition_sizes(columns),
+            by_sizes,
+            slopes_by_sizes,
+            self.sinh_variances,
+            self.rates,
+            float(self.influences.sum()),
+            covariances,
+        )
+        return covariances
+
+    def gram(self, signs: Floats) -> Floats:
+        """Return the covariances (n_pairs, n_pairs) of distinct pairs with each other."""
+        covariances = self.between(signs, signs)
+        covariances[np.diag_indices(len(signs))] += self.rough_variance
+        return covariances
+
+    def variances(self, signs: Floats) -> Floats:
+        """Return the variance (n_pairs,) of each pair's odd payoff."""
+        by_sizes, slopes_by_sizes = (np.diag(table) for table in self.size_tables())
+        sizes = coalition_sizes(signs)
+        same_for_all = float(self.sinh_variances.sum()) + self.rough_variance
+        return np.asarray(by_sizes[sizes] + slopes_by_sizes[sizes] * self.slopes.sum() + same_for_all)
+
+    def with_shapley(self, signs: Floats) -> Floats:
+        """Return the covariances (n_pairs, n_players) of pairs with each player's Shapley value.
+
+        Row b is the Shapley values of the odd game x -> covariance of o(x) and o(x_b).
+        """
+        covariances = 2 * self.linear_variance * self.slopes * signs + self.rough_variance * pair_shapley(signs)
+        covariances += self._sizes_with_shapley(signs)
+        nodes, weights = _legendre(self.n_players)
+        for variance, rate in zip(self.sinh_variances, self.rates, strict=True):
+            # Σ over T ∋ i of 1/|T| is an integral over r of the product over the other players: nodes are values of r.
+            tanh = np.tanh(rate * self.influences)
+            damped = nodes[:, None] * tanh
+            log_products = 0.5 * np.log1p(-(damped**2)).sum(axis=1) + signs @ np.arctanh(damped).T
+            products = weights * np.exp(self._log_scale(rate) + log_products)
+            without_player = np.where(signs > 0, products @ (1 / (1 + damped)), products @ (1 / (1 - damped)))
+            covariances += variance * tanh * signs * without_player
+        return covariances
+
+    def shapley_variances(self) -> Floats:
+        """Return the prior variance (n_players,) of each player's Shapley value."""
+        variances = 4 * self.linear_variance * self.slopes + self.rough_variance * rough_shapley_variance(
+            self.n_players
+        )
+        variances += self._size_shapley_variances()
+        nodes, weights = _legendre(self.n_players)
+        node_products = np.outer(nodes, nodes).ravel()[:, None]
+        weight_products = np.outer(weights, weights).ravel()
+        for variance, rate in zip(self.sinh_variances, self.rates, strict=True):
+            tanh = np.tanh(rate * self.influences)
+            factors = 1 + node_products * tanh
+            products = weight_products * np.exp(self._log_scale(rate) + np.log(factors).sum(axis=1))
+            variances += variance * (products @ (tanh / factors))
+        return variances
+
+    def size_tables(self) -> tuple[Floats, Floats]:
+        """Return the covariances by the two coalitions' sizes, and the factors of λ·z: both (n + 1, n + 1)."""
+        n_players = self.n_players
+        by_sizes = self.size_variance * size_kernel(n_players, self.size_length, odd=True)[0]
+        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=False)[0]
+        return by_sizes, self.linear_variance + slopes
+
+    def _log_scale(self, rate: float) -> float:
+        """log(Π_j cosh(t β_j) / sinh(t U)), without overflow."""
+        exponents = rate * self.influences
+        log_cosh = exponents + np.log1p(np.exp(-2 * exponents))
+        log_sinh = exponents.sum() + np.log(-np.expm1(-2 * exponents.sum()))
+        return float(log_cosh.sum() - log_sinh - np.log(2) * (len(exponents) - 1))
+
+    def _sizes_with_shapley(self, signs: Floats) -> Floats:
+        """The parts of `with_shapley` that depend on sizes."""
+        sizes, n_players = coalition_sizes(signs), self.n_players
+        by_size = self.size_variance * size_kernel(n_players, self.size_length, odd=True)[0][:, sizes]
+        everyone = (by_size[-1] - by_size[0]) / n_players
+        own, others = slope_functionals(n_players)
+        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=False)[0][:, sizes]
+        of_own, of_others = (own - others) @ slopes, others @ slopes
+        shared = everyone + (signs @ self.slopes) * of_others
+        return np.asarray(self.slopes * signs * of_own[:, None] + shared[:, None])
+
+    def _size_shapley_variances(self) -> Floats:
+        """The parts of `shapley_variances` that depend on sizes."""
+        n_players = self.n_players
+        sizes = size_kernel(n_players, self.size_length, odd=True)[0]
+        everyone = self.size_variance * (sizes[-1, -1] - sizes[-1, 0] - sizes[0, -1] + sizes[0, 0]) / n_players**2
+        own, others = slope_functionals(n_players)
+        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=False)[0]
+        own = own - others
+        of_own = self.slopes * (own @ slopes @ own + 2 * (own @ slopes @ others))
+        return np.asarray(everyone + of_own + self.slopes.sum() * (others @ slopes @ others))
+
+
+def factorised(kernel: OddKernel, signs: Floats) -> tuple[OddKernel, Floats, Floats]:
+    """Return the kernel, the Gram matrix of the pairs and its lower Cholesky factor.
+
+    Where rounding has made the matrix indefinite, the kernel returned is rougher than the one given.
+    """
+    while True:
+        gram = kernel.gram(signs)
+        factor, failed = lapack.dpotrf(gram, lower=1)
+        if not failed:
+            return kernel, gram, factor
+        kernel = replace(kernel, rough_variance=_ROUGHER * kernel.rough_variance)
+
+
+class OddPosterior:
+    """What is known of odd games with one kernel once some of their pairs have been evaluated.
+
+    Args:
+        kernel: the prior covariance of each column.
+        signs: float64 (n_pairs, n_players) of +1 and -1, distinct pairs.
+        odd: (n_pairs, n_columns), half the difference of each coalition's payoff and its complement's.
+    """
+
+    def __init__(self, kernel: OddKernel, signs: Floats, odd: Floats) -> None:
+        self._kernel, gram, self._factor = factorised(kernel, signs)
+        self._signs = signs
+        weights, _ = lapack.dpotrs(self._factor, odd, lower=1)
+        weights += lapack.dpotrs(self._factor, odd - gram @ weights, lower=1)[0]  # it may be ill-conditioned
+        self._weights = weights
+
+    def shapley(self) -> tuple[Floats, Floats]:
+        """Return the means of the Shapley values (n_players, n_columns), and their variances (n_players,).
+
+        The variances do not depend on the payoffs.
+        """
+        with_shapley = self._kernel.with_shapley(self._signs)
+        whitened, _ = lapack.dtrtrs(self._factor, with_shapley, lower=1)
+        variances = self._kernel.shapley_variances() - (whitened**2).sum(axis=0)
+        return with_shapley.T @ self._weights, np.maximum(variances, 0.0)
+
+    def predict(self, signs: Floats) -> Floats:
+        """Return the means of the odd payoffs of pairs (n, n_players) that have not been evaluated: (n, n_columns)."""
+        step = max(1, _BLOCK_FLOATS // len(self._signs))
+        blocks = (signs[first : first + step] for first in range(0, len(signs), step))
+        means = [self._kernel.between(block, self._signs) @ self._weights for block in blocks]
+        return np.concatenate([np.empty((0, self._weights.shape[1])), *means])
+
+
+def weighted_products(rows: Floats, columns: Floats, weights: Floats) -> Floats:
+    """Return Σ_j weights_j x_j x'_j (n_rows, n_columns), with rounding kept within ± Σ_j weights_j."""
+    total = float(weights.sum())
+    products = (rows * weights) @ columns.T
+    return np.asarray(np.clip(products, -total, total, out=products))
+
+
+def coalition_sizes(signs: Floats) -> Integers:
+    """Return how many players are in each coalition (n_coalitions,)."""
+    return np.asarray((signs > 0).sum(axis=1))
+
+
+@lru_cache(maxsize=8)  # the likelihood and its gradient ask for the same tables in turn
+def size_kernel(n_players: int, length: float, odd: bool) -> tuple[Floats, Floats]:
+    """Return a Matérn-3/2 kernel of two coalition sizes, made odd or even, and its derivative in log(length).
+
+    Odd or even under s -> n - s in either argument; both arrays are (n_players + 1, n_players + 1), and not to be
+    written to.
+    """
+    places = np.arange(-n_players, n_players + 1, 2) / n_players
+    tables = []
+    for distances in (np.abs(places[:, None] - places), np.abs(places[:, None] + places)):
+        scaled = np.sqrt(3) * distances / length
+        decay = np.exp(-scaled)
+        tables.append(((1 + scaled) * decay, scaled**2 * decay))
+    (kernel, slope), (mirrored, mirrored_slope) = tables
+    sign = -1 if odd else 1
+    return (kernel + sign * mirrored) / 2, (slope + sign * mirrored_slope) / 2
+
+
+def slope_functionals(n_players: int) -> tuple[Floats, Floats]:
+    """Return the Shapley values of the game x_i h(|S|), h even, as weights of h(0), ..., h(n): player i's, another's.
+
+    >>> slope_functionals(2)
+    (array([0.5, 1. , 0.5]), array([ 0.5, -1. ,  0.5]))
+    """
+    own, others = np.zeros(n_players + 1), np.zeros(n_players + 1)
+    sizes = np.arange(n_players)
+    signed = 2 * sizes / max(n_players - 1, 1) - 1  # mean of x_i over coalitions of that size without the other
+    own[sizes + 1] += 1 / n_players
+    own[sizes] += 1 / n_players
+    others[sizes + 1] += signed / n_players
+    others[sizes] -= signed / n_players
+    return own, others
+
+
+def pair_shapley(signs: Floats) -> Floats:
+    """Return the Shapley values of the games that are 1 on a coalition, -1 on its complement and 0 elsewhere.
+
+    Row b, times the odd payoff of pair b, and summed over all 2**(n - 1) pairs, gives a game's Shapley values.
+
+    >>> pair_shapley(np.array([[1.0, 1.0], [1.0, -1.0]]))
+    array([[ 1.,  1.],
+           [ 1., -1.]])
+    """
+    n_players = signs.shape[1]
+    marginal = np.exp(_log_pair_weights(n_players))
+    sizes = coalition_sizes(signs)
+    member = np.append(0.0, marginal)[sizes]
+    outsider = np.append(marginal, 0.0)[sizes]
+    return np.where(signs > 0, member[:, None], -outsider[:, None])
+
+
+def rough_shapley_variance(n_players: int) -> float:
+    """Return the variance of a Shapley value where the odd payoffs of all pairs are independent, of variance 1.
+
+    >>> rough_shapley_variance(2)
+    2.0
+    """
+    before = np.arange(n_players)
+    log_counts = gammaln(n_players) - gammaln(before + 1) - gammaln(n_players - before)
+    return float(np.exp(log_counts + 2 * _log_pair_weights(n_players)).sum())
+
+
+def _log_pair_weights(n_players: int) -> Floats:
+    """log(2 s! (n - s - 1)! / n!) for s = 0, ..., n - 1 players before one."""
+    before = np.arange(n_players)
+    return np.asarray(np.log(2) + gammaln(before + 1) + gammaln(n_players - before) - gammaln(n_players + 1))
+
+
+def _legendre(n_players: int) -> tuple[Floats, Floats]:
+    nodes, weights = np.polynomial.legendre.leggauss(min(n_players // 2 + 1, _MAX_NODES))
+    return nodes, weights

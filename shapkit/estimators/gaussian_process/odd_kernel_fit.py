@@ -1,0 +1,216 @@
+"""The parameters of an `OddKernel` from odd payoffs: the mode of their posterior, by L-BFGS with exact gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+from scipy.optimize import minimize
+
+from shapkit.estimators.gaussian_process import loops
+from shapkit.estimators.gaussian_process.odd_kernel import OddKernel, coalition_sizes, size_kernel, weighted_products
+
+Floats = NDArray[np.float64]
+
+# Logarithms of the parameters: order, start, prior mean, prior standard deviation, least and greatest value.
+# The priors are weak, and centred on payoffs of mean square 1.
+_LINEAR, _ROUGH, _SIZE, _SIZE_LENGTH, _SLOPE, _SLOPE_LENGTH, _N_SCALARS = range(7)
+_LENGTHS = (np.log(0.5), np.log(0.7), 0.7, np.log(0.03), np.log(30.0))
+_SCALARS = np.array(
+    [
+        (np.log(0.5), 0.0, 3.0, -14.0, 9.0),
+        (np.log(1e-3), np.log(1e-4), 6.0, -25.0, 5.0),
+        (np.log(0.1), np.log(0.1), 3.0, -14.0, 9.0),
+        _LENGTHS,
+        (np.log(0.1), np.log(0.1), 3.0, -14.0, 9.0),
+        _LENGTHS,
+    ]
+)
+_RATES = np.log([2.0, 8.0])  # β has mean 1/n: tanh(t β) is about 2/n for the first term
+_PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
+_FAINT = -3.0  # log: how much less the second sinh term starts with than the first would
+_FAILED = 1e25  # objective where a Gram matrix is not positive definite: the line search turns back
+_RESTARTS = 3  # the line search sometimes gives up early
+
+
+@dataclass(frozen=True)
+class KernelFamily:
+    """Which parameters an `OddKernel` has, and their meaning as a vector of logarithms.
+
+    Attributes:
+        n_players: of the game.
+        n_terms: sinh terms, 1 or 2.
+        individual: whether players may differ; if not, all have the same influence and slope.
+        least_roughness: what the rough variance is at least.
+    """
+
+    n_players: int
+    n_terms: int = 1
+    individual: bool = True
+    least_roughness: float = 1e-9
+
+    def table(self) -> Floats:
+        """Return start, prior mean, prior standard deviation, least and greatest value: (n_parameters, 5)."""
+        variances = [(np.log(0.5 / self.n_terms), 0.0, 3.0, -14.0, 9.0)] * self.n_terms
+        rates = [(rate, rate, 1.0, -7.0, 6.0) for rate in _RATES[: self.n_terms]]
+        players = [_PLAYER] * (2 * self.n_players if self.individual else 0)
+        return np.concatenate([_SCALARS, np.array(variances + rates + players)])
+
+    def split(self, parameters: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
+        """Return views of a vector: scalars, sinh variances, rates, log influences, log slopes over influences."""
+        ends = np.cumsum([_N_SCALARS, self.n_terms, self.n_terms, self.n_players * self.individual])
+        scalars, variances, rates, influences, ratios = np.split(parameters, ends)
+        return scalars, variances, rates, influences, ratios
+
+    def kernel(self, parameters: Floats) -> OddKernel:
+        """Return the kernel with these parameters (n_parameters,)."""
+        scalars, variances, rates, log_influences, log_ratios = self.split(parameters)
+        values = np.exp(scalars)
+        n_players = self.n_players
+        influences = np.exp(log_influences) / n_players if self.individual else np.full(n_players, 1 / n_players)
+        return OddKernel(
+            influences=influences,
+            slopes=influences * np.exp(log_ratios) if self.individual else influences,
+            linear_variance=float(values[_LINEAR]),
+            sinh_variances=np.exp(variances),
+            rates=np.exp(rates),
+            size_variance=float(values[_SIZE]),
+            size_length=float(values[_SIZE_LENGTH]),
+            slope_variance=float(values[_SLOPE]),
+            slope_length=float(values[_SLOPE_LENGTH]),
+            rough_variance=float(values[_ROUGH]) + self.least_roughness,
+        )
+
+    def widened(self, parameters: Floats) -> tuple[KernelFamily, Floats]:
+        """Return the family with a second sinh term, and these parameters of one term with a faint second."""
+        family = KernelFamily(self.n_players, 2, self.individual, self.least_roughness)
+        start = family.table()[:, 0]
+        for new, old in zip(family.split(start), self.split(parameters), strict=True):
+            new[: len(old)] = old
+        family.split(start)[1][1] += _FAINT
+        return family, start
+
+
+def fit_kernel(
+    family: KernelFamily, signs: Floats, payoffs: Floats, start: Floats | None = None, n_iterations: int = 60
+) -> tuple[Floats, float]:
+    """Return the most probable parameters (n_parameters,), and the objective there, from one start.
+
+    Args:
+        family: which parameters there are.
+        signs: float64 (n_pairs, n_players) of +1 and -1, distinct pairs.
+        payoffs: (n_pairs, n_columns), odd payoffs of mean square about 1. Columns share the parameters.
+        start: parameters to start from; by default those of the family.
+        n_iterations: the most steps of L-BFGS.
+    """
+    table = family.table()
+    best = table[:, 0] if start is None else np.clip(start, table[:, 3], table[:, 4])
+    lowest = np.inf
+    for _ in range(_RESTARTS):
+        found = minimize(
+            objective,
+            best,
+            args=(family, signs, payoffs),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=table[:, 3:],
+            options={"maxiter": n_iterations, "maxcor": 20},
+        )
+        much_lower = found.fun < lowest - 0.5
+        if found.fun < lowest:
+            best, lowest = found.x, float(found.fun)
+        if found.status != 2 or not much_lower:
+            break
+    return best, lowest
+
+
+def objective(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats) -> tuple[float, Floats]:
+    """Return minus the log of likelihood times prior, up to a constant, and its gradient (n_parameters,)."""
+    kernel = family.kernel(parameters)
+    parts = _Parts(kernel, signs)
+    # The lower triangle of rows is the upper one of columns, which LAPACK takes without a copy.
+    factor, failed = lapack.dpotrf(parts.covariances.T, lower=0, clean=0, overwrite_a=1)
+    if failed:
+        return _FAILED, np.zeros_like(parameters)
+    weights, _ = lapack.dpotrs(factor, payoffs, lower=0)
+    n_columns = payoffs.shape[1]
+    value = 0.5 * float(np.sum(payoffs * weights)) + n_columns * float(np.log(np.diag(factor)).sum())
+    inverse, _ = lapack.dpotri(factor, lower=0, overwrite_c=1)
+    gradient = parts.contracted(0.5 * (n_columns * inverse.T - weights @ weights.T), family, parameters)
+    _, mean, deviation = family.table()[:, :3].T
+    distance = (parameters - mean) / deviation
+    return value + 0.5 * float(distance @ distance), gradient + distance / deviation
+
+
+class _Parts:
+    """The Gram matrix of a kernel (its lower triangle), and what its derivatives need."""
+
+    def __init__(self, kernel: OddKernel, signs: Floats) -> None:
+        n_pairs, n_terms = len(signs), len(kernel.rates)
+        self.kernel, self.signs, self.sizes = kernel, signs, coalition_sizes(signs)
+        self.products = weighted_products(signs, signs, kernel.influences)
+        self.linear = (signs * kernel.slopes) @ signs.T
+        by_sizes, self.slopes_by_sizes = kernel.size_tables()
+        self.covariances = np.zeros((n_pairs, n_pairs))
+        self.sinh_ratios = np.empty((n_terms, n_pairs, n_pairs))
+        self.cosh_ratios = np.empty((n_terms, n_pairs, n_pairs))
+        loops.fill_triangle(
+            self.products,
+            self.linear,
+            self.sizes,
+            by_sizes,
+            self.slopes_by_sizes,
+            kernel.sinh_variances,
+            kernel.rates,
+            float(kernel.influences.sum()),
+            self.covariances,
+            self.sinh_ratios,
+            self.cosh_ratios,
+        )
+        self.covariances[np.diag_indices(n_pairs)] += kernel.rough_variance
+
+    def contracted(self, by_covariance: Floats, family: KernelFamily, parameters: Floats) -> Floats:
+        """The derivatives in the parameters of a function with these (n_pairs, n_pairs) in the covariances."""
+        kernel, n_terms, n_sizes = self.kernel, len(self.kernel.rates), self.kernel.n_players + 1
+        linear_weights, product_weights = np.empty_like(self.linear), np.empty_like(self.linear)
+        by_sizes, linear_by_sizes = np.zeros((n_sizes, n_sizes)), np.zeros((n_sizes, n_sizes))
+        sinh_totals, cosh_totals = np.zeros(n_terms), np.zeros(n_terms)
+        loops.contract_gradient(
+            by_covariance,
+            self.products,
+            self.linear,
+            self.sizes,
+            self.slopes_by_sizes,
+            kernel.sinh_variances,
+            kernel.rates,
+            self.sinh_ratios,
+            self.cosh_ratios,
+            linear_weights,
+            product_weights,
+            by_sizes,
+            linear_by_sizes,
+            sinh_totals,
+            cosh_totals,
+        )
+        gradient = np.zeros(len(parameters))
+        scalars, variances, rates, influences, ratios = family.split(gradient)  # views, filled in place
+        size_table, size_slope = size_kernel(kernel.n_players, kernel.size_length, odd=True)
+        slope_table, slope_slope = size_kernel(kernel.n_players, kernel.slope_length, odd=False)
+        scalars[_LINEAR] = kernel.linear_variance * linear_by_sizes.sum()
+        scalars[_ROUGH] = (kernel.rough_variance - family.least_roughness) * np.trace(by_covariance)
+        scalars[_SIZE] = kernel.size_variance * np.sum(by_sizes * size_table)
+        scalars[_SIZE_LENGTH] = kernel.size_variance * np.sum(by_sizes * size_slope)
+        scalars[_SLOPE] = kernel.slope_variance * np.sum(linear_by_sizes * slope_table)
+        scalars[_SLOPE_LENGTH] = kernel.slope_variance * np.sum(linear_by_sizes * slope_slope)
+        total = float(kernel.influences.sum())
+        normalised = sinh_totals / np.tanh(kernel.rates * total)  # from sinh(t U) in the denominator
+        variances[:] = kernel.sinh_variances * sinh_totals
+        rates[:] = kernel.sinh_variances * kernel.rates * (cosh_totals - total * normalised)
+        if family.individual:
+            ratios[:] = kernel.slopes * np.sum((linear_weights @ self.signs) * self.signs, axis=0)
+            shared = float(np.sum(kernel.sinh_variances * kernel.rates * normalised))
+            curved = np.sum((product_weights @ self.signs) * self.signs, axis=0) - shared
+            influences[:] = ratios + kernel.influences * curved
+        return gradient

@@ -1,0 +1,179 @@
+"""Which pairs of coalitions to evaluate: at random to begin with, then where a Gaussian process learns the most.
+
+A pair, a coalition and its complement, is a row of +1 (members) and -1 (the others) or its negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from shapkit.estimators.gaussian_process.odd_kernel import OddKernel, factorised
+from shapkit.randomness import counter_bits, counter_permutations
+
+Floats = NDArray[np.float64]
+
+_ENUMERATED = 4_096  # coalitions of one size, at most, that are listed to draw from them
+_PLENTY = 2**60  # coalitions of one size: more need not be told apart
+_LEAST_VARIANCE = 1e-14
+
+
+def n_pairs_of(n_players: int) -> int:
+    """Return how many pairs there are: 2**(n_players - 1), and 1 for nobody."""
+    return 1 << max(n_players - 1, 0)
+
+
+def random_pairs(n_players: int, n_wanted: int, seed: int, known: Floats) -> Floats:
+    """Return distinct random pairs that are not among those known.
+
+    Each size s has a share proportional to (s (n - s))**-1/2, sizes with few coalitions are used up, and within a
+    size each player occurs about equally often. Any first few rows have about the same shares.
+
+    Args:
+        n_players: at least 2.
+        n_wanted: how many; fewer are returned where fewer are left.
+        seed: an integer in [0, 2**64).
+        known: float64 (n_known, n_players) of +1 and -1, with the pair of everybody and nobody among them.
+
+    Returns:
+        float64 (n_wanted, n_players) of +1 and -1.
+    """
+    rows = [
+        _pairs_of_size(n_players, size, int(n_rows), int(counter_bits(seed, 0, size)))
+        for size, n_rows in enumerate(_rows_per_size(n_players, n_wanted + len(known)))
+        if n_rows
+    ]
+    pairs = np.concatenate(rows) if rows else np.empty((0, n_players))
+    seen = set(pair_keys(known))
+    fresh = pairs[[key not in seen for key in pair_keys(pairs)]]
+    order = np.argsort(counter_bits(seed, 1, np.arange(len(fresh))), kind="stable")
+    return np.asarray(fresh[order[:n_wanted]])
+
+
+def informative_pairs(
+    n_wanted: int, candidates: Floats, known: Floats, kernels: Sequence[OddKernel], weights: Floats
+) -> Floats:
+    """Return the candidates, chosen one by one, that reduce the posterior variances of Shapley values the most.
+
+    Evaluating pair c reduces the sum of the variances of all players' values by Σ_i Cov(φ_i, o(c))² / Var(o(c)), given
+    what is known: for a given kernel this needs no payoffs, so that all choices can be made before any evaluation.
+
+    Args:
+        n_wanted: how many to choose.
+        candidates: float64 (n_candidates, n_players) of +1 and -1, distinct and not known.
+        known: likewise (n_known, n_players), the pairs evaluated.
+        kernels: one for each independent component of the game's payoff.
+        weights: (n_kernels,), of each component's variances in the sum.
+
+    Returns:
+        float64 (n_wanted, n_players), in the order of choice.
+    """
+    posteriors = [_Posterior(kernel, known, candidates, n_wanted) for kernel in kernels]
+    chosen: list[int] = []
+    free = np.ones(len(candidates), dtype=bool)
+    for _ in range(min(n_wanted, len(candidates))):
+        gains = sum(weight * posterior.gains() for weight, posterior in zip(weights, posteriors, strict=True))
+        best = int(np.argmax(np.where(free, gains, -1.0)))
+        chosen.append(best)
+        free[best] = False
+        for posterior in posteriors:
+            posterior.observe(best)
+    return candidates[chosen]
+
+
+def pair_keys(pairs: Floats) -> list[bytes]:
+    """Return what tells pairs (n_pairs, n_players) apart: the same bytes for a coalition and its complement."""
+    return [row.tobytes() for row in np.packbits(pairs * pairs[:, :1] > 0, axis=1)]
+
+
+class _Posterior:
+    """Variances of candidate pairs, and covariances with Shapley values, as more and more candidates are known."""
+
+    def __init__(self, kernel: OddKernel, known: Floats, candidates: Floats, n_wanted: int) -> None:
+        kernel, _, factor = factorised(kernel, known)
+        whitened, _ = lapack.dtrtrs(factor, kernel.between(known, candidates), lower=1)
+        whitened_shapley, _ = lapack.dtrtrs(factor, kernel.with_shapley(known), lower=1)
+        self._with_shapley = kernel.with_shapley(candidates) - whitened.T @ whitened_shapley
+        self._covariances = kernel.gram(candidates)
+        self._covariances -= whitened.T @ whitened
+        self._variances = self._covariances.diagonal().copy()
+        self._added = np.empty((min(n_wanted, len(candidates)), len(candidates)))  # rows of the Cholesky factor
+        self._n_added = 0
+
+    def gains(self) -> Floats:
+        """By how much each candidate would reduce the sum of the values' variances: (n_candidates,)."""
+        return np.asarray((self._with_shapley**2).sum(axis=1) / np.maximum(self._variances, _LEAST_VARIANCE))
+
+    def observe(self, candidate: int) -> None:
+        """Take the candidate as known: one more row of the Cholesky factor, and rank-one updates."""
+        deviation = np.sqrt(max(self._variances[candidate], _LEAST_VARIANCE))
+        added = self._added[: self._n_added]
+        row = (self._covariances[candidate] - added[:, candidate] @ added) / deviation
+        self._with_shapley -= np.outer(row, self._with_shapley[candidate] / deviation)
+        self._variances -= row**2
+        self._added[self._n_added] = row
+        self._n_added += 1
+
+
+def _rows_per_size(n_players: int, n_rows: int) -> NDArray[np.int64]:
+    """How many pairs whose smaller coalition has size 0, 1, ..., n // 2 to take, all of them where they are few."""
+    sizes = np.arange(n_players // 2 + 1)
+    counts = np.array([float(min(comb(n_players, int(size)), _PLENTY)) for size in sizes])
+    weights = np.maximum(sizes * (n_players - sizes), 1) ** -0.5
+    weights[0] = 0.0  # everybody and nobody are known
+    if n_players % 2 == 0:
+        counts[-1] /= 2
+        weights[-1] /= 2
+    taken = np.zeros(len(sizes))
+    left = min(float(n_rows), counts[1:].sum())
+    free = weights > 0
+    while free.any():
+        shares = np.where(free, weights, 0.0) * (left / weights[free].sum())
+        full = free & (shares >= counts)
+        if not full.any():
+            taken = np.where(free, _rounded(shares), taken)
+            break
+        taken[full] = counts[full]
+        left -= counts[full].sum()
+        free &= ~full
+    return np.asarray(np.minimum(taken, counts), dtype=np.int64)
+
+
+def _rounded(shares: Floats) -> Floats:
+    """Whole numbers with the same sum, to rounding: the largest remainders are rounded up."""
+    whole = np.floor(shares)
+    n_up = round(float(shares.sum() - whole.sum()))
+    whole[np.argsort(whole - shares, kind="stable")[:n_up]] += 1
+    return np.asarray(whole)
+
+
+def _pairs_of_size(n_players: int, size: int, n_rows: int, seed: int) -> Floats:
+    """Distinct random pairs whose smaller coalition has `size` players, which occur about equally often."""
+    n_coalitions = comb(n_players, size)
+    if n_coalitions <= _ENUMERATED and 4 * n_rows >= n_coalitions:
+        every = np.array(list(combinations(range(n_players), size)))
+        every = every[every[:, 0] == 0] if 2 * size == n_players else every
+        members = every[np.argsort(counter_bits(seed, np.arange(len(every))), kind="stable")[:n_rows]]
+        return _signs(members, n_players)
+    per_order = n_players // size  # a random order cut into coalitions uses each player once
+    found: dict[bytes, Floats] = {}
+    first = 0
+    while len(found) < n_rows:
+        n_orders = (n_rows - len(found)) // per_order + 1
+        orders = counter_permutations(seed, np.arange(first, first + n_orders), n_players)
+        signs = _signs(orders[:, : per_order * size].reshape(-1, size), n_players)
+        for key, row in zip(pair_keys(signs), signs, strict=True):
+            found.setdefault(key, row)
+        first += n_orders
+    return np.array(list(found.values())[:n_rows])
+
+
+def _signs(members: NDArray[np.int64], n_players: int) -> Floats:
+    signs = np.full((len(members), n_players), -1.0)
+    np.put_along_axis(signs, members, 1.0, axis=1)
+    return signs

@@ -1,0 +1,239 @@
+"""Shapley values by a Gaussian process on the odd part of the game, which also chooses what to evaluate next.
+
+The values and their standard errors are the posterior's, in closed form: see `odd_kernel.py`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shapkit._checks import checked_integer
+from shapkit.attribution.attribution import Attribution
+from shapkit.estimators.gaussian_process.odd_components import MAX_CHOOSING_PLAYERS, OddModel, components
+from shapkit.estimators.gaussian_process.odd_kernel import pair_shapley
+from shapkit.estimators.gaussian_process.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
+from shapkit.estimators.pairs.samples import PairedSamples, residual_rates, stratified_variances, weighted_marginals
+from shapkit.estimators.runs.own_unit import GameInOwnUnit
+from shapkit.games.game import Game
+from shapkit.randomness import counter_bits
+
+Floats = NDArray[np.float64]
+
+MAX_PAIRS = 4_096  # of the process: its linear algebra takes their cube in time and their square in memory
+
+_STREAM = 0x6770  # of random numbers, this method's own
+_MORE_STREAM = 0x67702B  # of the pairs beyond
+_GROWTH = 1.35  # of the number of pairs from one choice of pairs to the next
+_CANDIDATES = 600
+
+
+class GaussianProcessSampler:
+    """Shapley values from pairs of coalitions chosen by a Gaussian process, more accurate the more are evaluated.
+
+    A coalition and its complement are evaluated together, beginning with everybody and nobody. The first
+    n_players + 2 pairs are random. Then, each time their number has grown by about a third, a kernel is fitted and
+    the next third is chosen greedily where it reduces the posterior variances of the values the most. Which pair
+    comes when depends on the seed and the payoffs before, not on the steps in which the evaluations are asked for.
+
+    The process takes at most 4,096 pairs. From then on it is a fixed model of the game, and further pairs are drawn at
+    random, by size, to estimate without bias the Shapley values of what it is wrong by, as
+    `RegressionAdjustedSampler` does. The two are weighted by the inverse of their variances: that of the correction is
+    known from its sample, that of the model is as large as the posterior says or as the correction shows.
+
+    Up to 4,096 pairs the estimates are biased, as regularised ones are; they sum to the grand coalition's payoff less
+    the empty one's. A standard error is a posterior standard deviation given the most probable parameters, times
+    1 + k/m for k parameters of players fitted to m pairs: they are not known as well as the posterior takes them to
+    be, and its intervals alone are too short where m is small. How often nominal 95 % intervals cover is in
+    `docs/accuracy.md`. A game that is additive on all pairs evaluated, more than there are players, is taken to be
+    additive, with standard errors of zero. Once all pairs are known the values are exact.
+
+    Up to 8 outputs have a kernel each. Of more, each is scaled to mean square 1, and they are replaced by their
+    principal components, since Shapley values are linear: the 8 leading ones have a kernel each, and the rest share
+    one that treats players alike. With more than 100 players all kernels do, and all pairs are random. Parameters are
+    fitted to at most 512 pairs.
+
+    Args:
+        game: any number of players and outputs.
+        seed: an integer in [0, 2**64).
+
+    Attributes:
+        game: the game.
+        least_budget: everybody and nobody, whose payoffs are all that can be shared out without knowing more.
+
+    Raises:
+        ValueError: the seed is not as described.
+
+    >>> import shapkit
+    >>> sampler = GaussianProcessSampler(shapkit.weighted_voting([4, 4, 4, 3, 3, 2, 2, 1, 1, 1], quota=13), seed=0)
+    >>> sampler.advance(100)
+    100
+    >>> phi = sampler.attribution()
+    >>> float(phi.values.sum().round(9)), bool(phi.standard_errors.max() < 0.05)
+    (1.0, True)
+    """
+
+    def __init__(self, game: Game, seed: int = 0) -> None:
+        self.game = game
+        self._measured = GameInOwnUnit(game)
+        self.seed = checked_integer("seed", seed, least=0)
+        counter_bits(self.seed)  # refuses what is too large
+        n_players = game.n_players
+        self.least_budget = min(n_players, 1) + 1
+        self._n_pairs = min(n_pairs_of(n_players), MAX_PAIRS)
+        self._signs = np.empty((0, n_players))
+        self._odd = np.empty((0, 0))  # (n_known, n_outputs)
+        self._planned = np.ones((1, n_players))
+        self._ends: tuple[Floats, Floats] | None = None  # payoffs of nobody and of everybody
+        self._n_evaluations = 0
+        self._starts: dict[int, Floats] = {}  # parameters of the last fits
+        self._more: PairedSamples | None = None  # pairs beyond the most that the process takes
+        self._model: OddModel | None = None  # of the process, once it takes no more
+        self._known: tuple[Floats, Floats] | None = None  # values and variances, until more is evaluated
+
+    def advance(self, n_evaluations: int) -> int:
+        """Evaluate up to `n_evaluations` more coalitions, an even number, and return how many.
+
+        0 means that a pair costs more or that all are known. Coalitions that the game has in its cache count too.
+
+        Raises:
+            ValueError: `n_evaluations` is not an integer of at least 0, or what `Game` raises.
+        """
+        n_left = checked_integer("n_evaluations", n_evaluations, least=0)
+        if self.game.n_players == 0:
+            return self._evaluate_nobody(n_left)
+        n_before = len(self._signs)
+        n_goal = min(n_before + n_left // 2, self._n_pairs)
+        while len(self._signs) < n_goal:
+            if not len(self._planned):
+                self._planned, self._starts = self._next_phase()
+            self._evaluate(n_goal - len(self._signs))
+        spent = 2 * (len(self._signs) - n_before)
+        if len(self._signs) < self._n_pairs or self._n_pairs == n_pairs_of(self.game.n_players):
+            return spent
+        return spent + self._evaluate_more(n_left - spent)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pair has been evaluated, so that the values are exact."""
+        if self._ends is None:
+            return False
+        return len(self._signs) == n_pairs_of(self.game.n_players) or (self._more is not None and self._more.complete)
+
+    def attribution(self) -> Attribution:
+        """Return the values known so far; standard errors are NaN where everybody and nobody is all that is known.
+
+        Raises:
+            ValueError: no coalition has been evaluated.
+        """
+        if self._ends is None:
+            raise ValueError("no coalition has been evaluated yet: call advance(n_evaluations) with at least 2")
+        empty, grand = self._ends
+        if self._known is None:
+            self._known = self._posterior()
+        values, variances = self._known
+        # What the posterior misses efficiency by is rounding: it is shared out.
+        values = values + ((grand - empty).ravel() - values.sum(axis=0)) / max(len(values), 1)
+        shape = (self.game.n_players, *empty.shape)
+        known = Attribution(
+            values=values.reshape(shape),
+            standard_errors=np.sqrt(variances).reshape(shape),
+            empty_value=empty.copy(),
+            grand_value=grand.copy(),
+            n_evaluations=self._n_evaluations + (0 if self._more is None else self._more.n_evaluations),
+            names=self.game.names,
+            index="shapley",
+            method="gaussian_process",
+            seeds=(self.seed,),
+        )
+        return self._measured.restored(known)
+
+    def _evaluate_nobody(self, n_left: int) -> int:
+        """The one coalition of a game without players."""
+        if n_left == 0 or self._ends is not None:
+            return 0
+        payoff = self._measured(np.zeros((1, 0), dtype=bool))[0]
+        self._n_evaluations = 1
+        self._ends = payoff, payoff
+        self._signs, self._odd = np.ones((1, 0)), np.zeros((1, payoff.size))
+        return 1
+
+    def _evaluate(self, n_most: int) -> None:
+        """Evaluate planned pairs; nothing changes where the game raises an exception."""
+        signs, planned = self._planned[:n_most], self._planned[n_most:]
+        members = signs > 0
+        payoffs = self._measured(np.concatenate([members, ~members]))
+        self._n_evaluations += len(payoffs)
+        outputs = payoffs.reshape(len(payoffs), -1)
+        odd = outputs[: len(signs)] / 2 - outputs[len(signs) :] / 2  # halved first: the difference may overflow
+        if self._ends is None:
+            self._ends = payoffs[len(signs)], payoffs[0]
+        else:
+            signs, odd = np.concatenate([self._signs, signs]), np.concatenate([self._odd, odd])
+        self._signs, self._odd, self._planned, self._known = signs, odd, planned, None
+
+    def _evaluate_more(self, n_left: int) -> int:
+        """Pairs that the model of all pairs before is corrected by."""
+        if n_left < 2:
+            return 0
+        if self._more is None:
+            assert self._ends is not None
+            self._more = PairedSamples(self._measured, self.seed, _MORE_STREAM, residual_rates, np.stack(self._ends))
+        spent = self._more.advance(n_left)
+        if spent:
+            self._known = None
+        return spent
+
+    def _next_phase(self) -> tuple[Floats, dict[int, Floats]]:
+        """The pairs to evaluate until the kernels are fitted again, and the parameters to start from then."""
+        n_known, n_players = self._signs.shape
+        seed = int(counter_bits(self.seed, _STREAM, n_known))
+        n_first = n_players + 2
+        n_wanted = min(max(n_first, math.ceil(_GROWTH * n_known)), self._n_pairs) - n_known
+        chooses = n_known >= n_first and n_players <= MAX_CHOOSING_PLAYERS
+        parts = components(self._signs, self._odd) if chooses else []
+        if not parts:
+            return random_pairs(n_players, n_wanted, seed, self._signs), self._starts
+        starts = self._starts.copy()
+        kernels = [component.refitted(self._signs, starts) for component in parts]
+        weights = np.array([component.mean_square for component in parts])
+        candidates = random_pairs(n_players, max(_CANDIDATES, 2 * n_wanted), seed, self._signs)
+        return informative_pairs(n_wanted, candidates, self._signs, kernels, weights), starts
+
+    def _posterior(self) -> tuple[Floats, Floats]:
+        """Values and their variances (n_players, n_outputs)."""
+        n_players, n_outputs = self.game.n_players, self._odd.shape[1]
+        if self._more is not None and self._more.complete:
+            return self._more.exact_values(), np.zeros((n_players, n_outputs))
+        if self.complete:
+            exact = pair_shapley(self._signs).T @ self._odd if n_players else np.empty((0, n_outputs))
+            return exact, np.zeros_like(exact)
+        if len(self._signs) == 1:
+            return np.tile(2 * self._odd / n_players, (n_players, 1)), np.full((n_players, n_outputs), np.nan)
+        if self._more is None:
+            return OddModel(self._signs, self._odd, self._starts).shapley()
+        if self._model is None:
+            self._model = OddModel(self._signs, self._odd, self._starts)
+        return self._corrected(self._model, self._more)
+
+    def _corrected(self, model: OddModel, samples: PairedSamples) -> tuple[Floats, Floats]:
+        """The model's values, and what more pairs say it is wrong by, each weighted with the other's variance."""
+        values, variances = model.shapley()
+        if (samples.counts[samples.counts < samples.populations] < 2).any():
+            return values, variances
+        pairs = samples.pairs()
+        signs = np.where(pairs.coalitions, 1.0, -1.0)
+        known = {key: row for row, key in enumerate(pair_keys(self._signs))}
+        unknown = np.array([key not in known for key in pair_keys(signs)])
+        residuals = np.where(unknown[:, None], pairs.odd - model.predict(signs), 0.0)
+        weights = (2 * samples.shares / samples.counts)[pairs.strata]
+        errors = weighted_marginals(pairs.coalitions, weights[:, None] * residuals)
+        spread, _ = stratified_variances(samples, pairs, residuals)
+        # The posterior may be surer of itself than it should be: the errors say how large they are
+        claimed, sampled = variances.sum(axis=0), spread.sum(axis=0)
+        actual = np.maximum(claimed, (errors**2).sum(axis=0) - sampled)
+        shares = np.divide(variances, claimed, out=np.full_like(variances, 1 / len(variances)), where=claimed > 0)
+        weight = np.divide(actual, actual + sampled, out=np.zeros_like(actual), where=actual > 0)
+        return values + weight * errors, (1 - weight) ** 2 * actual * shares + weight**2 * spread

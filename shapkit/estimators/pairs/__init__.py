@@ -1,0 +1,1 @@
+"""Estimators on pairs of a coalition and its complement, and the regressions of their payoffs."""

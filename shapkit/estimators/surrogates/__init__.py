@@ -1,0 +1,1 @@
+"""Estimators that fit a model of the game and correct its error without bias."""
