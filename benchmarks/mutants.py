@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ def tests_of_lines(work: Path) -> dict[str, dict[int, list[tuple[str, float]]]]:
 
 def _covered(work: Path, tree: Path, number: int, tests: Sequence[Path]) -> None:
     settings = work / "coveragerc"
-    settings.write_text("[run]\ndynamic_context = test_function\nsource = shapkit\n    shapkit_diffusion\n")
+    settings.write_text("[run]\nsource = shapkit\n    shapkit_diffusion\n")
     command = ["-m", "coverage", "run", f"--rcfile={settings}", f"--data-file={work / f'coverage-{number}'}"]
     pytest = [
         "-m",
@@ -89,6 +90,8 @@ def _covered(work: Path, tree: Path, number: int, tests: Sequence[Path]) -> None
         "-q",
         "-p",
         "no:cacheprovider",
+        "-p",
+        "benchmarks.mutants_contexts",
         f"--junitxml={work / f'junit-{number}.xml'}",
         *map(str, tests),
     ]
@@ -97,13 +100,13 @@ def _covered(work: Path, tree: Path, number: int, tests: Sequence[Path]) -> None
 
 
 def _seconds(junit: Path) -> dict[str, float]:
-    """The seconds of each test function that passed, by its dotted name, of all its parameters together."""
+    """The seconds of each test function that passed, by its node, of all its parameters together."""
     import xml.etree.ElementTree as ElementTree
 
     seconds: dict[str, float] = {}
     failed = set()
     for case in ElementTree.parse(junit).iter("testcase"):  # our own file
-        name = f"{case.attrib['classname']}.{case.attrib['name'].split('[')[0]}"
+        name = f"{case.attrib['classname'].replace('.', '/')}.py::{case.attrib['name'].split('[')[0]}"
         seconds[name] = seconds.get(name, 0.0) + float(case.attrib["time"])
         if case.find("failure") is not None or case.find("error") is not None:
             failed.add(name)
@@ -124,16 +127,8 @@ def _read_coverage(
         by_line = lines.setdefault(file, {})
         for line, contexts in covered.contexts_by_lineno(path).items():
             for context in contexts:
-                if context in seconds and (test := (_node(context), seconds[context]))[0] not in dict(
-                    by_line.get(line, [])
-                ):
-                    by_line.setdefault(line, []).append(test)
-
-
-def _node(context: str) -> str:
-    """What pytest calls a test function."""
-    module, name = context.rsplit(".", 1)
-    return f"{module.replace('.', '/')}.py::{name}"
+                if context in seconds and context not in dict(by_line.get(line, [])):
+                    by_line.setdefault(line, []).append((context, seconds[context]))
 
 
 def _environment(tree: Path) -> dict[str, str]:
@@ -264,14 +259,23 @@ def _try_all(
 
 def _tests_of(mutant: Mutant, lines: Mapping[str, Mapping[int, list[tuple[str, float]]]]) -> list[tuple[str, float]]:
     """The tests that run the line; of compiled code, which no tracer sees, those that run what imports it."""
-    own = lines.get(mutant.file, {})
-    if own:
-        return own.get(mutant.line, [])
+    found = lines.get(mutant.file, {}).get(mutant.line, [])
+    if found or "@compiled" not in _text(mutant.file):
+        return found
     name = Path(mutant.file).stem
-    importers = [file for file in lines if f"{name} import" in (text := _text(file)) or f"import {name}\n" in text]
-    return sorted({(test, seconds) for file in importers for tests in lines[file].values() for test, seconds in tests})
+    importers = [file for file in lines if _imports(file, name)]
+    indirect = {test for file in importers for tests in lines[file].values() for test in map(tuple, tests)}
+    known = {test for by_line in lines.values() for tests in by_line.values() for test in map(tuple, tests)}
+    direct = {test for test in known if _imports(test[0].split("::")[0], name)}
+    return sorted(indirect | direct)
 
 
+def _imports(file: str, name: str) -> bool:
+    text = _text(file)
+    return f"{name} import" in text or f"import {name}\n" in text
+
+
+@cache
 def _text(file: str) -> str:
     path = ROOT / file
     return path.read_text(encoding="utf-8") if path.is_file() else ""

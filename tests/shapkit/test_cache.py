@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 from collections import OrderedDict
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,16 @@ def test_a_file_outlives_the_cache(tmp_path):
         assert game.output_shape == (2,) and len(cache) == 256
     np.testing.assert_array_equal(first.values, again.values)
     assert (first.n_evaluations, again.n_evaluations) == (256, 0)
+
+
+def test_a_file_says_whose_payoffs_it_holds_in_words_that_stay(tmp_path):
+    path = tmp_path / "payoffs.sqlite"
+    with CoalitionCache(path, key="model 3") as cache:
+        Game(counting, 3, ["x", "y", "z"], cache=cache)(ALL_OF_THREE)
+    with closing(sqlite3.connect(path)) as connection:
+        facts = dict(connection.execute("SELECT name, fact FROM facts"))
+    own = {"key": "model 3", "n_players": "3", "names": '["x", "y", "z"]', "output_shape": "[]"}
+    assert facts == {"format": "shapkit.CoalitionCache 1", **own}  # files of earlier versions are read by these
 
 
 @pytest.mark.parametrize("in_file", [False, True])
