@@ -1,16 +1,16 @@
 """Put the measured figures into the README and the pages here: every table comes from a JSON file in ``docs/results``.
 
     make demo && cp runs/demo-faces/summary.json docs/results/demo-faces.json
-    python benchmarks/exact.py
+    python -m benchmarks.speed.exact
     python docs/tables.py
 
 A table stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``, where ``docs/results/NAME.json`` holds its figures
-and ``report`` of ``benchmarks/NAME.py`` makes it; ``<!-- NAME:PART -->`` is made by the function PART there instead.
+and ``report`` of the benchmark NAME makes it; ``<!-- NAME:PART -->`` is made by the function PART there instead.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import sys
@@ -43,16 +43,17 @@ def rendered(name: str, measured: dict[str, Any], part: str = "report") -> str:
     """The figures of one JSON file as Markdown."""
     if name.startswith("demo-"):
         return f"```\n{comparison_table(measured)}\n```\n\n{verdict(measured)}"
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = benchmark  # where its dataclasses look for their module
-    sys.path.insert(0, str(ROOT / "benchmarks"))  # for the modules beside it
-    try:
-        spec.loader.exec_module(benchmark)
-        return f"```\n{getattr(benchmark, part)(measured)}\n```"
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))  # for the benchmarks
+    benchmark = importlib.import_module(_module(name))
+    return f"```\n{getattr(benchmark, part)(measured)}\n```"
+
+
+def _module(name: str) -> str:
+    """The benchmark of that name: a file, or a folder with a ``__main__.py``."""
+    folder = ROOT / "benchmarks"
+    (found,) = [*folder.rglob(f"{name}.py"), *folder.rglob(f"{name}/__main__.py")]
+    return ".".join(found.relative_to(ROOT).with_suffix("").parts)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from pathlib import Path
 from shapkit_diffusion.denoisers.loading import shipped_model
 from shapkit_diffusion.noise.edits import Edit, Original, edit_original
 from shapkit_diffusion.noise.sampling import draw_noise
-from shapkit_diffusion.pictures.comparison import picture_of_samples, png
+from shapkit_diffusion.pictures.comparison import picture_of_samples
+from shapkit_diffusion.pictures.pages import png
 
 REGIONS = shipped_model("local").regions  # where the eyes, the nose and the mouth are in these faces, and the rest
 

@@ -4,6 +4,7 @@ Importing this package needs NumPy, SciPy and numba. Everything on torch tensors
 `shapkit.differentiable`.
 """
 
+from shapkit._moved import MovedModules
 from shapkit.attribution.attribution import Attribution, interaction_terms, to_shap
 from shapkit.dummies.dummy import DummyResidual, dummy_residual, isolation_residual
 from shapkit.dummies.influence import InfluenceGraph, influence_graph
@@ -48,3 +49,42 @@ __all__ = [
     "weighted_voting",
     "zeta_transform",
 ]
+
+_MOVED = {
+    "batches": "games.batches",
+    "cache": "games.cache",
+    "classic_games": "games.classic",
+    "differentiable.absence": "differentiable.penalty.absence",
+    "differentiable.coalition_runs": "differentiable.penalty.coalition_runs",
+    "differentiable.comparisons": "differentiable.penalty.comparisons",
+    "differentiable.layer_leakage": "differentiable.layers.layer_leakage",
+    "differentiable.loss_report": "differentiable.penalty.loss_report",
+    "differentiable.region_norm": "differentiable.layers.region_norm",
+    "differentiable.statistics": "differentiable.layers.statistics",
+    "differentiable.timestep_weights": "differentiable.penalty.weights",
+    "differentiable.values": "differentiable.penalty.values",
+    "dummy": "dummies.dummy",
+    "estimators.anytime": "estimators.runs.anytime",
+    "estimators.boosted_trees": "estimators.surrogates.boosted_trees",
+    "estimators.game_models": "estimators.surrogates.models",
+    "estimators.kernel": "estimators.pairs.kernel",
+    "estimators.known_payoffs": "estimators.runs.known_payoffs",
+    "estimators.leverage": "estimators.pairs.leverage",
+    "estimators.moments": "estimators.runs.moments",
+    "estimators.odd_components": "estimators.gaussian_process.odd_components",
+    "estimators.odd_kernel": "estimators.gaussian_process.odd_kernel",
+    "estimators.odd_kernel_fit": "estimators.gaussian_process.odd_kernel_fit",
+    "estimators.own_unit": "estimators.runs.own_unit",
+    "estimators.pair_design": "estimators.gaussian_process.pair_design",
+    "estimators.paired_regression": "estimators.pairs.regression",
+    "estimators.paired_samples": "estimators.pairs.samples",
+    "estimators.regression_adjusted": "estimators.surrogates.regression_adjusted",
+    "estimators.stopping": "estimators.runs.stopping",
+    "executors": "games.executors",
+    "influence": "dummies.influence",
+    "interactions": "exact.interactions",
+    "model_game": "games.model_game",
+    "plots": "attribution.plots",
+    "superset_sums": "exact.superset_sums",
+}
+MovedModules(__name__, _MOVED).install()

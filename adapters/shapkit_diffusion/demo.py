@@ -37,8 +37,8 @@ from shapkit_diffusion.pictures.pages import html_report, png
 from shapkit_diffusion.progress import Bars
 from shapkit_diffusion.runs import RunFolder, write_json
 from shapkit_diffusion.training.batches import template_regions
-from shapkit_diffusion.training.config import fast_precision
-from shapkit_diffusion.training.denoiser import PenaltyConfig, TrainConfig, train
+from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig, fast_precision
+from shapkit_diffusion.training.denoiser import train
 from shapkit_diffusion.training.stop_signals import RunStopped, TrainingStopped, stopped_by_signals
 from shapkit_diffusion.workers import worker_pool
 

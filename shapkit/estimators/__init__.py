@@ -70,7 +70,7 @@ def estimate(
             those that come again and are remembered. Give this, or `stop`, or both.
         method: "auto", whose choice the result's `method` names: "exact" where `budget` alone limits the run and pays
             for all coalitions; else "gaussian_process", the most accurate of these per evaluation in
-            `benchmarks/accuracy.py`, for up to 1,000 players, and "antithetic" for more, or "permutation" where the
+            `benchmarks/accuracy/`, for up to 1,000 players, and "antithetic" for more, or "permutation" where the
             budget pays for no pair. The Gaussian process takes seconds beside the game; where evaluations cost next to
             nothing, "leverage" with a larger budget is faster. Or a name in `SAMPLERS`, whose classes say what they do:
             "permutation", Castro, Gómez and Tejada (2009); "antithetic", pairs of a permutation and its reverse;

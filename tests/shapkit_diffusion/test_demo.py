@@ -36,7 +36,7 @@ from shapkit_diffusion.evaluation.locality import grow
 from shapkit_diffusion.fingerprints import described_model
 from shapkit_diffusion.noise.sampling import draw_noise, generate, regenerate, swap
 from shapkit_diffusion.runs import RunFolder
-from shapkit_diffusion.training.denoiser import PenaltyConfig, TrainConfig
+from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig
 from shapkit_diffusion.training.stop_signals import EXIT_STOPPED
 
 QUICK = TrainConfig(steps=30, batch_size=4, warmup=1, log_every=1, save_every=20, penalty=PenaltyConfig())

@@ -25,7 +25,8 @@ from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
 from shapkit_diffusion.fingerprints import described_data, described_model
 from shapkit_diffusion.runs import HOLDER, LOCK, RunFolder, read_json
 from shapkit_diffusion.training.autoencoder import AutoencoderConfig, train_autoencoder
-from shapkit_diffusion.training.denoiser import TrainConfig, train
+from shapkit_diffusion.training.config import TrainConfig
+from shapkit_diffusion.training.denoiser import train
 
 QUICK = TrainConfig(steps=5, batch_size=4, log_every=1, save_every=3, warmup=1, seed=5)
 CONFIG = {"training": {"steps": 5}}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shapkit._files import user_path
 from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_picture, image_bytes
+from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.loading import SHIPPED, load_denoiser, shipped_model
 from shapkit_diffusion.denoisers.schedules import Spacing
@@ -22,9 +23,6 @@ from shapkit_diffusion.evaluation.domains import Domain, open_domain
 from shapkit_diffusion.noise.sampling import draw_noise, generate
 from shapkit_diffusion.pictures.comparison import picture_of_samples
 from shapkit_diffusion.pictures.pages import png
-from shapkit_diffusion.training.denoiser import (
-    to_unit_range,
-)
 
 DATA_HELP = "faces (rendered), photographs (100 real ones), celebamask:FOLDER or folder:IMAGES:LABELS"
 

@@ -24,6 +24,7 @@ from shapkit_diffusion.commands.common import (
     settings,
     write_image,
 )
+from shapkit_diffusion.data.pixels import to_bytes
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain
 from shapkit_diffusion.noise.edits import (
@@ -39,9 +40,6 @@ from shapkit_diffusion.noise.sampling import draw_noise
 from shapkit_diffusion.pictures.edits import picture_of_edits
 from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.runs import result_folder, write_json
-from shapkit_diffusion.training.denoiser import (
-    to_bytes,
-)
 
 
 def add_edit(commands: Any) -> None:

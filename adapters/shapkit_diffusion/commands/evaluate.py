@@ -16,7 +16,6 @@ from shapkit_diffusion.commands.common import (
     model_of,
     settings,
 )
-from shapkit_diffusion.commands.tables import add_table_options, run_tables
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
 from shapkit_diffusion.pictures.comparison import picture_of_swaps
 from shapkit_diffusion.pictures.pages import png
@@ -47,18 +46,10 @@ def add_evaluate(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
-    parser.add_argument("--out", help="folder for evaluation.json and the pictures; must be new, but for --table")
-    add_table_options(parser)
+    parser.add_argument("--out", required=True, help="folder for evaluation.json and the pictures; must be new")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    if options.table is not None:
-        run_tables(options)
-        return
-    if options.models or options.rows or options.from_run:
-        raise ValueError("--models, --rows and --from go with --table locality or --table realism")
-    if options.out is None:
-        raise ValueError("--out is missing: the folder for evaluation.json and the pictures")
     model = model_of(options)
     config = EvaluateConfig(
         tuple(options.concepts),

@@ -25,14 +25,16 @@ from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
 from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.training.batches import concept_names, template_regions
-from shapkit_diffusion.training.config import TimestepWeighting, fast_precision, graph_called
-from shapkit_diffusion.training.denoiser import (
-    EXIT_STOPPED,
+from shapkit_diffusion.training.config import (
     PairedNoise,
     PenaltyConfig,
+    TimestepWeighting,
     TrainConfig,
-    train,
+    fast_precision,
+    graph_called,
 )
+from shapkit_diffusion.training.denoiser import train
+from shapkit_diffusion.training.stop_signals import EXIT_STOPPED
 
 CONCEPT_WEIGHT, ANCHOR_SUBSTEPS = 4.0, 4
 """The reference study's (docs/study.md)."""

@@ -145,7 +145,7 @@ class PairedNoise:
 
     A denoising loss adds new noise to every image, so what is learnt of one region *given* another is an average over
     all noises the other could have come from. Where one region may look at another but not the reverse (the star
-    graph), that loses the agreement of the two, however long the training (``benchmarks/one_sided.py``); with the noise
+    graph), that loses the agreement of the two, however long the training (`docs/penalty.md`); with the noise
     that belongs to the image nothing is averaged. It also makes the paths from noise to image straighter, which fewer
     sampling steps can follow (Liu et al. 2023, "Flow straight and fast": reflow, here with real images at one end).
 

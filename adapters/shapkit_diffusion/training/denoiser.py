@@ -45,34 +45,17 @@ from shapkit.differentiable import (
 )
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images
-from shapkit_diffusion.data.pixels import to_bytes, to_unit_range
 from shapkit_diffusion.data.row_files import RowFiles
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.fingerprints import described_data, described_model
 from shapkit_diffusion.noise.sampling import stride_output
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.training.batches import Batch, draw_batch, encoding, players
-from shapkit_diffusion.training.config import ALL_CONCEPTS, PairedNoise, PenaltyConfig, TrainConfig, graph_called
+from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig, graph_called
 from shapkit_diffusion.training.log import TrainingLog, averaged_samples, figures_of, shared_report
 from shapkit_diffusion.training.paired_noise import pairing
 from shapkit_diffusion.training.state import TrainingState
-from shapkit_diffusion.training.stop_signals import EXIT_STOPPED, StopSignals, TrainingStopped
-
-__all__ = [
-    "ALL_CONCEPTS",
-    "EXIT_STOPPED",
-    "Batch",
-    "Losses",
-    "PairedNoise",
-    "PenaltyConfig",
-    "TrainConfig",
-    "TrainingStopped",
-    "draw_batch",
-    "losses",
-    "to_bytes",
-    "to_unit_range",
-    "train",
-]
+from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 
 
 class Losses(NamedTuple):

@@ -1,0 +1,11 @@
+from .batches import Batch as Batch
+from .batches import draw_batch as draw_batch
+from .config import ALL_CONCEPTS as ALL_CONCEPTS
+from .config import PairedNoise as PairedNoise
+from .config import PenaltyConfig as PenaltyConfig
+from .config import TrainConfig as TrainConfig
+from .denoiser import Losses as Losses
+from .denoiser import losses as losses
+from .denoiser import train as train
+from .stop_signals import EXIT_STOPPED as EXIT_STOPPED
+from .stop_signals import TrainingStopped as TrainingStopped

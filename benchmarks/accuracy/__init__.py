@@ -1,0 +1,1 @@
+"""Squared errors of the estimators, shapkit's and others', at equal budgets."""

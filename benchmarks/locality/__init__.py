@@ -1,0 +1,1 @@
+"""Local noise: the reference study, influence, latent models, edits and the shipped models."""

@@ -1,0 +1,1 @@
+"""The reference study: local noise without losing realism."""

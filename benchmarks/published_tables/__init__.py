@@ -1,0 +1,1 @@
+"""The two published tables, locality and realism, with every row measured."""

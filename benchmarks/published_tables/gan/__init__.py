@@ -1,0 +1,1 @@
+"""The compared GANs: a small style-based one, Editing in Style and IGAN."""

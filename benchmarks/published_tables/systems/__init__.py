@@ -1,0 +1,1 @@
+"""The compared editing systems, behind one interface."""

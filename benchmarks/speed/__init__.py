@@ -1,0 +1,1 @@
+"""What exact values and the penalty cost, in time and in network runs."""
