@@ -76,6 +76,10 @@ def tests_of_lines(work: Path) -> dict[str, dict[int, list[tuple[str, float]]]]:
         list(threads.map(lambda part: _covered(work, tree, *part), enumerate(parts)))
     for number in range(len(parts)):
         _read_coverage(tree, work / f"coverage-{number}", _seconds(work / f"junit-{number}.xml"), lines)
+    everything = [*lines.get("", {}).get(0, [])]
+    for number in range(len(parts)):
+        everything += _seconds(work / f"junit-{number}.xml").items()
+    lines[""] = {0: everything}  # also those that run nothing but compiled code
     found.write_text(json.dumps(lines), encoding="utf-8")
     return lines
 
@@ -267,8 +271,7 @@ def _tests_of(mutant: Mutant, lines: Mapping[str, Mapping[int, list[tuple[str, f
     name = Path(mutant.file).stem
     importers = [file for file in lines if _imports(file, name)]
     indirect = {test for file in importers for tests in lines[file].values() for test in map(tuple, tests)}
-    known = {test for by_line in lines.values() for tests in by_line.values() for test in map(tuple, tests)}
-    direct = {test for test in known if _imports(test[0].split("::")[0], name)}
+    direct = {test for test in map(tuple, lines[""][0]) if _imports(test[0].split("::")[0], name)}
     return sorted(indirect | direct)
 
 
