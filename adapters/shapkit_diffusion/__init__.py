@@ -32,7 +32,7 @@ _MOVED = {
     "pixels": "data.pixels",
     "prompts": "denoisers.prompts",
     "report": "pictures.comparison",
-    "row_files": "data.row_files",
+    "row_files": "training.row_files",
     "sampling": "noise.sampling",
     "schedules": "denoisers.schedules",
     "stop_signals": "training.stop_signals",

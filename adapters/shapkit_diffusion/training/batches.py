@@ -16,10 +16,10 @@ from shapkit.differentiable.regions import Missing
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images, concept_labels, label_template
 from shapkit_diffusion.data.pixels import to_unit_range
-from shapkit_diffusion.data.row_files import RowFiles, Rows, rows_of
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.latents import latent_regions
 from shapkit_diffusion.training.config import ALL_CONCEPTS, PenaltyConfig, TrainConfig
+from shapkit_diffusion.training.row_files import RowFiles, Rows, rows_of
 
 
 @dataclass(frozen=True)

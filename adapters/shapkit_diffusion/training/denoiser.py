@@ -45,7 +45,6 @@ from shapkit.differentiable import (
 )
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images
-from shapkit_diffusion.data.row_files import RowFiles
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.fingerprints import described_data, described_model
 from shapkit_diffusion.noise.sampling import stride_output
@@ -54,6 +53,7 @@ from shapkit_diffusion.training.batches import Batch, draw_batch, encoding, play
 from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig, graph_called
 from shapkit_diffusion.training.log import TrainingLog, averaged_samples, figures_of, shared_report
 from shapkit_diffusion.training.paired_noise import pairing
+from shapkit_diffusion.training.row_files import RowFiles
 from shapkit_diffusion.training.state import TrainingState
 from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 

@@ -13,11 +13,11 @@ from shapkit.differentiable import Regions
 from shapkit.differentiable.regions import OTHER
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images
-from shapkit_diffusion.data.row_files import RowFiles, Rows, rows_of
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.noise.sampling import draw_noise, invert
 from shapkit_diffusion.training.batches import Batch, images_used
 from shapkit_diffusion.training.config import PairedNoise, TrainConfig
+from shapkit_diffusion.training.row_files import RowFiles, Rows, rows_of
 
 INVERTED_AT_ONCE = 64
 

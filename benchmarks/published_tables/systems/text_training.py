@@ -23,7 +23,7 @@ from shapkit.randomness import counter_uniform
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.data.captions import Phrases, caption, face_phrases
 from shapkit_diffusion.data.labelled import LabelledImages
-from shapkit_diffusion.data.row_files import RowFiles
+from shapkit_diffusion.training.row_files import RowFiles
 from shapkit_diffusion.fingerprints import described_model
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.training.batches import Batch, draw_batch, encoding

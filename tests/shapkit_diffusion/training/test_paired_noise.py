@@ -14,7 +14,6 @@ from torch import Tensor
 from shapkit.differentiable import Regions
 from shapkit_diffusion.data import LabelledImages, render_faces
 from shapkit_diffusion.data.pixels import to_unit_range
-from shapkit_diffusion.data.row_files import RowFiles
 from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
 from shapkit_diffusion.denoisers.loading import shipped_model
 from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, peak_signal_to_noise, trajectory
@@ -22,6 +21,7 @@ from shapkit_diffusion.training.batches import draw_batch, players
 from shapkit_diffusion.training.config import PairedNoise, PenaltyConfig, TrainConfig
 from shapkit_diffusion.training.denoiser import train
 from shapkit_diffusion.training.paired_noise import noise_of, pairing
+from shapkit_diffusion.training.row_files import RowFiles
 
 FEW = PairedNoise(images=12, steps=3, refinements=0)
 CONFIG = TrainConfig(steps=4, batch_size=4, log_every=1, save_every=2, warmup=1, seed=5, paired=FEW)
