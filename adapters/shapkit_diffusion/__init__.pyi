@@ -1,6 +1,5 @@
 from .data import render_faces as render_faces
 from .denoisers.composed import ComposedDenoiser as ComposedDenoiser
-from .denoisers.composed import NoPlainNetwork as NoPlainNetwork
 from .denoisers.denoiser import Denoiser as Denoiser
 from .denoisers.denoiser import small_denoiser as small_denoiser
 from .denoisers.loading import load_denoiser as load_denoiser

@@ -30,14 +30,14 @@ from benchmarks.accuracy.games import open_game
 from benchmarks.accuracy.methods import METHODS
 from benchmarks.accuracy.picture import draw
 from benchmarks.accuracy.records import rounded, write_whole
-from benchmarks.accuracy.report import report, summary
+from benchmarks.accuracy.report import headline, report
 from benchmarks.accuracy.runs import FACTORS, chosen_games, measure_overhead, run, run_large
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "accuracy.json"
 PICTURE = ROOT / "docs" / "pictures" / "accuracy.png"
 
-__all__ = ["main", "parsed", "report", "summary"]
+__all__ = ["headline", "main", "parsed", "report"]
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -24,14 +24,11 @@ def report(results: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def summary(results: dict[str, Any]) -> str:
+def headline(results: dict[str, Any]) -> str:
     """What matters most of the report, for the README."""
     ours = main_method(results)
-    lines = [
-        f"squared error of {ours}, divided by that of the best other package, on each of {len(results['games'])} games",
-        _report_means(results, ours),
-    ]
-    return "\n".join(lines) + "\n\n" + _report_methods(results)
+    title = f"squared error of {ours}, divided by that of the best other package, on {len(results['games'])} games"
+    return f"{title}\n{_report_means(results, ours)}"
 
 
 def main_method(results: dict[str, Any]) -> str:

@@ -146,8 +146,8 @@ def measure_estimates(model: Denoiser, n_images: int, budgets: tuple[int, ...]) 
     return {"n_images": n_images, "error_of_exact": float(exactly.standard_errors.mean()), "rows": rows}
 
 
-def report(results: dict[str, Any]) -> str:
-    """The measured figures as text, the same in the terminal and in the README."""
+def headline(results: dict[str, Any]) -> str:
+    """How much regions outside the graph drive, in every model."""
     models = results["models"]
     columns = list(next(iter(models.values())))
     margin = 2 + max(map(len, models))
@@ -160,6 +160,13 @@ def report(results: dict[str, Any]) -> str:
     for name, found in models.items():
         cells = (f"{100 * one['outside']:.2f} ± {100 * one['outside_error']:4.2f}" for one in found.values())
         lines.append(f"{name:<{margin}}" + "".join(f"{cell:>14}" for cell in cells))
+    return "\n".join(lines)
+
+
+def report(results: dict[str, Any]) -> str:
+    """The measured figures as text, the same in the terminal and on the page."""
+    models, lines = results["models"], [headline(results)]
+    margin = 2 + max(map(len, models))
     for name, factors in results["factors"].items():
         if len(results["factors"]) > 1:
             lines.append(name)

@@ -7,6 +7,8 @@ python -m benchmarks.published_tables.on_data --table realism --from runs/tables
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -22,13 +24,15 @@ from shapkit_diffusion.evaluation.locality import Aggregate, Colours, Extent, Lo
 TABLES = ("locality", "realism")
 
 
-def main() -> None:
-    """Measure what is missing, print the table, write the report."""
-    options = _parser().parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what is missing, print the table, write the report; returns the exit status."""
+    options = _parser().parse_args(arguments)
     try:
         run_tables(options)
+        return 0
     except (ValueError, OSError, ImportError) as error:
-        raise SystemExit(f"published tables: {error}") from error
+        print(f"published tables: {error}", file=sys.stderr)
+        return 2
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,4 +114,4 @@ def _config(options: argparse.Namespace) -> TablesConfig:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,12 +23,12 @@ from shapkit.randomness import counter_uniform
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.data.captions import Phrases, caption, face_phrases
 from shapkit_diffusion.data.labelled import LabelledImages
-from shapkit_diffusion.training.row_files import RowFiles
 from shapkit_diffusion.fingerprints import described_model
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.training.batches import Batch, draw_batch, encoding
 from shapkit_diffusion.training.config import TrainConfig
 from shapkit_diffusion.training.log import TrainingLog
+from shapkit_diffusion.training.row_files import RowFiles
 from shapkit_diffusion.training.state import TrainingState
 from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 

@@ -28,13 +28,13 @@ from benchmarks.published_tables.layout import (
     verdicts,
 )
 from benchmarks.published_tables.measure import TablesConfig, assemble, measure_tables
+from benchmarks.published_tables.on_data import main
 from benchmarks.published_tables.pages import write_report
 from benchmarks.published_tables.pictures import picture_of_edits, row_pictures
 from benchmarks.published_tables.published import ANOTHER_DATA_SET, FID, LOCALITY
 from benchmarks.published_tables.rows import ROWS, Row, systems_of, with_models
 from benchmarks.published_tables.systems.systems import Region, System
 from benchmarks.published_tables.systems.text_model import small_text_model
-from shapkit_diffusion.cli import main
 from shapkit_diffusion.data import LabelledImages, render_faces
 from shapkit_diffusion.denoisers.autoencoders import Autoencoder, small_autoencoder
 from shapkit_diffusion.denoisers.denoiser import small_denoiser
@@ -366,7 +366,7 @@ def test_a_missing_model_is_one_line_that_says_what_makes_it(
 ) -> None:
     with pytest.raises(ValueError, match=r"no finished ddpm-published-nose .* --make ddpm-published-nose, or"):
         systems_of(tmp_path, ["nose"], ["ddpm-published"])
-    status = main(["evaluate", "--table", "locality", "--models", str(tmp_path), "--out", str(tmp_path / "run")])
+    status = main(["--table", "locality", "--models", str(tmp_path), "--out", str(tmp_path / "run")])
     assert status == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
@@ -388,27 +388,16 @@ def test_the_command_says_what_is_wrong(
     options: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["evaluate", "--table", "realism", *options]) == 2
+    assert main(["--table", "realism", *options]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [(["--from", "run"], "go with --table"), ([], "--out is missing"), (["--rows", "ddpm"], "go with --table")],
-)
-def test_evaluate_without_a_table_measures_one_model(
-    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["evaluate", *options]) == 2
-    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("table", ["locality", "realism"])
 def test_the_command_prints_what_was_measured(
     table: str, measured: tuple[Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", "--table", table, "--from", str(measured[0])]) == 0
+    assert main(["--table", table, "--from", str(measured[0])]) == 0
     assert capsys.readouterr().out == text_of(measured[1], table) + "\n"
 
 

@@ -4,10 +4,10 @@ import hashlib
 
 import numpy as np
 import pytest
-from shapkit.estimators.gaussian_process.pair_design import random_pairs
 
 import shapkit
 from shapkit.coalitions import masks_of_members
+from shapkit.estimators.gaussian_process.pair_design import random_pairs
 
 N_PLAYERS = 24
 DRAWN = {

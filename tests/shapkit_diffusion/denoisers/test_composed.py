@@ -220,7 +220,7 @@ def test_pipelines_refuse_a_composed_model_and_say_why(pipeline: Any, latent: bo
     autoencoder = Autoencoder(small_autoencoder(channels=(8, 8))) if latent else None
     plain = small_denoiser(size=32 if latent else 16, channels=(8, 16), autoencoder=autoencoder)
     ComposedDenoiser(plain, _regions()).save(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"composed model.*open it with shapkit_diffusion\.denoisers\.load_denoiser"):
+    with pytest.raises(ValueError, match=r"composed model.*open it with shapkit_diffusion\.load_denoiser"):
         pipeline.from_pretrained(tmp_path / "model")
 
 

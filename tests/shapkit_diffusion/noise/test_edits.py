@@ -30,8 +30,8 @@ from shapkit_diffusion.noise.edits import (
     edit_original,
 )
 from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, peak_signal_to_noise
-from shapkit_diffusion.pictures.comparison import png
 from shapkit_diffusion.pictures.edits import picture_of_edits
+from shapkit_diffusion.pictures.pages import png
 
 LEFT, RIGHT = slice(0, 8), slice(8, 16)
 

@@ -13,7 +13,8 @@ from scipy.stats import binom
 
 import shapkit
 from shapkit.coalitions import enumerate_coalitions
-from shapkit.estimators import gaussian_process, odd_components
+from shapkit.estimators.gaussian_process import odd_components
+from shapkit.estimators.gaussian_process import sampler as sampler_module
 from shapkit.estimators.gaussian_process.odd_components import OddModel, additive_values
 from shapkit.estimators.gaussian_process.odd_kernel import (
     OddPosterior,
@@ -342,12 +343,12 @@ def test_the_model_of_some_pairs_predicts_others_as_the_dense_process_does():
 
 
 def beyond(monkeypatch, max_pairs, game, n_evaluations, seed=0):
-    monkeypatch.setattr(gaussian_process, "MAX_PAIRS", max_pairs)
+    monkeypatch.setattr(sampler_module, "MAX_PAIRS", max_pairs)
     return run(game, n_evaluations, seed)
 
 
 def test_beyond_the_most_of_pairs_it_goes_on_to_the_exact_values(monkeypatch):
-    monkeypatch.setattr(gaussian_process, "MAX_PAIRS", 20)
+    monkeypatch.setattr(sampler_module, "MAX_PAIRS", 20)
     table = smooth_table(7)
     sampler = GaussianProcessSampler(shapkit.table_game(table))
     assert [sampler.advance(30), sampler.advance(31), sampler.advance(1)] == [30, 30, 0]
