@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from shapkit_diffusion.paired_noise import noise_of, pairing
 from shapkit_diffusion.pixels import to_unit_range
 from shapkit_diffusion.row_files import RowFiles
 from shapkit_diffusion.sampling import draw_noise, generate, invert, peak_signal_to_noise, trajectory
-from shapkit_diffusion.training import PairedNoise, PenaltyConfig, TrainConfig, draw_batch, train
+from shapkit_diffusion.training import Batch, PairedNoise, PenaltyConfig, TrainConfig, draw_batch, train
 from shapkit_diffusion.training_data import players
 
 FEW = PairedNoise(images=12, steps=3, refinements=0)
@@ -207,3 +208,23 @@ def test_substeps_ask_for_an_anchor() -> None:
 def test_an_anchor_and_paired_noise_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="anchor and paired exclude each other"):
         replace(CONFIG, anchor=True)
+
+
+def test_a_step_says_which_regions_have_new_noise(
+    faces: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Regions | None] = []
+
+    def noted(*arguments: Any) -> Any:
+        with_noise = pairing(*arguments)
+
+        def noting(batch: Batch, regions: Regions | None) -> Batch:
+            given.append(regions)
+            return with_noise(batch, regions)
+
+        return noting
+
+    monkeypatch.setattr("shapkit_diffusion.training.pairing", noted)
+    config = replace(CONFIG, steps=2, paired=replace(FEW, concepts="fresh"), penalty=PenaltyConfig(concepts=("mouth",)))
+    train(_tiny(), faces, config, tmp_path / "run")
+    assert len(given) == 2 and all(regions is not None and regions.names == ("mouth", "rest") for regions in given)
