@@ -2,6 +2,9 @@
 
 import functools
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import permutations
@@ -259,3 +262,16 @@ def test_sums_of_many_blocks_are_compensated():
     for _ in range(10_000):
         sums.add([np.array([[1e-16]])])
     assert float(sums.totals[0][0, 0]) == pytest.approx(1 + 1e-12, rel=0, abs=1e-16)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process may run on all cores on this system")
+def test_threads_are_as_many_as_cores_that_the_process_may_use():
+    code = (
+        "import os, sys, shapkit.exact\n"
+        "cores = sorted(os.sched_getaffinity(0))\n"
+        "for allowed in (cores, cores[:1]):\n"
+        "    os.sched_setaffinity(0, allowed)\n"
+        "    print(sys.modules['shapkit.exact']._usable_cores() == len(allowed))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert shown.split() == ["True", "True"]

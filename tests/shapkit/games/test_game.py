@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import weakref
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -628,6 +629,24 @@ def test_the_error_is_the_first_in_the_order_of_the_rows():
 
     with ThreadPoolExecutor(2) as pool, pytest.raises(ValueError, match="earlier"):
         Game(value, 3, batch_size=1, executor=pool)(ALL_OF_THREE[[1, 4, 0]])
+
+
+def test_an_earlier_error_is_waited_for_while_later_batches_are_let_go():
+    later_failed = threading.Event()
+
+    def value(coalitions):
+        if coalitions[0, 2]:
+            later_failed.set()
+            raise ValueError("later")
+        if coalitions[0, 0]:
+            assert later_failed.wait(timeout=60)
+            time.sleep(0.3)  # in which the batches behind are cancelled, and say so
+            raise ValueError("earlier")
+        time.sleep(0.001)
+        return np.ones(1)
+
+    with ThreadPoolExecutor(2) as pool, pytest.raises(ValueError, match="earlier"):
+        Game(value, 3, batch_size=1, executor=pool)(ALL_OF_THREE[[1, 4] + 2_000 * [0]])
 
 
 def test_batches_in_flight_are_bounded(monkeypatch):

@@ -13,7 +13,7 @@ from skimage.color import rgb2lab
 
 from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, compare_edits, measure_edits
 from shapkit_diffusion.evaluation.intervals import Bootstrap, bootstrap
-from shapkit_diffusion.evaluation.locality import LocalityConvention, grow
+from shapkit_diffusion.evaluation.locality import LocalityConvention, grow, in_colours
 from shapkit_diffusion.evaluation.realism import Box, map_features
 from shapkit_diffusion.evaluation.seam import border_energy
 
@@ -291,3 +291,31 @@ def test_unknown_choices_of_a_convention_are_refused(field: str) -> None:
 def test_unknown_settings_of_the_bootstrap_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(settings))} must"):
         Bootstrap(**settings)
+
+
+def test_intervals_keep_their_unit() -> None:
+    """In another unit the interval is the same, its correction for skewness included."""
+    sample = np.random.default_rng(3).exponential(size=(25, 1))
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.asarray(values[..., 0].mean(axis=-1))
+
+    large, small = (bootstrap(mean, unit * sample, Bootstrap("bca", replicates=500)) for unit in (1e3, 1e-3))
+    assert (large.low, large.high) == pytest.approx((1e6 * small.low, 1e6 * small.high), rel=1e-9)
+
+
+def test_one_row_has_an_interval_and_none_is_refused() -> None:
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.asarray(values[..., 0].mean(axis=-1))
+
+    alone = bootstrap(mean, np.array([[2.5]]), Bootstrap(replicates=10))
+    assert (alone.low, alone.value, alone.high) == (2.5, 2.5, 2.5)
+    with pytest.raises(ValueError, match=r"rows must be \(n, columns\) with at least one row, got \(0, 1\)"):
+        bootstrap(mean, np.empty((0, 1)), Bootstrap(replicates=10))
+
+
+def test_colours_beyond_the_range_are_those_at_its_ends() -> None:
+    images = torch.tensor([-3.0, -1.5, -1.0, 1.0, 1.5, 3.0]).reshape(6, 1, 1, 1).expand(6, 3, 2, 2)
+    shown = in_colours(images, "cielab")
+    assert torch.equal(shown[:3], shown[[2, 2, 2]]) and torch.equal(shown[3:], shown[[3, 3, 3]])
+    assert not torch.equal(shown[2], shown[3])

@@ -104,6 +104,10 @@ def test_what_wins_the_bare_ratio_by_a_trick_loses(make: object, faults: set[str
     assert result.outcome == "loses"
     assert faults <= {line.name for line in result.lines if not line.passed}
     assert result.lines[0].passed and "although" in result.sentence
+    failed = [line for line in result.lines if not line.passed]
+    assert result.sentence.count("), ") == len(failed)  # between the faults, and before "although"
+    for line in failed:
+        assert f" {line.name} {line.figure:.3g} (" in result.sentence
 
 
 def test_a_smaller_leak_alone_is_better(reference: RealismReference) -> None:

@@ -346,3 +346,25 @@ def test_inversion_takes_no_pixel_farther_than_bounded_images_with_noise_lie(ddi
     held = step._plausible(x, signal, sigma)
     most = float(signal) * largest + 5 * float(sigma) if math.isfinite(largest) else 1e6
     torch.testing.assert_close(held.flatten(), torch.tensor([-most, -0.1, 0.0, most]))
+
+
+def test_a_quantile_is_taken_of_each_images_own_pixels_where_they_count() -> None:
+    ddim = DDIM(thresholding=True, sample_max_value=5.0, dynamic_thresholding_ratio=0.9)
+    clean = (
+        torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1.0, 3, 9])[:, None, None, None]
+    )
+    where = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    where[..., :2] = True
+    together = ddim.bounded(clean, where)
+    alone = torch.cat([ddim.bounded(one[None], where) for one in clean])
+    torch.testing.assert_close(together, alone)
+    for one, bounded in zip(clean, together, strict=True):
+        most = min(5.0, max(1.0, float(torch.quantile(one[:, :, :2].abs().flatten(), 0.9))))
+        torch.testing.assert_close(bounded, one.clamp(-most, most) / most)
+
+
+def test_low_precision_stays_low_precision(tiny: Denoiser) -> None:
+    noise = draw_noise(tiny, 1, seed=0)
+    for dtype in (torch.bfloat16, torch.float64):
+        assert generate(tiny.to(dtype), noise.to(dtype), 2).dtype == dtype

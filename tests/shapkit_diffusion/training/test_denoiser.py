@@ -31,6 +31,7 @@ from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
 from shapkit_diffusion.denoisers.loading import load_denoiser, shipped_model
 from shapkit_diffusion.noise.influence import influence_at, outside_mass
 from shapkit_diffusion.noise.sampling import stride_output
+from shapkit_diffusion.training import batches as batches_module
 from shapkit_diffusion.training.batches import draw_batch
 from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig, fast_precision
 from shapkit_diffusion.training.denoiser import _named_randomness, _weighted_by_timestep, clean_payoff, losses, train
@@ -595,3 +596,39 @@ def test_the_published_penalty_is_spelled_out() -> None:
     )
     assert PenaltyConfig.published("mouth") == spelled
     assert PenaltyConfig.published("nose") == replace(spelled, concepts=("nose",), final_weight=10.0)
+
+
+def test_the_learning_rate_warms_up_and_each_step_logs_its_own(small_faces: LabelledImages, tmp_path: Path) -> None:
+    config = TrainConfig(steps=6, batch_size=4, learning_rate=1e-3, warmup=4, log_every=1)
+    assert [config.rate(step) for step in range(6)] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3, 1e-3])
+    train(_tiny(), small_faces, config, tmp_path / "run")
+    logged = [line["learning_rate"] for line in _lines(tmp_path / "run")]
+    assert logged == pytest.approx([config.rate(step) for step in range(6)])
+
+
+def test_a_weight_reaches_its_last_value_in_two_steps_too() -> None:
+    penalty = PenaltyConfig(weight=100, final_weight=1)
+    assert (penalty.at(0, 2), penalty.at(1, 2), penalty.at(0, 1)) == (100, 1, 100)
+
+
+def test_the_images_of_a_seed_come_in_the_order_they_came_in_before() -> None:
+    """Published figures depend on it; to be changed with the changelog only."""
+    assert [batches_module._shuffled(6, 7, number) for number in range(12)] == [4, 1, 3, 5, 2, 0, 2, 1, 3, 4, 5, 0]
+
+
+@pytest.mark.parametrize("payoff", ["pixels", "mean"])
+def test_the_penalty_takes_the_payoff_that_is_configured(
+    small_faces: LabelledImages, tmp_path: Path, payoff: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def noted(*arguments: Any, **settings: Any) -> DummyPlayerPenalty:
+        made.append(settings)
+        return DummyPlayerPenalty(*arguments, **settings)
+
+    monkeypatch.setattr("shapkit_diffusion.training.denoiser.DummyPlayerPenalty", noted)
+    config = replace(QUICK, steps=1, penalty=PenaltyConfig(payoff=payoff, estimator="per_region", fill="zeros"))
+    train(_tiny(), small_faces, config, tmp_path / "run")
+    assert {(made_of["payoff"], made_of["estimator"], made_of["fill"]) for made_of in made} == {
+        (payoff, "per_region", "zeros")
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
 from shapkit_diffusion.denoisers.loading import shipped_model
 from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, peak_signal_to_noise, trajectory
-from shapkit_diffusion.training.batches import draw_batch, players
+from shapkit_diffusion.training.batches import Batch, draw_batch, players
 from shapkit_diffusion.training.config import PairedNoise, PenaltyConfig, TrainConfig
 from shapkit_diffusion.training.denoiser import train
 from shapkit_diffusion.training.paired_noise import noise_of, pairing
@@ -208,3 +209,23 @@ def test_substeps_ask_for_an_anchor() -> None:
 def test_an_anchor_and_paired_noise_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="anchor and paired exclude each other"):
         replace(CONFIG, anchor=True)
+
+
+def test_a_step_says_which_regions_have_new_noise(
+    faces: LabelledImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Regions | None] = []
+
+    def noted(*arguments: Any) -> Any:
+        with_noise = pairing(*arguments)
+
+        def noting(batch: Batch, regions: Regions | None) -> Batch:
+            given.append(regions)
+            return with_noise(batch, regions)
+
+        return noting
+
+    monkeypatch.setattr("shapkit_diffusion.training.denoiser.pairing", noted)
+    config = replace(CONFIG, steps=2, paired=replace(FEW, concepts="fresh"), penalty=PenaltyConfig(concepts=("mouth",)))
+    train(_tiny(), faces, config, tmp_path / "run")
+    assert len(given) == 2 and all(regions is not None and regions.names == ("mouth", "rest") for regions in given)

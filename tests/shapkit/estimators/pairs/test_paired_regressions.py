@@ -15,10 +15,10 @@ from shapkit.estimators import leverage
 from shapkit.estimators.pairs.kernel import KernelSampler
 from shapkit.estimators.pairs.leverage import LeverageSampler
 from shapkit.estimators.pairs.regression import ConstrainedFit, pair_weights, shapley_kernel
-from shapkit.estimators.pairs.samples import PairedSamples, marginal_weights
+from shapkit.estimators.pairs.samples import PairedSamples, marginal_weights, residual_rates, stratified_variances
 from shapkit.estimators.surrogates.boosted_trees import fit_boosted_trees
 from shapkit.estimators.surrogates.models import LinearGame, fit_linear, fit_trees
-from shapkit.estimators.surrogates.regression_adjusted import RegressionAdjustedSampler, residual_rates
+from shapkit.estimators.surrogates.regression_adjusted import RegressionAdjustedSampler
 from shapkit.exact.indices import shapley_values
 from shapkit.games.game import Game, table_game
 
@@ -504,3 +504,27 @@ def test_the_number_of_trees_is_what_the_steps_pay_for(monkeypatch):
         assert [len(game.players) for game in games if not isinstance(game, LinearGame)] == [n_trees] * 6
     monkeypatch.setattr("shapkit.estimators.surrogates.models._MOST_STEPS", 5 * steps_per_tree - 1)
     assert isinstance(fit_trees(coalitions, payoffs), LinearGame)
+
+
+def test_variances_of_strata_add_up_and_so_do_their_uncertainties():
+    """The slow twin: a sample variance of each player's weighted residuals for each size, one after the other."""
+    n_players = 7
+    game = table_game(np.random.default_rng(3).normal(size=2**n_players))
+    samples = PairedSamples(game, 0, 0, residual_rates)
+    samples.advance(60)
+    pairs = samples.pairs()
+    residuals = np.random.default_rng(4).normal(size=(len(pairs.strata), 2))
+    assert ((samples.counts > 1) & (samples.counts < samples.populations)).sum() == 2
+    variances, uncertainty = np.zeros((2, n_players, 2))
+    for stratum, drawn in enumerate(samples.counts):
+        if drawn == samples.populations[stratum]:
+            continue
+        rows = np.flatnonzero(pairs.strata == stratum)
+        weighted = marginal_weights(pairs.coalitions[rows])[:, :, None] * residuals[rows][:, None]
+        left = (samples.populations[stratum] - drawn) / samples.populations[stratum]
+        of_mean = left * weighted.var(axis=0, ddof=1) / drawn * (2 * samples.shares[stratum]) ** 2
+        variances += of_mean
+        uncertainty += of_mean**2 / (drawn + 1)
+    found = stratified_variances(samples, pairs, residuals)
+    np.testing.assert_allclose(found[0], variances, rtol=1e-10)
+    np.testing.assert_allclose(found[1], uncertainty, rtol=1e-10)
