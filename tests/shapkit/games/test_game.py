@@ -636,11 +636,12 @@ def test_an_earlier_error_is_waited_for_while_later_batches_are_let_go():
 
     def value(coalitions):
         if coalitions[0, 2]:
+            time.sleep(0.2)  # in which the batches behind are submitted
             later_failed.set()
             raise ValueError("later")
         if coalitions[0, 0]:
             assert later_failed.wait(timeout=60)
-            time.sleep(0.3)  # in which the batches behind are cancelled, and say so
+            time.sleep(0.3)  # in which they are cancelled, and say so
             raise ValueError("earlier")
         time.sleep(0.001)
         return np.ones(1)
