@@ -266,13 +266,13 @@ def test_sums_of_many_blocks_are_compensated():
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a process may run on all cores on this system")
 def test_threads_are_as_many_as_cores_that_the_process_may_use():
-    assert sys.modules["shapkit.exact"]._usable_cores() == len(os.sched_getaffinity(0))
+    assert sys.modules["shapkit.exact.indices"]._usable_cores() == len(os.sched_getaffinity(0))
     code = (
         "import os, sys, shapkit.exact\n"
         "cores = sorted(os.sched_getaffinity(0))\n"
         "for allowed in (cores, cores[:1]):\n"
         "    os.sched_setaffinity(0, allowed)\n"
-        "    print(sys.modules['shapkit.exact']._usable_cores() == len(allowed))\n"
+        "    print(sys.modules['shapkit.exact.indices']._usable_cores() == len(allowed))\n"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert shown.split() == ["True", "True"]
