@@ -194,14 +194,14 @@ def _add_passes(table: NDArray[np.float64], sign: float, stride: int) -> None:
         stride = 8
     while 2 * stride < table.shape[0]:
         for start in range(0, table.shape[0], 4 * stride):
-            nobody = table[start : start + stride]
+            empty = table[start : start + stride]
             one = table[start + stride : start + 2 * stride]
             other = table[start + 2 * stride : start + 3 * stride]
             both = table[start + 3 * stride : start + 4 * stride]
             for element in range(stride):
-                one_sum = one[element] + sign * nobody[element]
+                one_sum = one[element] + sign * empty[element]
                 both[element] = (both[element] + sign * other[element]) + sign * one_sum
-                other[element] += sign * nobody[element]
+                other[element] += sign * empty[element]
                 one[element] = one_sum
         stride *= 4
     if stride < table.shape[0]:

@@ -31,7 +31,7 @@ def evaluations_bar(title: str, n_evaluations: int, shown: bool) -> Iterator[Cal
 def forecast_bar(title: str, n_known: int, shown: bool) -> Iterator[Callable[[int, float], object]]:
     """Yield a function to be told how many coalitions have been evaluated, and how many will be in the end.
 
-    The second may change as the work goes on, and is infinite while nobody knows.
+    The second may change as the work goes on, and is infinite while it is unknown.
 
     Args:
         title: what stands before the bar.

@@ -12,7 +12,7 @@
     python -m benchmarks.accuracy report --redraw             # from docs/results/accuracy.json
 
 Two interpreters may fill the same folder at once. `--quick` takes a few small games and seeds. A method may evaluate
-no more coalitions than its budget: the game refuses. Only repeated evaluations of nobody and everybody are free,
+no more coalitions than its budget: the game refuses. Only the empty and the grand coalition are free when repeated,
 because their payoffs are worth remembering for anyone. A peer that asks for more than it was granted is run again
 with a smaller grant. Squared errors below 1e-20 of the values' sum of squares count as that much: they are rounding.
 """

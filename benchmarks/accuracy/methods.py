@@ -31,7 +31,7 @@ class OverBudgetError(RuntimeError):
 class CountedValue:
     """A value function that counts, and refuses, evaluations beyond a budget.
 
-    Each row counts, repeated ones too, except that nobody's and everybody's payoffs are paid for once.
+    Each row counts, repeated ones too, except that the payoffs of the empty and the grand coalition are paid for once.
     """
 
     def __init__(self, value: Value, n_players: int, budget: int) -> None:

@@ -90,12 +90,12 @@ def published_theorem_1(value: Value, n_players: int) -> Tensor:
     """Eq. (8): sum over k and S without k of ||v_k(S + k) - v_k(k)||^2 + ||v_k(S) - v_k(empty)||^2."""
     loss = torch.zeros((), dtype=torch.float64)
     for k in range(n_players):
-        alone = nobody = None
+        alone = empty = None
         for s in subsets([player for player in range(n_players) if player != k]):  # 2^(K-1), two runs each
             with_k, without = value(s | {k}, k), value(s, k)
-            if alone is None or nobody is None:  # the first S is empty
-                alone, nobody = with_k, without
-            loss = loss + (with_k - alone).square().mean() + (without - nobody).square().mean()
+            if alone is None or empty is None:  # the first S is empty
+                alone, empty = with_k, without
+            loss = loss + (with_k - alone).square().mean() + (without - empty).square().mean()
     return loss
 
 
@@ -104,11 +104,11 @@ def published_sampled(value: Value, n_players: int, samples: int = SAMPLES, seed
     generator = np.random.default_rng(seed)
     loss = torch.zeros((), dtype=torch.float64)
     for k in range(n_players):
-        alone, nobody = value(frozenset({k}), k), value(frozenset(), k)
+        alone, empty = value(frozenset({k}), k), value(frozenset(), k)
         for _ in range(samples):
             order = [int(player) for player in generator.permutation(n_players)]
             s = frozenset(order[: order.index(k)])
-            loss = loss + (value(s | {k}, k) - alone).square().mean() + (value(s, k) - nobody).square().mean()
+            loss = loss + (value(s | {k}, k) - alone).square().mean() + (value(s, k) - empty).square().mean()
     return loss / samples
 
 

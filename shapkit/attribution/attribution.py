@@ -1,4 +1,4 @@
-"""Attribution, the one type of result: what each player, or each coalition of a few, is worth, and how that was had.
+"""Attribution, the one type of result: what each player, or each coalition of a few, is worth, and how it was computed.
 
 It can be looked up by name, added, scaled, saved, plotted and handed to shap.
 """
@@ -80,12 +80,12 @@ class Attribution:
             a cache answered or the run remembered.
         names: one per player.
         index: what the values are: "shapley", "banzhaf", "k-SII", ...
-        method: how the values were had, "exact" or the estimator's name.
+        method: how the values were computed: "exact" or the estimator's name.
         order: the largest size of a coalition that has a value.
-        seeds: of the random draws behind the values; () where there were none, or nobody knows.
+        seeds: of the random draws behind the values; () where there were none or they are unknown.
         interrupted: whether Ctrl-C ended the estimate before its budget or rule did.
         stopped_by: what ended the evaluations: "all coalitions", after which values are exact; "budget"; a rule, as it
-            is written, such as "RelativeError(0.02)"; or "interrupt". Empty where nobody knows.
+            is written, such as "RelativeError(0.02)"; or "interrupt". Empty where unknown.
 
     Raises:
         ValueError: the arrays' shapes do not fit together or to the names, a standard error is negative, or a field
@@ -95,14 +95,14 @@ class Attribution:
     >>> phi = shapkit.exact(shapkit.table_game([0, 1, 2, 5], names=["eyes", "nose"]))
     >>> phi
     Attribution: shapley values of 2 players, exact, 4 evaluations
-      nobody 0, everybody 5
+      v(∅) = 0, v(N) = 5
       eyes  2
       nose  3
     >>> float(phi["nose"]), float(phi[0]), float((2 * phi + phi)["nose"])
     (3.0, 2.0, 9.0)
     >>> Attribution([2, 3, 1], None, 0, 6, 4, ("eyes", "nose"), "STII", "exact", order=2)
     Attribution: STII values of 2 players, order 2, exact, 4 evaluations
-      nobody 0, everybody 6
+      v(∅) = 0, v(N) = 6
       eyes  2
       nose  3
       1 interaction

@@ -56,7 +56,7 @@ def text(attribution: Shown) -> str:
     >>> from shapkit import exact, table_game
     >>> print(text(exact(table_game([0, 1], names=["eyes"]))))
     Attribution: shapley values of 1 player, exact, 2 evaluations
-      nobody 0, everybody 1
+      v(∅) = 0, v(N) = 1
       eyes  1
     """
     players, interactions = _shown_rows(attribution)
@@ -132,7 +132,7 @@ def _ending(attribution: Shown) -> str:
 
 
 def _ends(attribution: Shown) -> str:
-    return f"nobody {_payoff(attribution.empty_value)}, everybody {_payoff(attribution.grand_value)}"
+    return f"v(∅) = {_payoff(attribution.empty_value)}, v(N) = {_payoff(attribution.grand_value)}"
 
 
 def _interactions_headline(attribution: Shown, shown: list[int]) -> str:

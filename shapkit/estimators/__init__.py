@@ -62,7 +62,7 @@ def estimate(
     for up to 22 players; beyond, methods that draw with replacement evaluate all when they have spent as much.
 
     Ctrl-C ends the estimate: what is known by then is returned, with `interrupted` set, and can be extended. Where
-    nothing is known by then, KeyboardInterrupt is raised as ever. An executor's workers finish what they have begun.
+    nothing is known by then, KeyboardInterrupt is raised as usual. An executor's workers finish what they have begun.
 
     Args:
         game: any number of players.
@@ -170,7 +170,7 @@ def _modelling(game: Game) -> str:
 def _seconds_for_all(game: KnownPayoffs) -> float:
     """How long all coalitions will take, judged by a few, more of them where that takes no time.
 
-    The first two, nobody and everybody, are not timed: they may load a model. The game remembers all of them.
+    The empty and the grand coalition are not timed: they may load a model. The game remembers all of them.
     """
     n_all = 2**game.n_players
     game(np.repeat([[False], [True]], game.n_players, axis=1))

@@ -133,8 +133,8 @@ class _Walks:
     def _evaluated_ends(self) -> Floats:
         """The payoffs of the empty and the grand coalition, (2, *output_shape), evaluated once."""
         if self._ends is None:
-            nobody_and_all = np.repeat([[False], [True]], self.game.n_players, axis=1)
-            payoffs = self.game(nobody_and_all[: self.n_ends])
+            ends = np.repeat([[False], [True]], self.game.n_players, axis=1)
+            payoffs = self.game(ends[: self.n_ends])
             self._ends = payoffs[[0, -1]]
         return self._ends
 

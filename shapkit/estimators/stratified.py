@@ -222,15 +222,15 @@ class StratifiedSampler:
         return np.asarray(payoffs[1] - payoffs[0])
 
     def _edge_coalitions(self) -> Coalitions:
-        """Nobody, each player alone, all but each player from the last to the first, all; none of them twice."""
+        """The empty coalition, each player alone, all but one from the last to the first, all; each of them once."""
         n_players = self.game.n_players
         alone = np.eye(n_players, dtype=np.bool_)
-        nobody = np.zeros((1, n_players), dtype=np.bool_)
+        empty = np.zeros((1, n_players), dtype=np.bool_)
         if n_players == 0:
-            return nobody
+            return empty
         if n_players == 1:
-            return np.concatenate([nobody, ~nobody])
-        return np.concatenate([nobody, alone, *([~alone[::-1]] if n_players > 2 else []), ~nobody])
+            return np.concatenate([empty, ~empty])
+        return np.concatenate([empty, alone, *([~alone[::-1]] if n_players > 2 else []), ~empty])
 
     def _chunks(self, rows: Coalitions) -> Iterator[Coalitions]:
         return (rows[first : first + _CHUNK_ROWS] for first in range(0, len(rows), _CHUNK_ROWS))

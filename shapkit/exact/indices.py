@@ -177,7 +177,7 @@ def _blocks(game: Game, progress: bool) -> Iterator[tuple[int, Payoffs]]:
 def _families(index: Index, order: int, n_players: int) -> list[tuple[Family, ...]]:
     """The sums that an index is made of, for coalitions of 1, 2, ... players."""
     parts = [superset_families(index, order, size, n_players) for size in range(1, min(order, n_players) + 1)]
-    # What all players share, Σ_S v(S) w_0(|S|), must be had by summation for other indices than this one.
+    # What all players share, Σ_S v(S) w_0(|S|), must be obtained by summation for other indices than this one.
     return [part[1:] for part in parts] if index == "shapley" else parts
 
 

@@ -123,7 +123,7 @@ def unanimity_sum(
 
     Args:
         n_players: as for `Game`.
-        carriers: for each weight the players, by index or by name, who must all be there; one of nobody is always in.
+        carriers: for each weight the players, by index or by name, who must all be present; an empty one always is.
         weights: finite numbers (n_carriers, *output_shape); the payoff has their output_shape.
         names, batch_size: as for `Game`.
 

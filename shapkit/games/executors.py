@@ -81,7 +81,7 @@ class RestartingExecutor(Executor):
         task.future.add_done_callback(partial(self._forget, task))
         try:
             self._start(task)
-        except BaseException as error:  # nobody holds the future
+        except BaseException as error:  # no caller holds the future
             with suppress(InvalidStateError):
                 task.future.set_exception(error)
             raise
@@ -189,7 +189,7 @@ class RestartingExecutor(Executor):
         self._let_go()
 
     def _let_go(self) -> None:
-        """Shut the last pool down where nobody can submit any more and nothing is left that may need another."""
+        """Shut the last pool down where no one can submit any more and nothing is left that may need another."""
         with self._changed:
             pool = self._pool
             done = self._closed and not self._unfinished and pool is not self._broken

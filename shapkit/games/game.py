@@ -244,7 +244,7 @@ class Game:
                     self._check_payoffs(batch, rows[start : min(start + step, last)])
                     if payoffs is None:
                         payoffs = np.empty((len(rows), *batch.shape[1:]))
-                    # Copied, so that a value function which returns one buffer again and again harms nobody.
+                    # Copied, so that a value function which returns one buffer again and again is safe.
                     payoffs[start : start + len(batch)] = batch
                     if keep is not None:
                         keep(start, batch)

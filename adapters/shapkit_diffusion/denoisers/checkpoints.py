@@ -1,4 +1,4 @@
-"""Reading diffusers folders and hub repositories that nobody vouches for.
+"""Reading diffusers folders and untrusted hub repositories.
 
 Only JSON and safetensors are opened, never a pickle, and a network is built only after its weights' header, whose sizes
 the file's length vouches for, has been found to agree with its configuration.

@@ -44,7 +44,7 @@ CLIPPING_TOLD = 1.0
 
 
 class InversionWarning(UserWarning):
-    """The model makes some image again only roughly, so its edit will show changes that nobody asked for."""
+    """The model makes some image again only roughly, so its edit will show unwanted changes."""
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: tensors have no truth value to compare by

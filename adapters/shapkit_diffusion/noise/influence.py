@@ -47,7 +47,7 @@ class Influence:
         without_pair: (n_pairs, K, K), the matrix with each pair of images left out: jackknife replicates, from which
             `jackknife_error` has the standard error of any function of the matrix.
         n_images: how many images it is an average over; neighbours are a pair.
-        timestep: of the single run of the network; None from noise to image, and where nobody said.
+        timestep: of the single run of the network; None from noise to image, and where unknown.
         interactions: where asked for, of all regions and pairs of regions, values (K + K (K - 1) / 2, K).
     """
 
@@ -102,7 +102,7 @@ def influence(
         network: maps (n, channels, height, width), for any n, to (n, any channels, height, width), each row on its own.
         x: an even number of samples; neighbours are exchanged.
         regions: the K players, the same for all samples or each sample's own.
-        interactions: an index of pairs of regions, such as "k-SII" or "FSII", to be had from the same runs.
+        interactions: an index of pairs of regions, such as "k-SII" or "FSII", computed from the same runs.
         budget: coalitions per pair of samples: exact where they are 2^K or more, estimated otherwise.
         method: of the estimate, as for `shapkit.estimate`. A method with bias, such as "gaussian_process", has an error
             that is the same for all pairs and that the standard errors do not show.

@@ -175,7 +175,7 @@ def template_regions(
         missing: see ``Regions``.
 
     Raises:
-        ValueError: if a concept is no label of the data, or has no pixels and may not miss.
+        ValueError: if a concept is no label of the data, or has no pixels and must be present.
     """
     wanted = concept_labels(data.label_names, concepts)
     labels = torch.as_tensor(label_template(data, wanted, mirrored=mirrored)[None]).long()

@@ -95,9 +95,9 @@ class Plan:
         pair = self.run(coalition), self.run(reference)
         self.weights[pair] = self.weights.get(pair, np.zeros_like(weights)) + weights
 
-    def row(self, everybody: bool) -> int | None:
+    def row(self, present: bool) -> int | None:
         """The row of the grand coalition or of the empty one, if it is there."""
-        return next((row for row, members in enumerate(self.coalitions) if (members == everybody).all()), None)
+        return next((row for row, members in enumerate(self.coalitions) if (members == present).all()), None)
 
 
 def direct(draw: Draw, plan: Plan) -> None:
@@ -149,15 +149,15 @@ def _compare_with_permitted(draw: Draw, plan: Plan, coalitions: Booleans, region
 
 def _compare_with_ends(draw: Draw, plan: Plan, with_empty: bool) -> None:
     """Coalitions drawn for every sample on its own, compared with the grand coalition and with the empty one."""
-    everybody = np.ones((len(draw.rows), draw.n_players), dtype=np.bool_)
+    grand = np.ones((len(draw.rows), draw.n_players), dtype=np.bool_)
     for sample in range(draw.samples):
         coalitions, share = _comparing_draw(draw, sample, with_empty)
         share /= draw.samples
         complete = np.all(coalitions[:, None] | ~draw.allowed, axis=2)  # A_k lies in S: (batch, K)
-        plan.compare(coalitions, everybody, np.where(complete, share, 0.0))
+        plan.compare(coalitions, grand, np.where(complete, share, 0.0))
         if with_empty:
-            disjoint = np.all(~coalitions[:, None] | ~draw.allowed, axis=2)  # A_k and S share nobody
-            plan.compare(coalitions, ~everybody, np.where(disjoint, share, 0.0))
+            disjoint = np.all(~coalitions[:, None] | ~draw.allowed, axis=2)  # A_k and S are disjoint
+            plan.compare(coalitions, ~grand, np.where(disjoint, share, 0.0))
 
 
 def _comparing_draw(draw: Draw, sample: int, with_empty: bool) -> tuple[Booleans, float]:
@@ -207,7 +207,7 @@ def draw_comparisons(estimator: Estimator, draw: Draw, like: Tensor, *, exchange
     """
     n_players = draw.n_players
     if n_players < 2:
-        raise ValueError("the penalty needs at least two regions: with one, nobody can be a dummy")
+        raise ValueError("the penalty needs at least two regions: a single region cannot be a dummy player")
     if estimator in ("direct", "exact") and n_players > MAX_PLAYERS:
         raise ValueError(
             f"estimator={estimator!r} runs all 2^K coalitions and {n_players} regions are "
@@ -221,7 +221,7 @@ def draw_comparisons(estimator: Estimator, draw: Draw, like: Tensor, *, exchange
         weights, exchanged = ~draw.allowed.T[:, None], np.eye(n_players, dtype=np.bool_)[:, None]
     if not len(weights):
         weights, exchanged = np.zeros((0, 1, n_players)), np.zeros((0, 1, n_players), dtype=np.bool_)
-    if exchange and plan.row(everybody=False) is not None:
+    if exchange and plan.row(present=False) is not None:
         plan.run(np.ones_like(plan.coalitions[0]))
     coalitions = np.array(plan.coalitions) if plan.coalitions else np.zeros((0, 1, n_players), dtype=np.bool_)
     loss_type = torch.promote_types(like.dtype, torch.float32)
@@ -230,8 +230,8 @@ def draw_comparisons(estimator: Estimator, draw: Draw, like: Tensor, *, exchange
         pairs=pairs,
         weights=_moved(weights, like, loss_type),
         exchanged=_moved(exchanged, like, torch.bool),
-        grand=plan.row(everybody=True),
-        empty=plan.row(everybody=False),
+        grand=plan.row(present=True),
+        empty=plan.row(present=False),
     )
 
 

@@ -67,7 +67,7 @@ class DummyPlayerPenalty:
     ``A_k`` is present, or none of it. ``shared`` and ``per_region`` may draw coalitions that compare nothing
     (the empty one, say); such a call returns a zero without gradient.
 
-    ``present`` is the half of ``grand`` that has everybody present for reference. With the exchange it asks for no
+    ``present`` is the half of ``grand`` whose reference is the grand coalition. With the exchange it asks for no
     less over a whole batch, since an exchange seen from the neighbour is its complement; and it is the one to take
     where the regions differ from sample to sample, because there the neighbour's image is cut by masks that are not
     its own, and a comparison with its output would punish what is no leak.

@@ -24,7 +24,7 @@ _LEAST_VARIANCE = 1e-14
 
 
 def n_pairs_of(n_players: int) -> int:
-    """Return how many pairs there are: 2**(n_players - 1), and 1 for nobody."""
+    """Return how many pairs there are: 2**(n_players - 1), and 1 for no players."""
     return 1 << max(n_players - 1, 0)
 
 
@@ -38,7 +38,7 @@ def random_pairs(n_players: int, n_wanted: int, seed: int, known: Floats) -> Flo
         n_players: at least 2.
         n_wanted: how many; fewer are returned where fewer are left.
         seed: an integer in [0, 2**64).
-        known: float64 (n_known, n_players) of +1 and -1, with the pair of everybody and nobody among them.
+        known: float64 (n_known, n_players) of +1 and -1, with the pair of the grand and the empty coalition among them.
 
     Returns:
         float64 (n_wanted, n_players) of +1 and -1.
@@ -125,7 +125,7 @@ def _rows_per_size(n_players: int, n_rows: int) -> NDArray[np.int64]:
     sizes = np.arange(n_players // 2 + 1)
     counts = np.array([float(min(comb(n_players, int(size)), _PLENTY)) for size in sizes])
     weights = np.maximum(sizes * (n_players - sizes), 1) ** -0.5
-    weights[0] = 0.0  # everybody and nobody are known
+    weights[0] = 0.0  # the empty and the grand coalition are known
     if n_players % 2 == 0:
         counts[-1] /= 2
         weights[-1] /= 2

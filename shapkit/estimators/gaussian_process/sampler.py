@@ -33,7 +33,7 @@ _CANDIDATES = 600
 class GaussianProcessSampler:
     """Shapley values from pairs of coalitions chosen by a Gaussian process, more accurate the more are evaluated.
 
-    A coalition and its complement are evaluated together, beginning with everybody and nobody. The first
+    A coalition and its complement are evaluated together, beginning with the grand and the empty one. The first
     n_players + 2 pairs are random. Then, each time their number has grown by about a third, a kernel is fitted and
     the next third is chosen greedily where it reduces the posterior variances of the values the most. Which pair
     comes when depends on the seed and the payoffs before, not on the steps in which the evaluations are asked for.
@@ -61,7 +61,7 @@ class GaussianProcessSampler:
 
     Attributes:
         game: the game.
-        least_budget: everybody and nobody, whose payoffs are all that can be shared out without knowing more.
+        least_budget: the empty and the grand coalition, whose payoffs can be shared out equally.
 
     Raises:
         ValueError: the seed is not as described.
@@ -86,7 +86,7 @@ class GaussianProcessSampler:
         self._signs = np.empty((0, n_players))
         self._odd = np.empty((0, 0))  # (n_known, n_outputs)
         self._planned = np.ones((1, n_players))
-        self._ends: tuple[Floats, Floats] | None = None  # payoffs of nobody and of everybody
+        self._ends: tuple[Floats, Floats] | None = None  # payoffs of the empty and of the grand coalition
         self._n_evaluations = 0
         self._starts: dict[int, Floats] = {}  # parameters of the last fits
         self._more: PairedSamples | None = None  # pairs beyond the most that the process takes
@@ -103,7 +103,7 @@ class GaussianProcessSampler:
         """
         n_left = checked_integer("n_evaluations", n_evaluations, least=0)
         if self.game.n_players == 0:
-            return self._evaluate_nobody(n_left)
+            return self._evaluate_empty(n_left)
         n_before = len(self._signs)
         n_goal = min(n_before + n_left // 2, self._n_pairs)
         while len(self._signs) < n_goal:
@@ -123,7 +123,7 @@ class GaussianProcessSampler:
         return len(self._signs) == n_pairs_of(self.game.n_players) or (self._more is not None and self._more.complete)
 
     def attribution(self) -> Attribution:
-        """Return the values known so far; standard errors are NaN where everybody and nobody is all that is known.
+        """Return the values known so far; standard errors are NaN while only the two ends are known.
 
         Raises:
             ValueError: no coalition has been evaluated.
@@ -150,7 +150,7 @@ class GaussianProcessSampler:
         )
         return self._measured.restored(known)
 
-    def _evaluate_nobody(self, n_left: int) -> int:
+    def _evaluate_empty(self, n_left: int) -> int:
         """The one coalition of a game without players."""
         if n_left == 0 or self._ends is not None:
             return 0

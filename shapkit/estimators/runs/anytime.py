@@ -31,7 +31,7 @@ class Sampler(Protocol):
     """An estimator at work: it evaluates more coalitions when told to, and says what it knows so far.
 
     The numbers depend on the seed and on how many evaluations were spent in all, never on how calls of `advance` cut
-    them. An exception that leaves `advance`, KeyboardInterrupt included, loses unfinished units and harms nothing
+    them. An exception that leaves `advance`, KeyboardInterrupt included, loses unfinished units and nothing
     else: the next call evaluates them again.
     """
 
@@ -301,7 +301,7 @@ class _Leg:
         return self._stop.reason(*facts) if self._stop.stop(*facts) else None
 
     def _expected(self) -> float:
-        """How many evaluations there will be at the end of this leg; infinite where nobody knows."""
+        """How many evaluations there will be at the end of this leg; infinite where unknown."""
         run = self._run
         if self._stop is None or run.known is None:
             return self._limit

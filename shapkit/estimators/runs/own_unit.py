@@ -44,8 +44,8 @@ class GameInOwnUnit(Game):
         game: any.
 
     >>> game = GameInOwnUnit(Game(lambda coalitions: 3e-200 * coalitions.sum(axis=1), 2))
-    >>> nobody_and_all = np.array([[False, False], [True, True]])
-    >>> bool(0.5 <= game(nobody_and_all)[1] < 1), bool(game.in_unit_of_payoff(game(nobody_and_all))[1] == 6e-200)
+    >>> ends = np.array([[False, False], [True, True]])
+    >>> bool(0.5 <= game(ends)[1] < 1), bool(game.in_unit_of_payoff(game(ends))[1] == 6e-200)
     (True, True)
     """
 

@@ -142,12 +142,12 @@ class RegressionAdjustedSampler(PairedSampler):
         ends = self._samples.ends
         assert ends is not None
         known = pairs.coalitions[fitted]
-        nobody = np.zeros((1, self.game.n_players), dtype=np.bool_)
+        empty = np.zeros((1, self.game.n_players), dtype=np.bool_)
         payoffs = pairs.payoffs[fitted]
         seen = np.concatenate([ends[:1].reshape(1, -1), payoffs[:, 0], ends[1:].reshape(1, -1), payoffs[:, 1]])
         # A model of the user's may know the game: it sees payoffs in their own unit
         model = self._fit(
-            np.concatenate([nobody, known, ~nobody, ~known]), self._columns(seen, self._measured.in_unit_of_payoff)
+            np.concatenate([empty, known, ~empty, ~known]), self._columns(seen, self._measured.in_unit_of_payoff)
         )
         values = _checked("shapley_values()", model.shapley_values(), (self.game.n_players, pairs.odd.shape[1]))
         halves = [

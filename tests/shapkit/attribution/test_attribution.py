@@ -447,7 +447,7 @@ def test_printing():
     phi = attribution(values=[1.5, -2.0, 0.25], standard_errors=[0.125, 0.5, np.nan], empty_value=1, grand_value=0.75)
     assert repr(phi).splitlines() == [
         "Attribution: shapley values of 3 players, permutation, 42 evaluations",
-        "  nobody 1, everybody 0.75",
+        "  v(∅) = 1, v(N) = 0.75",
         "  eyes   1.5 ± 0.12",
         "  nose   -2 ± 0.5",
         "  mouth  0.25 ± nan",
@@ -461,7 +461,7 @@ def test_printing_of_interactions():
     phi = attribution(values=[1, -2, 0, 0.5, -3, np.nan], errors=False, order=2, empty_value=0, grand_value=0)
     assert repr(phi).splitlines() == [
         "Attribution: k-SII values of 3 players, order 2, exact, 42 evaluations",
-        "  nobody 0, everybody 0",
+        "  v(∅) = 0, v(N) = 0",
         "  eyes   1",
         "  nose   -2",
         "  mouth  0",

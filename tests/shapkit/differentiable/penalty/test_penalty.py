@@ -598,7 +598,7 @@ def test_errors_of_a_call(estimator: Any) -> None:
         penalty(conv_network, X[:3], Regions(REGIONS.masks[:3], REGIONS.names))
     with pytest.raises(ValueError, match="one size and one batch"):
         penalty(conv_network, X[..., :5], REGIONS)
-    with pytest.raises(ValueError, match="at least two regions: with one, nobody can be a dummy"):
+    with pytest.raises(ValueError, match="at least two regions: a single region cannot be a dummy player"):
         penalty(conv_network, X, Regions(torch.ones(1, 1, 6, 6), ("all",)))
     with pytest.raises(ValueError, match=r"star\('skin'\) names no region: the regions are eyes, mouth"):
         DummyPlayerPenalty(estimator, graph=star("skin"))(conv_network, X, REGIONS)
