@@ -8,24 +8,31 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-import torch
-
-from shapkit_diffusion.commands.autoencoder import add_autoencoder
-from shapkit_diffusion.commands.demo import add_demo
-from shapkit_diffusion.commands.edit import add_edit
-from shapkit_diffusion.commands.evaluate import add_evaluate
-from shapkit_diffusion.commands.influence import add_influence
-from shapkit_diffusion.commands.parse import add_parse
-from shapkit_diffusion.commands.train import add_finetune, add_train
 from shapkit_diffusion.progress import end_bars
 from shapkit_diffusion.training.stop_signals import EXIT_STOPPED, RunStopped
+
+COMMANDS = {
+    "autoencoder": "autoencoder",
+    "train": "train",
+    "finetune": "train",
+    "influence": "influence",
+    "edit": "edit",
+    "evaluate": "evaluate",
+    "parse": "parse",
+    "demo": "demo",
+}
+"""The commands, in the order of the help, and the modules of this package that have them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors of the user's making are one line on standard error."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser(words[0] if words and words[0] in COMMANDS else None).parse_args(words)
     if options.threads:
+        import torch
+
         torch.set_num_threads(options.threads)
     try:
         options.run(options)
@@ -41,7 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The command's options: those of all commands, or of the chosen one alone, which spares loading the others."""
     parser = argparse.ArgumentParser(
         prog="shapkit-diffusion",
         description="Diffusion models whose noise regions own their image regions: train, fine-tune with the "
@@ -49,14 +57,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Try: shapkit-diffusion demo. Every command has its own --help.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_autoencoder(commands)
-    add_train(commands)
-    add_finetune(commands)
-    add_influence(commands)
-    add_edit(commands)
-    add_evaluate(commands)
-    add_parse(commands)
-    add_demo(commands)
+    for name, module in COMMANDS.items():
+        if chosen in (None, name):
+            getattr(import_module(f"shapkit_diffusion.commands.{module}"), f"add_{name}")(commands)
     return parser
 
 

@@ -17,7 +17,7 @@ from benchmarks.published_tables.layout import text_of
 from benchmarks.published_tables.measure import TablesConfig, assemble, measure_tables
 from benchmarks.published_tables.pages import write_report
 from benchmarks.published_tables.rows import ROWS, systems_of
-from shapkit_diffusion.commands.common import add_data, add_parser_choice
+from shapkit_diffusion.commands.options import add_data, add_parser_choice
 from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.evaluation.locality import Aggregate, Colours, Extent, LocalityConvention, Normalisation
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from shapkit._files import user_path
-from shapkit_diffusion.commands.common import add_data, command
+from shapkit_diffusion.commands.options import add_data, command
 from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.denoisers.autoencoders import small_autoencoder
 from shapkit_diffusion.evaluation.domains import open_domain

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from shapkit_diffusion.commands.common import (
-    command,
-)
+from shapkit_diffusion.commands.options import command
 from shapkit_diffusion.demo import demo_config, run_demo
 from shapkit_diffusion.training.stop_signals import EXIT_STOPPED
 

@@ -12,18 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shapkit_diffusion.commands.common import (
-    add_data,
-    add_model,
-    add_parser_choice,
-    add_sampling,
-    command,
-    domain_of,
-    model_of,
-    read_image,
-    settings,
-    write_image,
-)
+from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of, read_image, write_image
+from shapkit_diffusion.commands.options import add_data, add_parser_choice, command, settings
 from shapkit_diffusion.data.pixels import to_bytes
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain

@@ -6,16 +6,8 @@ import argparse
 from dataclasses import asdict, fields
 from typing import Any
 
-from shapkit_diffusion.commands.common import (
-    add_data,
-    add_model,
-    add_parser_choice,
-    add_sampling,
-    command,
-    domain_of,
-    model_of,
-    settings,
-)
+from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of
+from shapkit_diffusion.commands.options import add_data, add_parser_choice, command, settings
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
 from shapkit_diffusion.pictures.comparison import picture_of_swaps
 from shapkit_diffusion.pictures.pages import png

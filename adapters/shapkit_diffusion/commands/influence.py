@@ -7,16 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from shapkit.differentiable import allowed_influence, star
-from shapkit_diffusion.commands.common import (
-    add_data,
-    add_model,
-    add_parser_choice,
-    add_sampling,
-    command,
-    domain_of,
-    model_of,
-    settings,
-)
+from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of
+from shapkit_diffusion.commands.options import add_data, add_parser_choice, command, settings
 from shapkit_diffusion.evaluation.domains import CONCEPTS
 from shapkit_diffusion.noise.influence import BUDGET, END_TO_END, Influence, influence_maps, outside_error, outside_mass
 from shapkit_diffusion.noise.sampling import draw_noise

@@ -5,14 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from shapkit_diffusion.commands.common import (
-    command,
-    settings,
-)
+from shapkit_diffusion.commands.options import command, settings
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import result_folder
-from shapkit_diffusion.segmentation.label_maps import open_parser, write_label_maps
-from shapkit_diffusion.segmentation.parsers import MergedParser
 
 
 def add_parse(commands: Any) -> None:
@@ -32,6 +27,10 @@ def add_parse(commands: Any) -> None:
 
 
 def _parse(options: argparse.Namespace) -> None:
+    # Here, so that --help and a misspelt option answer at once
+    from shapkit_diffusion.segmentation.label_maps import open_parser, write_label_maps
+    from shapkit_diffusion.segmentation.parsers import MergedParser
+
     parser = open_parser(options.parser, options.device)
     chosen = parser if options.all_classes or options.parser == "small" else MergedParser(parser)
     with result_folder(options.out, settings(options)) as folder:

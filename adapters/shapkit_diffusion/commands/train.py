@@ -9,14 +9,8 @@ from typing import Any, get_args
 from accelerate import PartialState
 
 from shapkit._files import user_path
-from shapkit_diffusion.commands.common import (
-    Formatter,
-    add_data,
-    add_model,
-    command,
-    model_of,
-    write_samples,
-)
+from shapkit_diffusion.commands.models import add_model, model_of, write_samples
+from shapkit_diffusion.commands.options import Formatter, add_data, command
 from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.demo import demo_config
 from shapkit_diffusion.denoisers.autoencoders import load_autoencoder

@@ -1,12 +1,11 @@
-"""What the commands share: options, and how models and pictures are read and written."""
+"""Models, domains and pictures of the commands that work with a model: their options, reading and writing."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -23,47 +22,6 @@ from shapkit_diffusion.evaluation.domains import Domain, open_domain
 from shapkit_diffusion.noise.sampling import draw_noise, generate
 from shapkit_diffusion.pictures.comparison import picture_of_samples
 from shapkit_diffusion.pictures.pages import png
-
-DATA_HELP = "faces (rendered), photographs (100 real ones), celebamask:FOLDER or folder:IMAGES:LABELS"
-
-
-def command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
-    """A new command: ``run`` is called with its options; ``about`` is its line in the list of commands."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=about, description=about[0].upper() + about[1:] + ".", formatter_class=Formatter
-    )
-    parser.set_defaults(run=run)
-    parser.add_argument(
-        "--threads", type=int, default=0, help="threads of the network's operations; 0 leaves it to torch"
-    )
-    return parser
-
-
-class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except where there is nothing to show."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, argparse.SUPPRESS):
-            return action.help
-        return super()._get_help_string(action)
-
-
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """The options that ``open_domain`` takes."""
-    parser.add_argument("--data", default="faces", help=DATA_HELP)
-    parser.add_argument(
-        "--size", type=int, default=32, help="height and width in pixels, for data that come in any size"
-    )
-
-
-def add_parser_choice(parser: argparse.ArgumentParser) -> None:
-    """The option that says how generated and given images are parsed; with ``add_data``, for ``domain_of``."""
-    parser.add_argument(
-        "--parser",
-        help="what gives generated and given images their label maps: small (shipped, for rendered faces), "
-        "bisenet:FILE or segformer:FOLDER; if left out, small for rendered faces, and for aligned photographs the "
-        "most frequent label of every pixel",
-    )
 
 
 def domain_of(options: argparse.Namespace) -> Domain:
@@ -101,11 +59,6 @@ def model_of(options: argparse.Namespace) -> Denoiser:
     given = {setting: getattr(options, option, None) for setting, option in wanted.items()}
     model.ddim = replace(model.ddim, **{setting: value for setting, value in given.items() if value is not None})
     return model
-
-
-def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What ``config.json`` of a result folder says."""
-    return {name: value for name, value in vars(options).items() if name not in ("run", "out", "threads")}
 
 
 def write_samples(model: Denoiser, folder: Path) -> None:
