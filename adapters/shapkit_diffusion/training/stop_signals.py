@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from accelerate import Accelerator
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 EXIT_STOPPED = 75
 """Exit status of a run that was stopped and can go on; EX_TEMPFAIL of sysexits.h, "try again later"."""
@@ -101,6 +101,8 @@ class StopSignals:
         """Whether any process has got a signal: the same answer in all of them, which must ask together."""
         if accelerator.num_processes == 1:
             return self._received
+        import torch  # here, since the command line imports this file before it knows what it will need
+
         received = torch.tensor(float(self._received), device=accelerator.device)
         return bool(accelerator.reduce(received, reduction="sum").item() > 0)
 
