@@ -8,7 +8,6 @@ together along a border must decode to the two images put together along it.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -32,9 +31,8 @@ from shapkit_diffusion.noise.sampling import peak_signal_to_noise
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.training.batches import Batch, draw_batch
 from shapkit_diffusion.training.config import TrainConfig
-from shapkit_diffusion.training.log import TrainingLog
+from shapkit_diffusion.training.loop import descend, finite, training
 from shapkit_diffusion.training.state import TrainingState
-from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 
 MEASURED_IMAGES = 1024
 """Training images on whose latents the scaling factor is measured."""
@@ -172,7 +170,7 @@ def train_autoencoder(
         "data": described_data(data),
     }
     with RunFolder.held(folder, described, resume=resume) as run:
-        return _train_in(run, network, data, config, accelerator, resume, progress, latent_shape)
+        return _train_in(run, network, data, config, accelerator, progress, latent_shape)
 
 
 def _train_in(
@@ -181,7 +179,6 @@ def _train_in(
     data: Images,
     config: AutoencoderConfig,
     accelerator: Accelerator,
-    resume: bool,
     progress: Callable[[int, int], None] | None,
     latent_shape: tuple[int, int, int],
 ) -> Autoencoder:
@@ -189,22 +186,10 @@ def _train_in(
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate)
     average = EMAModel(network.parameters(), decay=config.ema)
     state = TrainingState(network, optimizer, average)
-    first = state.load(run.path / "state", accelerator) if resume else 0
-    with StopSignals() as signals, TrainingLog(run, first) as log:
-        started, before = time.perf_counter(), run.seconds()
-        for step in range(first, config.steps):
-            done = step + 1
-            batch = draw_batch(data, config.schedule, 1, step, noise_shape=latent_shape).to(accelerator.device)
-            record = _step(state, batch, config, step)
-            stopping = signals.received(accelerator) and done < config.steps
-            if done % config.log_every == 0 or done == config.steps:
-                log.record({"step": done} | record | {"seconds": round(before + time.perf_counter() - started, 3)})
-            if done % config.save_every == 0 or stopping or done == config.steps:
-                state.save(run.path / "state", done, accelerator)
-            if progress is not None:
-                progress(done, config.steps)
-            if stopping:
-                raise TrainingStopped(done, config.steps, run.path)
+    with training(run, state, config, accelerator, progress) as steps:
+        for step in steps:
+            batch = draw_batch(data, config.schedule, 1, step.number, noise_shape=latent_shape)
+            step.figures = _step(state, batch.to(accelerator.device), config, step.number)
     average.copy_to(network.parameters())
     network.register_to_config(scaling_factor=1.0)
     deviation = _latents(Autoencoder(network), data).std()
@@ -214,27 +199,19 @@ def _train_in(
     return autoencoder
 
 
-def _step(state: TrainingState[AutoencoderKL], batch: Batch, config: AutoencoderConfig, step: int) -> dict[str, Any]:
-    """One optimiser step; returns the figures to be logged."""
-    network, optimizer = state.model, state.optimizer
-    losses = autoencoder_losses(network, batch, config, step)
+def _step(
+    state: TrainingState[AutoencoderKL], batch: Batch, config: AutoencoderConfig, step: int
+) -> Callable[[], dict[str, Any]]:
+    """One optimiser step; returns what gives the figures to be logged."""
+    losses, rate = autoencoder_losses(state.model, batch, config, step), config.schedule.rate(step)
     loss = losses.reconstruction + config.kl_weight * losses.divergence
-    if not math.isfinite(loss.item()):
-        raise ValueError(f"the loss is not finite at step {step + 1}: lower the learning rate")
-    rate = config.schedule.rate(step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(network.parameters(), config.schedule.gradient_clip)
-    optimizer.step()
-    state.average.step(network.parameters())
-    return {
-        "reconstruction": losses.reconstruction.item(),
-        "divergence": losses.divergence.item(),
-        "learning_rate": rate,
-        "gradient_norm": float(norm),
-    }
+    norm = descend(state, loss, rate, config.schedule.gradient_clip)
+
+    def figures() -> dict[str, Any]:
+        found = finite(step + 1, reconstruction=losses.reconstruction.item(), divergence=losses.divergence.item())
+        return found | {"learning_rate": rate, "gradient_norm": float(norm)}
+
+    return figures
 
 
 def reconstruction_psnr(autoencoder: Autoencoder, images: Tensor) -> float:

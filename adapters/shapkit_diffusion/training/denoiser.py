@@ -18,11 +18,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,11 +50,11 @@ from shapkit_diffusion.noise.sampling import stride_output
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.training.batches import Batch, draw_batch, encoding, players
 from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig, graph_called
-from shapkit_diffusion.training.log import TrainingLog, averaged_samples, figures_of, shared_report
+from shapkit_diffusion.training.log import averaged_samples, figures_of, shared_report
+from shapkit_diffusion.training.loop import training
 from shapkit_diffusion.training.paired_noise import pairing
 from shapkit_diffusion.training.row_files import RowFiles
 from shapkit_diffusion.training.state import TrainingState
-from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 
 
 class Losses(NamedTuple):
@@ -199,7 +198,7 @@ def train(
                 run = held.enter_context(RunFolder.held(folder, described, resume=resume))
             else:
                 run = RunFolder.open(folder, described, resume=True)
-        return _train_in(run, denoiser, data, config, accelerator, resume, cache, teacher, progress, regions_of)
+        return _train_in(run, denoiser, data, config, accelerator, cache, teacher, progress, regions_of)
 
 
 def _described(denoiser: Denoiser, data: Images, config: TrainConfig, teacher: Denoiser | None) -> dict[str, Any]:
@@ -216,7 +215,6 @@ def _train_in(
     data: Images,
     config: TrainConfig,
     accelerator: Accelerator,
-    resume: bool,
     cache: str | Path | None,
     teacher: Denoiser | None,
     progress: Callable[[int, int], None] | None,
@@ -235,35 +233,15 @@ def _train_in(
     average = EMAModel(denoiser.parameters(), decay=config.ema)
     average.to(accelerator.device)
     state = TrainingState(denoiser, optimizer, average)
-    first = state.load(run.path / "state", accelerator) if resume else 0
-    steps = _Steps(data, encode, regions_of, with_noise, model, anchor, state)
-    main = accelerator.is_main_process
-    with (
-        _training_mode(denoiser, config),
-        StopSignals() as signals,
-        TrainingLog(run, first) if main else nullcontext() as log,
-    ):
-        started, before = time.perf_counter(), run.seconds()
-        for step in range(first, config.steps):
-            done = step + 1
-            logging = done % config.log_every == 0 or done == config.steps
-            found = steps.take(step, config, accelerator, with_report=logging)
-            stopping = signals.received(accelerator) and done < config.steps
-            saving = done % config.save_every == 0 or stopping or done == config.steps
-            if logging or saving:
-                record = found.record(done, config, accelerator)
-            if logging and log is not None:
-                log.record(record | {"seconds": round(before + time.perf_counter() - started, 3)})
-            if config.sample_every and done % config.sample_every == 0 and log is not None:
-                log.samples(averaged_samples(denoiser, average, config.seed), done)
-            if saving:
-                state.save(run.path / "state", done, accelerator)
-            if progress is not None and main:
-                progress(done, config.steps)
-            if stopping:
-                raise TrainingStopped(done, config.steps, run.path)
+    taking = _Steps(data, encode, regions_of, with_noise, model, anchor, state)
+    with _training_mode(denoiser, config), training(run, state, config, accelerator, progress) as steps:
+        for step in steps:
+            found = taking.take(step.number, config, accelerator, with_report=step.logged)
+            step.figures = partial(found.record, step.done, config, accelerator)
+            if config.sample_every and step.done % config.sample_every == 0 and step.log is not None:
+                step.log.samples(averaged_samples(denoiser, average, config.seed), step.done)
     average.copy_to(denoiser.parameters())
-    if main:
+    if accelerator.is_main_process:
         denoiser.save(run.path / "model")
     accelerator.wait_for_everyone()
     return denoiser
@@ -287,7 +265,6 @@ class _Found:
             )
         report = self.losses.report
         return {
-            "step": done,
             "denoising": denoising,
             "penalty": penalty,
             "weight": config.penalty.at(done - 1, config.steps) if config.penalty else 0.0,

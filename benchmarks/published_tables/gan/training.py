@@ -8,9 +8,9 @@ augmentation nothing to help with.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,9 +33,9 @@ from shapkit.randomness import counter_bits, counter_uniform
 from shapkit_diffusion.data.faces import render_faces
 from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.runs import RunFolder
-from shapkit_diffusion.training.log import SAMPLES, TrainingLog
+from shapkit_diffusion.training.log import SAMPLES
+from shapkit_diffusion.training.loop import finite, training
 from shapkit_diffusion.training.state import TrainingState
-from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 
 GENERATOR_FILE = "generator.safetensors"
 DISCRIMINATOR_FILE = "discriminator.safetensors"
@@ -196,27 +196,14 @@ def train_pair(
     optimizer = torch.optim.Adam(pair.parameters(), lr=config.learning_rate, betas=(0.0, 0.99))
     average = EMAModel(pair.generator.parameters(), decay=config.ema)
     state = TrainingState(pair, optimizer, average)
-    first = state.load(run.path / "state", accelerator)
-    with StopSignals() as signals, TrainingLog(run, first) as log:
-        started, before = time.perf_counter(), run.seconds()
-        for step in range(first, config.steps):
-            done = step + 1
-            record = discriminator_step(pair, optimizer, config, step)
-            record |= generator_step(pair, optimizer, config, step, extra_loss)
+    with training(run, state, config, accelerator, progress) as steps:
+        for step in steps:
+            found = discriminator_step(pair, optimizer, config, step.number)
+            found |= generator_step(pair, optimizer, config, step.number, extra_loss)
             average.step(pair.generator.parameters())
-            if not all(math.isfinite(value) for value in record.values()):
-                raise ValueError(f"a loss is not finite at step {done}: lower the learning rate")
-            stopping = signals.received(accelerator) and done < config.steps
-            if done % config.log_every == 0 or done == config.steps:
-                log.record({"step": done} | record | {"seconds": round(before + time.perf_counter() - started, 3)})
-            if config.sample_every and done % config.sample_every == 0:
-                log.samples(_samples(pair.generator, average, config.seed), done)
-            if done % config.save_every == 0 or stopping or done == config.steps:
-                state.save(run.path / "state", done, accelerator)
-            if progress is not None:
-                progress(done, config.steps)
-            if stopping:
-                raise TrainingStopped(done, config.steps, run.path)
+            step.figures = partial(finite, step.done, **found)
+            if config.sample_every and step.done % config.sample_every == 0 and step.log is not None:
+                step.log.samples(_samples(pair.generator, average, config.seed), step.done)
     average.copy_to(pair.generator.parameters())
     pair.eval().requires_grad_(False)
 

@@ -7,10 +7,9 @@ and step, and the same run folder, resumable to the same numbers. One process.
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,10 +26,9 @@ from shapkit_diffusion.fingerprints import described_model
 from shapkit_diffusion.runs import RunFolder
 from shapkit_diffusion.training.batches import Batch, draw_batch, encoding
 from shapkit_diffusion.training.config import TrainConfig
-from shapkit_diffusion.training.log import TrainingLog
+from shapkit_diffusion.training.loop import descend, finite, training
 from shapkit_diffusion.training.row_files import RowFiles
 from shapkit_diffusion.training.state import TrainingState
-from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def train_text_model(
     phrases = face_phrases(config.faces, config.data_seed)
     described = {"text": dataclasses.asdict(config), "model": described_model(denoiser)}
     with RunFolder.held(folder, described, resume=resume) as run:
-        return _train_in(run, model, faces, phrases, config, accelerator, resume, progress)
+        return _train_in(run, model, faces, phrases, config, accelerator, progress)
 
 
 def _train_in(
@@ -111,41 +109,22 @@ def _train_in(
     phrases: Sequence[Phrases],
     config: TextTrainConfig,
     accelerator: Accelerator,
-    resume: bool,
     progress: Callable[[int, int], None] | None,
 ) -> TextModel:
-    training, denoiser = config.training, model.denoiser
+    wanted, denoiser = config.training, model.denoiser
     model.to(accelerator.device)
-    encoded = encoding(faces, denoiser, training, RowFiles(run.path), accelerator)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, fused=True)
-    average = EMAModel(model.parameters(), decay=training.ema)
+    encoded = encoding(faces, denoiser, wanted, RowFiles(run.path), accelerator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=wanted.learning_rate, fused=True)
+    average = EMAModel(model.parameters(), decay=wanted.ema)
     state = TrainingState(model, optimizer, average)
-    first = state.load(run.path / "state", accelerator) if resume else 0
     model.train()
-    with StopSignals() as signals, TrainingLog(run, first) as log:
-        started, before = time.perf_counter(), run.seconds()
-        for step in range(first, training.steps):
-            batch = draw_batch(faces, training, denoiser.n_timesteps, step, noise_shape=denoiser.latent_shape)
-            loss = denoising_loss(model, encoded(batch.to(accelerator.device)), told(phrases, batch, config, step))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            for group in optimizer.param_groups:
-                group["lr"] = training.rate(step)
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
-            optimizer.step()
-            average.step(model.parameters())
-            done = step + 1
-            stopping = signals.received(accelerator) and done < training.steps
-            if done % training.log_every == 0 or done == training.steps:
-                record = {"step": done, "denoising": _finite(loss.item(), done), "gradient_norm": float(norm)}
-                log.record(record | {"seconds": round(before + time.perf_counter() - started, 3)})
-            if done % training.save_every == 0 or stopping or done == training.steps:
-                _finite(loss.item(), done)
-                state.save(run.path / "state", done, accelerator)
-            if progress is not None:
-                progress(done, training.steps)
-            if stopping:
-                raise TrainingStopped(done, training.steps, run.path)
+    with training(run, state, wanted, accelerator, progress) as steps:
+        for step in steps:
+            batch = draw_batch(faces, wanted, denoiser.n_timesteps, step.number, noise_shape=denoiser.latent_shape)
+            captions = told(phrases, batch, config, step.number)
+            loss = denoising_loss(model, encoded(batch.to(accelerator.device)), captions)
+            norm = descend(state, loss, wanted.rate(step.number), wanted.gradient_clip)
+            step.figures = partial(_figures, step.done, loss.detach(), norm)
     average.copy_to(model.parameters())
     model.eval()
     model.save(run.path / "model")
@@ -184,7 +163,5 @@ def told(phrases: Sequence[Phrases], batch: Batch, config: TextTrainConfig, step
     return captions
 
 
-def _finite(loss: float, step: int) -> float:
-    if not math.isfinite(loss):
-        raise ValueError(f"the loss is not finite at step {step} ({loss}): lower the learning rate")
-    return loss
+def _figures(step: int, loss: Tensor, norm: Tensor) -> dict[str, float]:
+    return finite(step, denoising=loss.item()) | {"gradient_norm": float(norm)}
