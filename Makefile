@@ -27,7 +27,7 @@ test-core:
 # Small faults put into the code, and whether the tests notice: docs/testing.md. Hours; goes on where it was stopped.
 mutants: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,mutants]'
-	$(BIN)/python -m benchmarks.reliability.mutants --sample 200
+	$(BIN)/python -m benchmarks.reliability.mutants
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check shapkit adapters tests benchmarks examples

@@ -42,13 +42,23 @@ ADAPTERS = "adapters/shapkit_diffusion"
 PACKAGES = {
     "core": ["shapkit/**/*.py"],
     "adapters": [
-        *(f"{ADAPTERS}/{name}.py" for name in ("sampling", "schedules", "edits", "influence")),
-        f"{ADAPTERS}/evaluation/*.py",
-        f"{ADAPTERS}/training*.py",
+        f"{ADAPTERS}/denoisers/schedules.py",
+        *(f"{ADAPTERS}/{room}/*.py" for room in ("noise", "evaluation", "training")),
     ],
 }
 TESTS = ("tests/shapkit", "tests/shapkit_diffusion")
-COPIED = ("shapkit", "adapters", "tests", "benchmarks", "examples", "docs", "pyproject.toml", "README.md", "Makefile")
+COPIED = (
+    "shapkit",
+    "adapters",
+    "tests",
+    "benchmarks",
+    "examples",
+    "docs",
+    "pyproject.toml",
+    "README.md",
+    "CONTRIBUTING.md",
+    "Makefile",
+)
 PATIENCE = 60.0  # seconds a mutant's tests may take beyond five times what they took
 NO_TESTS = 5  # pytest's exit status where there is nothing to run
 LONGEST = 60.0  # seconds of tests for one mutant: the quickest that run its line, and no more
@@ -207,7 +217,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description="Put small faults into the code, and see whether the tests notice.")
     parser.add_argument("--package", choices=PACKAGES, action="append", help="by default all")
-    parser.add_argument("--sample", type=int, default=100, help="faults of each package")
+    parser.add_argument("--sample", type=int, default=300, help="faults of each package")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "mutants")

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch.nn import functional as F
 
-from benchmarks.published_tables.gan import training
 from benchmarks.published_tables.gan.style_gan import (
     GAIN,
     SLOPE,
@@ -40,7 +39,7 @@ from benchmarks.published_tables.gan.training import (
     train_gan,
 )
 from shapkit_diffusion import runs
-from shapkit_diffusion.training.stop_signals import TrainingStopped
+from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 
 TINY = GanArchitecture(widths=(12, 8, 6), discriminator_widths=(12, 8, 6), latent=10, mapping_layers=2)
 SHORT = GanConfig(TINY, steps=4, batch_size=4, penalty_every=2, save_every=2, log_every=1, sample_every=0)
@@ -210,13 +209,13 @@ def test_the_discriminator_learns_to_tell_and_the_generator_to_please() -> None:
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train_gan(SHORT, tmp_path / "whole")
 
-    received, calls = training.StopSignals.received, []
+    received, calls = StopSignals.received, []
 
-    def after_three(self: training.StopSignals, accelerator: Accelerator) -> bool:
+    def after_three(self: StopSignals, accelerator: Accelerator) -> bool:
         calls.append(1)
         return len(calls) == 3 or received(self, accelerator)
 
-    monkeypatch.setattr(training.StopSignals, "received", after_three)
+    monkeypatch.setattr(StopSignals, "received", after_three)
     with pytest.raises(TrainingStopped, match="after 3 of 4 steps"):
         train_gan(SHORT, tmp_path / "parts")
     parts = train_gan(SHORT, tmp_path / "parts", resume=True)
