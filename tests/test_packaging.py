@@ -39,3 +39,17 @@ def test_torch_is_asked_for_in_one_line_when_it_is_absent() -> None:
     assert shown[0] == "1.0"
     assert "torch is needed for shapkit.differentiable: pip install 'shapkit[torch]'" in shown[1]
     assert len(shown) == 2
+
+
+def test_no_folder_of_the_packages_is_ignored_by_name() -> None:
+    """What .gitignore leaves out is left out of the wheel, too."""
+    patterns = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    anywhere = {pattern.strip("/") for pattern in patterns if not pattern.startswith("/")}
+    folders = {path.parent.name for package in ("shapkit", "adapters") for path in (ROOT / package).rglob("*.py")}
+    assert "runs" in folders and not anywhere & folders
+
+
+def test_the_library_holds_no_study() -> None:
+    for package in ("shapkit", "shapkit_diffusion"):
+        folders = {path.name for path in Path(str(files(package))).rglob("*") if path.is_dir()}
+        assert not {"tables", "compared", "gan", "benchmarks"} & folders
