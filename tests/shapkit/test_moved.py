@@ -13,6 +13,7 @@ def test_modules_are_found_under_their_old_names(old):
     if old.startswith("differentiable"):
         pytest.importorskip("torch")
     new = f"shapkit.{shapkit._MOVED[old]}"
+    sys.modules.pop(f"shapkit.{old}", None)
     with pytest.warns(DeprecationWarning, match=rf"shapkit\.{old} is now {new}: import it from there"):
         module = import_module(f"shapkit.{old}")
     assert module is import_module(new) and module.__name__ == new and module.__spec__.name == new

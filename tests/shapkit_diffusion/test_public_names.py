@@ -48,6 +48,7 @@ def test_a_command_loads_what_it_needs_and_no_other_command() -> None:
 def test_modules_are_found_under_their_old_names(old: str) -> None:
     new = shapkit_diffusion._MOVED[old]  # type: ignore[attr-defined]
     new = new[1:] if new.startswith(".") else f"shapkit_diffusion.{new}"
+    sys.modules.pop(f"shapkit_diffusion.{old}", None)
     with pytest.warns(DeprecationWarning, match=rf"shapkit_diffusion\.{old} is now {new}: import it from there"):
         module = import_module(f"shapkit_diffusion.{old}")
     assert module is import_module(new) and module.__name__ == new

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from shapkit import Attribution, plots
+from shapkit import Attribution
+from shapkit.attribution import plots
 from shapkit.attribution.attribution import interaction_terms
 
 matplotlib = pytest.importorskip("matplotlib")

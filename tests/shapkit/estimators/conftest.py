@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shapkit.estimators import anytime, known_payoffs
+from shapkit.estimators.runs import anytime, known_payoffs
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from benchmarks.published_tables.gan import training
 from benchmarks.published_tables.gan.clustering import spectral_clusters, spherical_kmeans
 from benchmarks.published_tables.gan.editing_in_style import (
     REFERENCE,
@@ -35,7 +34,7 @@ from benchmarks.published_tables.gan.inversion import GanImages, InversionConfig
 from benchmarks.published_tables.gan.style_gan import GanArchitecture, StyleGenerator, new_generator
 from benchmarks.published_tables.gan.training import GanConfig, train_gan
 from benchmarks.published_tables.systems.systems import Region, System
-from shapkit_diffusion.training.stop_signals import TrainingStopped
+from shapkit_diffusion.training.stop_signals import StopSignals, TrainingStopped
 
 TINY = GanArchitecture(widths=(12, 8, 6), discriminator_widths=(12, 8, 6), latent=10, mapping_layers=2)
 CONCEPTS = {"left": 1, "right": 2}
@@ -330,13 +329,13 @@ def test_fine_tuning_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path, monkey
     config = IganConfig(replace(start, steps=5, learning_rate=1e-2), layer=2, groups=3, regroup_every=2, memory=0.2)
     whole, groups = train_igan(config, tmp_path / "gan", tmp_path / "whole")
 
-    received, calls = training.StopSignals.received, []
+    received, calls = StopSignals.received, []
 
-    def after_three(self: training.StopSignals, accelerator: Accelerator) -> bool:
+    def after_three(self: StopSignals, accelerator: Accelerator) -> bool:
         calls.append(1)
         return len(calls) == 3 or received(self, accelerator)
 
-    monkeypatch.setattr(training.StopSignals, "received", after_three)
+    monkeypatch.setattr(StopSignals, "received", after_three)
     with pytest.raises(TrainingStopped, match="after 3 of 5 steps"):
         train_igan(config, tmp_path / "gan", tmp_path / "parts")
     assert not (tmp_path / "parts" / "generator.safetensors").exists()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from shapkit.coalitions import members_of_masks
-from shapkit.estimators import leverage
+from shapkit.estimators.pairs import leverage
 from shapkit.estimators.pairs.kernel import KernelSampler
 from shapkit.estimators.pairs.leverage import LeverageSampler
 from shapkit.estimators.pairs.regression import ConstrainedFit, pair_weights, shapley_kernel

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 import shapkit
 from shapkit import Attribution, Game, estimate, table_game
 from shapkit.coalitions import masks_of_members
-from shapkit.estimators import SAMPLERS, Budget, RelativeError, Seconds, StandardError, known_payoffs
+from shapkit.estimators import SAMPLERS, Budget, RelativeError, Seconds, StandardError
+from shapkit.estimators.runs import known_payoffs
 from shapkit.estimators.runs.known_payoffs import KnownPayoffs
 
 
