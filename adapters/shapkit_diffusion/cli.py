@@ -7,29 +7,30 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 
+from shapkit_diffusion.commands.options import command
 from shapkit_diffusion.progress import end_bars
 from shapkit_diffusion.training.stop_signals import EXIT_STOPPED, RunStopped
 
 COMMANDS = {
-    "autoencoder": "autoencoder",
-    "train": "train",
-    "finetune": "train",
-    "influence": "influence",
-    "edit": "edit",
-    "evaluate": "evaluate",
-    "parse": "parse",
-    "demo": "demo",
+    "autoencoder": ("autoencoder", "train a small autoencoder, for latent models"),
+    "train": ("train", "train a small DDPM from scratch, of pixels or of latents"),
+    "finetune": ("train", "train a model on with the dummy-player penalty"),
+    "influence": ("influence", "show which input region of a model drives which output region"),
+    "edit": ("edit", "edit regions of given or generated images through their noise"),
+    "evaluate": ("evaluate", "measure locality and realism of a model"),
+    "parse": ("parse", "write label maps of a folder of face images"),
+    "demo": ("demo", "fine-tune with and without the penalty, compare, write a report"),
 }
-"""The commands, in the order of the help, and the modules of this package that have them."""
+"""The commands in the order of the help: the module of each in this package, and what it does."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors of the user's making are one line on standard error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser(words[0] if words and words[0] in COMMANDS else None).parse_args(words)
+    options = _parser(words[:1]).parse_args(words)
     if options.threads:
         import torch
 
@@ -48,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser(chosen: str | None = None) -> argparse.ArgumentParser:
-    """The command's options: those of all commands, or of the chosen one alone, which spares loading the others."""
+def _parser(loaded: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
+    """All commands, with the options of those in ``loaded``; the others are listed, which loads nothing."""
     parser = argparse.ArgumentParser(
         prog="shapkit-diffusion",
         description="Diffusion models whose noise regions own their image regions: train, fine-tune with the "
@@ -57,9 +58,10 @@ def _parser(chosen: str | None = None) -> argparse.ArgumentParser:
         epilog="Try: shapkit-diffusion demo. Every command has its own --help.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, module in COMMANDS.items():
-        if chosen in (None, name):
-            getattr(import_module(f"shapkit_diffusion.commands.{module}"), f"add_{name}")(commands)
+    for name, (module, about) in COMMANDS.items():
+        of_command = command(commands, name, about)
+        if name in loaded:
+            getattr(import_module(f"shapkit_diffusion.commands.{module}"), f"add_{name}")(of_command)
     return parser
 
 

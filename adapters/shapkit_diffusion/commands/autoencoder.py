@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from typing import Any
 
 import torch
 
 from shapkit._files import user_path
-from shapkit_diffusion.commands.options import add_data, command
+from shapkit_diffusion.commands.options import add_data
 from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.denoisers.autoencoders import small_autoencoder
 from shapkit_diffusion.evaluation.domains import open_domain
@@ -22,9 +21,9 @@ from shapkit_diffusion.training.autoencoder import AutoencoderConfig, reconstruc
 MEASURED_IMAGES = 1000
 
 
-def add_autoencoder(commands: Any) -> None:
-    """Add the command ``autoencoder``."""
-    parser = command(commands, "autoencoder", _autoencoder, "train a small autoencoder, for latent models")
+def add_autoencoder(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``autoencoder``."""
+    parser.set_defaults(run=_autoencoder)
     add_data(parser)
     parser.add_argument("--count", type=int, default=16384, help="how many faces to render")
     parser.add_argument(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from shapkit_diffusion.commands.options import command
 from shapkit_diffusion.demo import demo_config, run_demo
 from shapkit_diffusion.training.stop_signals import EXIT_STOPPED
 
 
-def add_demo(commands: Any) -> None:
-    """Add the command ``demo``."""
-    parser = command(commands, "demo", _demo, "fine-tune with and without the penalty, compare, write a report")
+def add_demo(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``demo``."""
+    parser.set_defaults(run=_demo)
     parser.add_argument("--data", choices=("faces", "photographs"), default="faces")
     parser.add_argument(
         "--out", default="runs/demo", help="folder for the report; must be new unless --resume or --overwrite"

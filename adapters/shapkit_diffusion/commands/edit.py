@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of, read_image, write_image
-from shapkit_diffusion.commands.options import add_data, add_parser_choice, command, settings
+from shapkit_diffusion.commands.options import add_data, add_parser_choice, settings
 from shapkit_diffusion.data.pixels import to_bytes
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain
@@ -32,9 +32,9 @@ from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.runs import result_folder, write_json
 
 
-def add_edit(commands: Any) -> None:
-    """Add the command ``edit``."""
-    parser = command(commands, "edit", _edit, "edit regions of given or generated images through their noise")
+def add_edit(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``edit``."""
+    parser.set_defaults(run=_edit)
     add_data(parser)
     add_parser_choice(parser)
     add_model(parser, default="local")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, fields
-from typing import Any
 
 from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of
-from shapkit_diffusion.commands.options import add_data, add_parser_choice, command, settings
+from shapkit_diffusion.commands.options import add_data, add_parser_choice, settings
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
 from shapkit_diffusion.pictures.comparison import picture_of_swaps
 from shapkit_diffusion.pictures.pages import png
@@ -15,9 +14,9 @@ from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import result_folder, write_json
 
 
-def add_evaluate(commands: Any) -> None:
-    """Add the command ``evaluate``."""
-    parser = command(commands, "evaluate", _evaluate, "measure locality and realism of a model")
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``evaluate``."""
+    parser.set_defaults(run=_evaluate)
     add_data(parser)
     add_parser_choice(parser)
     add_model(parser)

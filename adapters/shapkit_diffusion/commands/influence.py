@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
 
 from shapkit.differentiable import allowed_influence, star
 from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of
-from shapkit_diffusion.commands.options import add_data, add_parser_choice, command, settings
+from shapkit_diffusion.commands.options import add_data, add_parser_choice, settings
 from shapkit_diffusion.evaluation.domains import CONCEPTS
 from shapkit_diffusion.noise.influence import BUDGET, END_TO_END, Influence, influence_maps, outside_error, outside_mass
 from shapkit_diffusion.noise.sampling import draw_noise
@@ -23,9 +22,9 @@ from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.runs import result_folder, write_json
 
 
-def add_influence(commands: Any) -> None:
-    """Add the command ``influence``."""
-    parser = command(commands, "influence", _influence, "show which input region of a model drives which output region")
+def add_influence(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``influence``."""
+    parser.set_defaults(run=_influence)
     add_data(parser)
     add_parser_choice(parser)
     add_model(parser)

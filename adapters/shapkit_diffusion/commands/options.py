@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 DATA_HELP = "faces (rendered), photographs (100 real ones), celebamask:FOLDER or folder:IMAGES:LABELS"
 
 
-def command(commands: Any, name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
-    """A new command: ``run`` is called with its options; ``about`` is its line in the list of commands."""
+def command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:
+    """A new command without options but ``--threads``; ``about`` is its line in the list of commands."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=about, description=about[0].upper() + about[1:] + ".", formatter_class=Formatter
     )
-    parser.set_defaults(run=run)
     parser.add_argument(
         "--threads", type=int, default=0, help="threads of the network's operations; 0 leaves it to torch"
     )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from shapkit_diffusion.commands.options import command, settings
+from shapkit_diffusion.commands.options import settings
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.runs import result_folder
 
 
-def add_parse(commands: Any) -> None:
-    """Add the command ``parse``."""
-    parser = command(commands, "parse", _parse, "write label maps of a folder of face images")
+def add_parse(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``parse``."""
+    parser.set_defaults(run=_parse)
     parser.add_argument("--images", required=True, help="folder of pictures")
     parser.add_argument(
         "--parser",

@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from shapkit._files import user_path
 from shapkit_diffusion.commands.models import add_model, model_of, write_samples
-from shapkit_diffusion.commands.options import Formatter, add_data, command
+from shapkit_diffusion.commands.options import Formatter, add_data
 from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.demo import demo_config
 from shapkit_diffusion.denoisers.autoencoders import load_autoencoder
@@ -121,9 +121,9 @@ def _training_config(options: argparse.Namespace, penalty: PenaltyConfig | None,
     return TrainConfig(**chosen, decay=not options.constant_rate, anchor=anchor, penalty=penalty)
 
 
-def add_train(commands: Any) -> None:
-    """Add the command ``train``."""
-    parser = command(commands, "train", _train, "train a small DDPM from scratch, of pixels or of latents")
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``train``."""
+    parser.set_defaults(run=_train)
     add_data(parser)
     parser.add_argument("--count", type=int, default=16384, help="how many faces to render")
     parser.add_argument(
@@ -151,9 +151,9 @@ def _train(options: argparse.Namespace) -> None:
         write_samples(trained, user_path(options.out))
 
 
-def add_finetune(commands: Any) -> None:
-    """Add the command ``finetune``."""
-    parser = command(commands, "finetune", _finetune, "train a model on with the dummy-player penalty")
+def add_finetune(parser: argparse.ArgumentParser) -> None:
+    """The options of the command ``finetune``."""
+    parser.set_defaults(run=_finetune)
     add_data(parser)
     parser.add_argument("--count", type=int, default=16384, help="how many faces to render")
     add_model(parser)
