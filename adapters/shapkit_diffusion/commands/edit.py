@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from shapkit_diffusion.noise.edits import (
     Edit,
     InversionWarning,
     Original,
+    Outside,
     edit_original,
 )
 from shapkit_diffusion.noise.sampling import draw_noise
@@ -66,7 +67,7 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--outside",
-        choices=("free", "replay"),
+        choices=get_args(Outside),
         default="free",
         help="free: the model decides what else changes; replay: put everything else back at every step",
     )

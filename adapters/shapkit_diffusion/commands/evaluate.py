@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, fields
+from typing import get_args
 
 from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of
 from shapkit_diffusion.commands.options import add_data, add_parser_choice, settings
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
+from shapkit_diffusion.evaluation.locality import Normalisation
 from shapkit_diffusion.pictures.comparison import picture_of_swaps
 from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.progress import on_terminal
@@ -31,7 +33,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dilation", type=int, default=defaults.dilation, help="pixels by which concepts grow")
     parser.add_argument(
         "--normalisation",
-        choices=("own_area", "published"),
+        choices=get_args(Normalisation),
         default=defaults.normalisation,
         help="area that MSE out is divided by: the area outside, or the region's as the paper prints it",
     )

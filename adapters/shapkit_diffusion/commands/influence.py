@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import get_args
 
 from shapkit.differentiable import allowed_influence, star
+from shapkit.exact.interactions import VALUES, Index
 from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of
 from shapkit_diffusion.commands.options import add_data, add_parser_choice, settings
 from shapkit_diffusion.evaluation.domains import CONCEPTS
@@ -42,7 +44,9 @@ def add_influence(parser: argparse.ArgumentParser) -> None:
         help="coalitions for each pair of images; with fewer than there are, influence is estimated",
     )
     parser.add_argument(
-        "--interactions", choices=("SII", "k-SII", "STII", "FSII", "BII", "FBII"), help="also of pairs of regions"
+        "--interactions",
+        choices=[name for name in get_args(Index) if name not in VALUES],
+        help="also of pairs of regions",
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images that the network is given at once")
     parser.add_argument("--dilation", type=int, default=1, help="pixels by which concepts grow")

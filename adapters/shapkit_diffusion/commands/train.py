@@ -9,19 +9,25 @@ from typing import Any, get_args
 from accelerate import PartialState
 
 from shapkit._files import user_path
+from shapkit.differentiable.penalty.absence import Fill
+from shapkit.differentiable.penalty.comparisons import Estimator
+from shapkit.differentiable.penalty.penalty import Payoff
 from shapkit_diffusion.commands.models import add_model, model_of, write_samples
 from shapkit_diffusion.commands.options import Formatter, add_data
 from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.demo import demo_config
 from shapkit_diffusion.denoisers.autoencoders import load_autoencoder
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
-from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.denoiser import PREDICTIONS, Denoiser, small_denoiser
 from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.training.batches import concept_names, template_regions
 from shapkit_diffusion.training.config import (
+    GraphName,
     PairedNoise,
+    PayoffsFrom,
     PenaltyConfig,
+    PlayersFrom,
     TimestepWeighting,
     TrainConfig,
     fast_precision,
@@ -132,7 +138,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--autoencoder", help="folder of the autoencoder whose latents the model is of; a pixel model if left out"
     )
-    parser.add_argument("--prediction", choices=("v_prediction", "epsilon", "sample"), default="v_prediction")
+    parser.add_argument("--prediction", choices=PREDICTIONS, default="v_prediction")
     _add_training(
         parser, TrainConfig(steps=4500, learning_rate=1e-3, warmup=200, ema=0.999, precision=fast_precision())
     )
@@ -215,24 +221,22 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
         help="labels that become players; one, several, or all, which is every label but the background",
     )
     group.add_argument(
-        "--graph", choices=("star", "own"), default=wanted.graph, help="star: concepts may look at the rest"
+        "--graph", choices=get_args(GraphName), default=wanted.graph, help="star: concepts may look at the rest"
     )
-    group.add_argument(
-        "--estimator", choices=("present", "grand", "shared", "per_region", "exact", "direct"), default=wanted.estimator
-    )
-    group.add_argument("--fill", choices=("exchange", "zeros", "noise", "batch_mean"), default=wanted.fill)
-    group.add_argument("--payoff", choices=("pixels", "mean"), default=wanted.payoff)
+    group.add_argument("--estimator", choices=get_args(Estimator), default=wanted.estimator)
+    group.add_argument("--fill", choices=get_args(Fill), default=wanted.fill)
+    group.add_argument("--payoff", choices=get_args(Payoff), default=wanted.payoff)
     group.add_argument("--samples", type=int, default=wanted.samples, help="coalitions per step")
     group.add_argument("--dilation", type=int, default=wanted.dilation, help="pixels by which concepts grow")
     group.add_argument(
         "--regions",
-        choices=("template", "label_maps"),
+        choices=get_args(PlayersFrom),
         default=wanted.regions,
         help="one partition for all aligned images, or each image's own",
     )
     group.add_argument(
         "--output",
-        choices=("clean", "prediction"),
+        choices=get_args(PayoffsFrom),
         default=wanted.output,
         help="payoffs from the predicted clean image, or from the network's own prediction",
     )
@@ -254,20 +258,8 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
 def _finetune(options: argparse.Namespace) -> None:
     penalty = None
     if options.weight > 0 and options.composed is None:
-        penalty = PenaltyConfig(
-            weight=options.weight,
-            final_weight=options.final_weight,
-            concepts=tuple(options.concepts),
-            graph=options.graph,
-            estimator=options.estimator,
-            fill=options.fill,
-            payoff=options.payoff,
-            samples=options.samples,
-            dilation=options.dilation,
-            regions=options.regions,
-            output=options.output,
-            timestep_weighting=options.timestep_weighting,
-        )
+        chosen = {field.name: getattr(options, field.name) for field in fields(PenaltyConfig)}
+        penalty = PenaltyConfig(**chosen | {"concepts": tuple(options.concepts)})
     paired = PairedNoise(options.paired_noise, concepts=options.paired_concepts) if options.paired_noise else None
     substeps = options.anchor_substeps
     learns = penalty is not None or options.composed or substeps  # otherwise the anchor holds it where it is

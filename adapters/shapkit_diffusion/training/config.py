@@ -13,9 +13,15 @@ from typing import Literal, get_args
 import torch
 
 from shapkit.differentiable import star
+from shapkit.differentiable.penalty.absence import Fill
+from shapkit.differentiable.penalty.comparisons import Estimator
+from shapkit.differentiable.penalty.penalty import Payoff
 from shapkit.differentiable.regions import Graph
 
 TimestepWeighting = Literal["none", "min_snr", "signal_share", "noise_share"]
+GraphName = Literal["star", "own"]
+PlayersFrom = Literal["template", "label_maps"]
+PayoffsFrom = Literal["clean", "prediction"]
 
 ALL_CONCEPTS = ("all",)
 """As ``PenaltyConfig.concepts``: every label of the data but the background."""
@@ -79,20 +85,20 @@ class PenaltyConfig:
     weight: float = 24.0
     final_weight: float | None = None
     concepts: tuple[str, ...] = ("eyes", "nose", "mouth")
-    graph: str = "star"
-    estimator: str = "present"
-    fill: str = "exchange"
-    payoff: str = "pixels"
+    graph: GraphName = "star"
+    estimator: Estimator = "present"
+    fill: Fill = "exchange"
+    payoff: Payoff = "pixels"
     samples: int = 1
     dilation: int = 1
-    regions: str = "template"
-    output: str = "clean"
+    regions: PlayersFrom = "template"
+    output: PayoffsFrom = "clean"
     timestep_weighting: TimestepWeighting = "none"
 
     def __post_init__(self) -> None:
-        if self.regions not in ("template", "label_maps"):
+        if self.regions not in get_args(PlayersFrom):
             raise ValueError(f"regions must be 'template' or 'label_maps', got {self.regions!r}")
-        if self.output not in ("clean", "prediction"):
+        if self.output not in get_args(PayoffsFrom):
             raise ValueError(f"output must be 'clean' or 'prediction', got {self.output!r}")
         if self.timestep_weighting not in get_args(TimestepWeighting):
             names = ", ".join(get_args(TimestepWeighting))

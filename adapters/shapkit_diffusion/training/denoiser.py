@@ -386,9 +386,9 @@ def _named_randomness(seed: int, step: int, first: int, device: torch.device) ->
 def _penalty(wanted: PenaltyConfig, seed: int) -> DummyPlayerPenalty:
     """The penalty that a configuration asks for; a ValueError names what it cannot be."""
     return DummyPlayerPenalty(
-        estimator=wanted.estimator,  # type: ignore[arg-type]  # checked by the penalty itself
-        fill=wanted.fill,  # type: ignore[arg-type]
-        payoff=wanted.payoff,  # type: ignore[arg-type]
+        estimator=wanted.estimator,
+        fill=wanted.fill,
+        payoff=wanted.payoff,
         graph=graph_called(wanted.graph),
         samples=wanted.samples,
         seed=seed,
