@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit.games.batches import Payoffs
 from shapkit.coalitions import Coalitions, masks_of_members
+from shapkit.games.batches import Payoffs
 from shapkit.games.game import Game
 
 _MOST_PLAYERS = 22

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapkit.attribution.attribution import Attribution
-from shapkit.games.batches import Payoffs
 from shapkit.coalitions import Coalitions
+from shapkit.games.batches import Payoffs
 from shapkit.games.game import Game
 
 _MOST_STEPS = 200  # of two between outputs, for squares of which there is room
