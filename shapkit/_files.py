@@ -105,7 +105,7 @@ def whole_folder(
     once do so one after the other.
 
     Args:
-        path: the folder; it is made where there is none.
+        path: the folder; created if missing.
         index: the file without which the folder is nothing.
         is_own: of a file's path within the folder, "/" between its parts, whether an earlier call may have written it.
         kept: those of them that stay where they are not written anew.

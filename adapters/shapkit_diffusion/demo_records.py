@@ -1,6 +1,6 @@
 """What a demonstration measured of one model, in files: figures as JSON, pictures as safetensors, influence as npz.
 
-Everything comes back as it was, to the last bit, so that a demonstration that goes on says what it would have said.
+Everything comes back as it was, to the last bit, so that a resumed demonstration reports what it would have reported.
 """
 
 from __future__ import annotations

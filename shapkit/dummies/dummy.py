@@ -91,7 +91,7 @@ def isolation_residual(
 
     This is Theorem 1's own condition, in one line. It is zero if and only if every player other than `player`
     is a dummy (to rounding, where the game rounds). A sampled residual that is not zero proves that one of
-    them is none.
+    them is not.
 
     Args:
         game: at most 62 players for "exact".

@@ -55,7 +55,7 @@ class CoalitionCache:
     batches.
 
     Args:
-        path: the file, made where there is none; by default the store is in memory.
+        path: the file, created if missing; by default the store is in memory.
         max_bytes: the most it takes, keys and bookkeeping included. By default 256 MiB: all coalitions of a scalar
             game of 20 players in memory, of 21 in a file.
         key: what the payoffs depend on besides the coalition, in your own words.

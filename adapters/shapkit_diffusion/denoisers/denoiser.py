@@ -72,7 +72,7 @@ class Denoiser(nn.Module):
         ddim: how it is sampled, unless a call says otherwise: the scheduler's own settings, which may be replaced.
 
     Raises:
-        ValueError: if the schedule's prediction type is unknown, or its settings are none of DDIM's.
+        ValueError: if the schedule's prediction type is unknown, or its settings are not those of DDIM.
 
     >>> denoiser = small_denoiser(size=16, channels=(8, 16))
     >>> x = torch.zeros(2, 3, 16, 16)

@@ -23,7 +23,7 @@ def prompt_embedding_of(folder: Path) -> Tensor:
     transformers must be installed.
 
     Raises:
-        ValueError: if it cannot be had.
+        ValueError: if it cannot be computed.
     """
     if (folder / EMBEDDING).is_file():
         if weight_shapes(folder / EMBEDDING).keys() != {"prompt_embedding"}:

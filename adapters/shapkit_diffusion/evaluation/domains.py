@@ -1,6 +1,6 @@
 """Domains: what training and evaluation have to know about a kind of images, gathered in one place.
 
-A domain says where images come from, how label maps of generated images are had, and in which features realism is
+A domain says where images come from, how label maps of generated images are made, and in which features realism is
 measured.
 """
 

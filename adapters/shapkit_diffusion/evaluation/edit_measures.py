@@ -1,7 +1,7 @@
 """Edits of one region measured image by image, whatever system made them: locality, seam and diversity.
 
 Every figure keeps its convention and its values for single images, so that intervals, and ratios of two systems on the
-same images, can be had later. MSE-in and MSE-out always travel with the ratio, which alone can be bought with noise.
+same images, can be computed later. MSE-in and MSE-out always go with the ratio: noise alone improves a bare ratio.
 """
 
 from __future__ import annotations

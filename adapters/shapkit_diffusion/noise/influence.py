@@ -319,7 +319,7 @@ class _Changes:
     def game(self) -> Game:
         """The game of what does not change, payoffs (n_pairs, K) from -all_exchanged to zero.
 
-        Its cache lets a second index of the game be had for nothing.
+        Its cache makes a second index of the game free.
         """
         at_once = max(1, self.batch_size // len(self.x))
         return Game(self._payoffs, len(self.regions.names), self.regions.names, batch_size=at_once, cache=True)
@@ -379,7 +379,7 @@ def _check_counts(n_regions: int, interactions: str | None, budget: int, batch_s
 
 
 def _check_changed(groups: Sequence[_Changes]) -> None:
-    """Refuse an output region of which there is nothing to account for, rounding aside."""
+    """Refuse an output region that does not change, rounding aside."""
     changed = torch.stack([group.all_exchanged.sum(dim=0) for group in groups]).sum(dim=0)
     size = torch.stack([group.regions.means(group.full.double().square()).sum(dim=0) for group in groups]).sum(dim=0)
     rounding = 16 * torch.finfo(groups[0].full.dtype).eps

@@ -49,20 +49,21 @@ Row n_pairs + r is the complement of row r. Row 0 is the empty coalition.
 
 
 class RegressionAdjustedSampler(PairedSampler):
-    """Shapley values of a model fitted to the sample, and of its residuals, by sampling, on top.
+    """Shapley values of a fitted model of the game, plus an unbiased estimate of its error.
 
-    Witter, Liu and Musco (2025), RegressionMSR, with four differences. Coalitions come with their complements, so that
-    each pair gives an estimate that shares out the right total. They are drawn by size without replacement (see
-    `PairedSamples`), so that the sizes of the sample are no source of error and the estimate becomes exact as the
-    sample becomes complete. The model is fitted to all folds of the sample but one and corrected by the residuals of
-    that one, in turn (Chernozhukov and others 2018), so that no residual is that of a pair the model has seen. And
-    what the other folds have seen counts as known: it need not be estimated.
+    Witter, Liu and Musco (2025), RegressionMSR, with four differences:
 
-    The estimate is unbiased, for any model, from about 3 n_players evaluations on: precisely, once at least two pairs
-    of each size have been drawn, or all of them. Before, it is that of the model, uncorrected, with standard errors of
-    NaN. Its sum is exact always. Standard errors are those of a stratified sample, from the residuals of the pairs
-    that the model has not seen. They count the folds as independent, which they nearly are, and are widened, in small
-    samples, by what a 95 % interval of Student's distribution is wider than a normal one.
+    - Coalitions come with their complements, so the values always share out the right total.
+    - They are drawn by size, without replacement (see `PairedSamples`). The sizes add no error, and the estimate
+      becomes exact as the sample becomes complete.
+    - The model is fitted to all folds of the sample but one and corrected by the residuals of that one, in turn
+      (Chernozhukov and others 2018). No residual is of a pair that its model has seen.
+    - What the other folds have seen counts as known and is not estimated.
+
+    The estimate is unbiased, for any model, once at least two pairs of each size have been drawn, or all of them: from
+    about 3 n_players evaluations on. Before, it is the model's, with standard errors of NaN. Standard errors are those
+    of a stratified sample of the residuals, with Satterthwaite's degrees of freedom. They take the folds for
+    independent, which they nearly are.
 
     Where there are fewer than about 10 n_players evaluations and the game is nearly additive, `KernelSampler` is more
     accurate: each model here sees only a part of the sample.
