@@ -11,24 +11,22 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from shapkit_diffusion.denoisers.loading import shipped_model
-from shapkit_diffusion.noise.edits import Edit, Original, edit_original
-from shapkit_diffusion.noise.sampling import draw_noise
+import shapkit_diffusion as sd
 from shapkit_diffusion.pictures.comparison import picture_of_samples
 from shapkit_diffusion.pictures.pages import png
 
-REGIONS = shipped_model("local").regions  # where the eyes, the nose and the mouth are in these faces, and the rest
+REGIONS = sd.shipped_model("local").regions  # where the eyes, the nose and the mouth are in these faces, and the rest
 
 
 def main(
     name: str = "local", *, count: int = 8, steps: int = 25, out: str = "edit.png"
 ) -> dict[str, tuple[float, float]]:
     """Mean square change inside and outside of each edited region."""
-    model = shipped_model(name)
-    original = Original.from_noise(model, draw_noise(model, count, seed=0), steps)
+    model = sd.shipped_model(name)
+    original = sd.Original.from_noise(model, sd.draw_noise(model, count, seed=0), steps)
     rows, changes = {"original": original.reconstruction}, {}
     for concept in ("eyes", "nose", "mouth"):
-        result = edit_original(model, original, REGIONS, [Edit(concept, seed=1)])
+        result = sd.edit_original(model, original, REGIONS, [sd.Edit(concept, seed=1)])
         change = (result.edited - original.reconstruction).square().mean(dim=1, keepdim=True)
         inside = REGIONS.mask(concept)
         changes[concept] = tuple(float((change * part).sum() / part.sum() / count) for part in (inside, 1 - inside))
