@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from shapkit_diffusion.data.labelled import Images, LabelledImages
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 
 LOOKED_AT = 64
@@ -44,14 +45,16 @@ def described_model(denoiser: Denoiser, *, weights: bool = False) -> dict[str, A
         described["autoencoder"] = described_network(network) | {"weights": digits_of_weights(network)}
     if denoiser.prompt_embedding is not None:
         described["prompt"] = digits_of(denoiser.prompt_embedding)
-    if isinstance(denoiser, ComposedDenoiser):
-        composition = denoiser.composition
+    if denoiser.class_label is not None:
+        described["class_label"] = denoiser.class_label
+    if isinstance(denoiser, ComposedDenoiser | RegionDenoiser):
         described["composition"] = {
             "regions": list(denoiser.regions.names),
             "masks": digits_of(denoiser.regions.masks),
-            "allowed": composition.allowed.int().tolist(),
-            "staged": composition.staged,
+            "allowed": denoiser.allowed.int().tolist(),
         }
+    if isinstance(denoiser, ComposedDenoiser):
+        described["composition"]["staged"] = denoiser.composition.staged
     if weights:
         described["weights"] = digits_of_weights(denoiser.unet)
     return described

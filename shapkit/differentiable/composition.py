@@ -72,7 +72,7 @@ class Composition(nn.Module):
         self.regions = regions
         self.allowed = allowed_influence(graph, regions.names)
         self.staged = staged
-        self._order = _order(self.allowed, regions.names) if staged else [tuple(range(len(regions.names)))]
+        self._order = stages_of(self.allowed, regions.names) if staged else [tuple(range(len(regions.names)))]
         looked_at = self.allowed.to(masks).fill_diagonal_(0)
         others = torch.einsum("kj,bjhw->kbhw", looked_at, masks)
         # (K, batch or 1, 1, height, width)
@@ -136,8 +136,19 @@ class Composition(nn.Module):
         return composed
 
 
-def _order(allowed: Tensor, names: Sequence[str]) -> list[tuple[int, ...]]:
-    """The regions by what they have to wait for: first those that look at no other, then those that look at these."""
+def stages_of(allowed: Tensor, names: Sequence[str]) -> list[tuple[int, ...]]:
+    """The regions by what they have to wait for: first those that look at no other, then those that look at these.
+
+    Args:
+        allowed: boolean (K, K), see `allowed_influence`.
+        names: of the K regions, for the message.
+
+    Raises:
+        ValueError: if regions look at one another, in a circle.
+
+    >>> stages_of(torch.tensor([[True, True], [False, True]]), ("mouth", "rest"))
+    [(1,), (0,)]
+    """
     waiting, done, order = set(range(len(names))), set[int](), list[tuple[int, ...]]()
     while waiting:
         ready = {k for k in waiting if set(allowed[k].nonzero().flatten().tolist()) - {k} <= done}

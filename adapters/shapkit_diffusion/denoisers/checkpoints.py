@@ -36,6 +36,7 @@ HUB_FILES = (
     "*/config.json",
     f"*/{SCHEDULE}",
     f"unet/{WEIGHTS}",
+    f"transformer/{WEIGHTS}",
     f"vqvae/{WEIGHTS}",
     f"vae/{WEIGHTS}",
     "text_encoder/model.safetensors",

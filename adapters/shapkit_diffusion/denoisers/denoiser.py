@@ -1,4 +1,4 @@
-"""Denoisers: a diffusers UNet with its noise schedule, called in one way whatever it predicts, and saved.
+"""Denoisers: a diffusers UNet or DiT with its noise schedule, called in one way whatever it predicts, and saved.
 
 Pixel models, latent models (with the autoencoder that makes their latents) and Stable Diffusion without text. A
 denoiser's folder is a diffusers pipeline's folder, so either side opens what the other wrote.
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, SchedulerMixin, UNet2DModel
+from diffusers import DDIMScheduler, DDPMScheduler, DiTTransformer2DModel, SchedulerMixin, UNet2DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,10 +31,12 @@ CARD = "README.md"
 COMPOSITION = "composition.safetensors"
 """The file that says how a saved denoiser's output is composed, see ``ComposedDenoiser``."""
 
+CLASS_LABEL = "class_label.json"
+"""The file that says which class a class-conditional denoiser is given."""
 
 _OWN = (
-    *(INDEX, CARD, EMBEDDING, COMPOSITION, "scheduler/scheduler_config.json"),
-    *(f"{part}/{name}" for part in ("unet", "vqvae", "vae") for name in (CONFIG, *WEIGHT_FILES)),
+    *(INDEX, CARD, EMBEDDING, COMPOSITION, CLASS_LABEL, "scheduler/scheduler_config.json"),
+    *(f"{part}/{name}" for part in ("unet", "transformer", "vqvae", "vae") for name in (CONFIG, *WEIGHT_FILES)),
     *(f"{part}/*{suffix}" for part in TEXT_FOLDERS for suffix in (".json", ".txt", ".safetensors")),
 )
 """The files that ``save`` writes, as patterns of their paths within the folder."""
@@ -49,6 +51,12 @@ class Stage(NamedTuple):
 
     output: Callable[[Tensor, Tensor], Tensor]
     where: Tensor | None = None
+    begin: Callable[[Tensor], Callable[[Tensor, Tensor], Tensor]] | None = None
+    """What gives the output for a batch in which the stages before are finished: it computes once what it needs of them."""
+
+    def begun(self, x: Tensor) -> Stage:
+        """The stage for the batch ``x``, in which the stages before are finished and stay as they are."""
+        return self if self.begin is None else Stage(self.begin(x), self.where)
 
     def moved(self, x: Tensor, to: Tensor) -> Tensor:
         """``to`` where the stage lies, and ``x`` elsewhere."""
@@ -67,6 +75,7 @@ class Denoiser(nn.Module):
             that ``ddim`` takes from it; saved as it is.
         autoencoder: what made the latents that a latent model was trained on. No part of the module's parameters.
         prompt_embedding: (1, tokens, width), handed to a ``UNet2DConditionModel`` with every input.
+        class_label: handed to a class-conditional network with every input.
 
     Attributes:
         ddim: how it is sampled, unless a call says otherwise: the scheduler's own settings, which may be replaced.
@@ -89,6 +98,7 @@ class Denoiser(nn.Module):
         scheduler: SchedulerMixin,
         autoencoder: Autoencoder | None = None,
         prompt_embedding: Tensor | None = None,
+        class_label: int | None = None,
     ) -> None:
         super().__init__()
         prediction = scheduler.config.get("prediction_type")
@@ -99,6 +109,7 @@ class Denoiser(nn.Module):
         self.prediction: str = prediction
         self.ddim = DDIM.of(scheduler.config, latent=autoencoder is not None)
         self.autoencoder = autoencoder
+        self.class_label = class_label
         self.text_source: Path | None = None
         """The folder whose text encoder and tokenizer belong to the model; ``save`` copies them."""
         self.register_buffer("alphas_cumprod", alphas_cumprod(scheduler.config), persistent=False)
@@ -144,12 +155,13 @@ class Denoiser(nn.Module):
 
         ``finished`` is the clean image, for models that generate some regions after others (`ComposedDenoiser`).
         """
-        if self.prompt_embedding is None:
-            output: Tensor = self.unet(x, timesteps).sample
-        else:
-            prompt = self.prompt_embedding.to(x.dtype).expand(len(x), -1, -1)
-            output = self.unet(x, timesteps, encoder_hidden_states=prompt).sample
-        return output
+        conditions: dict[str, Tensor] = {}
+        if self.prompt_embedding is not None:
+            conditions["encoder_hidden_states"] = self.prompt_embedding.to(x.dtype).expand(len(x), -1, -1)
+        if self.class_label is not None:
+            conditions["class_labels"] = torch.full((len(x),), self.class_label, device=x.device)
+        output: Tensor = self.unet(x, timesteps, **conditions).sample
+        return output[:, : x.shape[1]]  # where the variance is learned, too, the mean comes first
 
     def signal_and_noise(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """The factors sqrt(alpha_bar) and sqrt(1 - alpha_bar), each (batch, 1, 1, 1) with the type of ``like``.
@@ -207,8 +219,8 @@ class Denoiser(nn.Module):
     def save(self, folder: str | Path, card: str | None = None) -> None:
         """Write a diffusers pipeline's folder (safetensors), whole or not at all.
 
-        A pixel model becomes a ``DDPMPipeline``, a latent one an ``LDMPipeline``, one with a prompt a
-        ``StableDiffusionPipeline``; the latter's text encoder and tokenizer are copied from ``text_source``, without
+        A pixel model becomes a ``DDPMPipeline``, a latent one an ``LDMPipeline``, a transformer a ``DiTPipeline``, one
+        with a prompt a ``StableDiffusionPipeline``; the latter's text encoder and tokenizer are copied from ``text_source``, without
         which diffusers wants them passed.
 
         An earlier denoiser in the folder is replaced, file by file, its model card only by another. A process that is
@@ -239,6 +251,8 @@ class Denoiser(nn.Module):
                 "feature_extractor": [None, None],
             }
         index |= self._write_more(target)
+        if self.class_label is not None:
+            (target / CLASS_LABEL).write_text(json.dumps({"class_label": self.class_label}) + "\n", encoding="utf-8")
         (target / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         if card is not None:
             (target / CARD).write_text(card, encoding="utf-8")
@@ -249,6 +263,9 @@ class Denoiser(nn.Module):
 
     def _parts(self) -> tuple[str, dict[str, Any]]:
         """The diffusers pipeline that the model makes, and its parts by their folders' names."""
+        if isinstance(self.unet, DiTTransformer2DModel):
+            vae = {} if self.autoencoder is None else {"vae": self.autoencoder.network}
+            return "DiTPipeline", {"transformer": self.unet, "scheduler": self.scheduler} | vae
         parts = {"unet": self.unet, "scheduler": self.scheduler}
         if self.autoencoder is None:
             return "DDPMPipeline", parts
@@ -320,13 +337,76 @@ def small_denoiser(
             attention_head_dim=channels[-1],  # one head: several heads of width 8 are slow on a CPU
             **levels,
         )
+    return Denoiser(unet, _small_schedule(prediction, latent=autoencoder is not None), autoencoder)
+
+
+def small_transformer(
+    size: int = 32,
+    image_channels: int = 3,
+    width: int = 96,
+    depth: int = 5,
+    patch: int = 2,
+    heads: int = 4,
+    prediction: str = "v_prediction",
+    seed: int = 0,
+    autoencoder: Autoencoder | None = None,
+) -> Denoiser:
+    """A new DiT (Peebles and Xie 2023) small enough for a CPU, of pixels or latents, its weights drawn from ``seed``.
+
+    It has no classes: it is always given the null class. Its schedule is that of ``small_denoiser``.
+
+    Args:
+        size: height and width of the images; of what the transformer sees, a multiple of ``patch``.
+        image_channels: 3 for RGB, 1 for grey; an autoencoder knows its own.
+        width: of a token, a multiple of 4 and of ``heads``.
+        depth: number of blocks.
+        patch: pixels per side of a token.
+        heads: of the attention.
+        prediction: ``"v_prediction"``, ``"epsilon"`` or ``"sample"``.
+        seed: of the weights.
+        autoencoder: of a latent model; None for a pixel model.
+
+    Raises:
+        ValueError: if the size or the width does not divide, or the prediction is unknown.
+
+    >>> denoiser = small_transformer(size=8, width=16, depth=1)
+    >>> denoiser(torch.zeros(2, 3, 8, 8), torch.tensor([10, 10])).shape
+    torch.Size([2, 3, 8, 8])
+    """
+    factor = 1 if autoencoder is None else autoencoder.factor
+    if size % (factor * patch):
+        raise ValueError(f"size must be a multiple of {factor * patch} for patches of {patch}, got {size}")
+    if width % heads or width % 4:
+        raise ValueError(f"width must be a multiple of 4 and of the {heads} heads, got {width}")
+    channels = image_channels if autoencoder is None else autoencoder.latent_channels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = DiTTransformer2DModel(
+            num_attention_heads=heads,
+            attention_head_dim=width // heads,
+            in_channels=channels,
+            num_layers=depth,
+            sample_size=size // factor,
+            patch_size=patch,
+            num_embeds_ada_norm=1,
+        )
+        for block in transformer.transformer_blocks:  # adaLN-Zero: every block begins as the identity
+            nn.init.zeros_(block.norm1.linear.weight)
+            nn.init.zeros_(block.norm1.linear.bias)
+        for layer in (transformer.proj_out_1, transformer.proj_out_2):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    scheduler = _small_schedule(prediction, latent=autoencoder is not None)
+    return Denoiser(transformer, scheduler, autoencoder, class_label=1)
+
+
+def _small_schedule(prediction: str, *, latent: bool) -> SchedulerMixin:
     # Latent pipelines sample in few steps, which a DDPM scheduler does badly.
-    kind = DDPMScheduler if autoencoder is None else DDIMScheduler
-    scheduler = kind(
+    kind = DDIMScheduler if latent else DDPMScheduler
+    return kind(
         1000,
         beta_schedule="squaredcos_cap_v2",
         prediction_type=prediction,
-        clip_sample=prediction == "epsilon" and autoencoder is None,
+        clip_sample=prediction == "epsilon" and not latent,
         timestep_spacing="leading" if prediction == "epsilon" else "trailing",
     )
-    return Denoiser(unet, scheduler, autoencoder)

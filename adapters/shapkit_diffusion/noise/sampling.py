@@ -50,12 +50,14 @@ def generate(
         ValueError: if ``steps`` is not between 1 and the schedule's length, or the noise has another shape.
     """
     _check_shape(denoiser, noise)
-    walk = [(stage, step) for stage in denoiser.stages() for step in _steps(denoiser, steps, ddim)]
+    stages, walk = denoiser.stages(), _steps(denoiser, steps, ddim)
 
     def follow(rows: slice) -> Tensor:
         x = noise[rows]
-        for stage, step in walk:
-            x = step.taken(denoiser, stage, x)
+        for stage in stages:
+            begun = stage.begun(x)
+            for step in walk:
+                x = step.taken(denoiser, begun, x)
         return x
 
     return _in_batches(denoiser, len(noise), batch_size, follow)
@@ -90,14 +92,16 @@ def regenerate(
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (noise, known_noise, known))
         raise ValueError(f"noise, known_noise and known must have one shape, got {shapes}")
     stages = denoiser.stages((noise != known_noise).any(dim=1, keepdim=True).any(dim=0, keepdim=True))
-    walk = [(stage, step) for stage in stages for step in _steps(denoiser, steps, ddim)]
+    walk = _steps(denoiser, steps, ddim)
 
     def follow(rows: slice) -> Tensor:
         x = known[rows]
         for stage in stages:
             x = stage.moved(x, noise[rows])
-        for stage, step in walk:
-            x = step.taken(denoiser, stage, x)
+        for stage in stages:
+            begun = stage.begun(x)
+            for step in walk:
+                x = step.taken(denoiser, begun, x)
         return x
 
     return _in_batches(denoiser, len(noise), batch_size, follow)
@@ -141,12 +145,14 @@ def invert(
     stages = denoiser.stages()
     if timestep >= 0 and len(stages) > 1:
         raise ValueError(f"a model of {len(stages)} stages has no image of one timestep, got timestep {timestep}")
-    walk = [(stage, step) for stage in stages for step in _steps(denoiser, steps, ddim, least=timestep)]
+    walk = _steps(denoiser, steps, ddim, least=timestep)
 
     def climb(rows: slice) -> Tensor:
         x = images[rows]
-        for stage, step in reversed(walk):
-            x = step.undone(denoiser, stage, x, refinements)
+        for stage in reversed(stages):
+            begun = stage.begun(x)
+            for step in reversed(walk):
+                x = step.undone(denoiser, begun, x, refinements)
         return x
 
     return _in_batches(denoiser, len(images), batch_size, climb)
@@ -162,12 +168,14 @@ def trajectory(
     Args and errors as of ``generate``.
     """
     _check_shape(denoiser, noise)
-    walk = [(stage, step) for stage in denoiser.stages() for step in _steps(denoiser, steps, ddim)]
+    stages, walk = denoiser.stages(), _steps(denoiser, steps, ddim)
 
     def follow(rows: slice) -> Tensor:
         states = [noise[rows]]
-        for stage, step in walk:
-            states.append(step.taken(denoiser, stage, states[-1]))
+        for stage in stages:
+            begun = stage.begun(states[-1])
+            for step in walk:
+                states.append(step.taken(denoiser, begun, states[-1]))
         return torch.stack(states, dim=1)
 
     return _in_batches(denoiser, len(noise), batch_size, follow).transpose(0, 1)
@@ -204,13 +212,16 @@ def replay(
     _check_shape(denoiser, noise)
     if original.shape[1:] != noise.shape:
         raise ValueError(f"the trajectory is of {tuple(original.shape[1:])}, the noise of {tuple(noise.shape)}")
-    walk = [(stage, step) for stage in stages for step in _steps(denoiser, steps, ddim)]
+    walk = _steps(denoiser, steps, ddim)
     inside = (mask > 0).to(noise.device).expand(len(noise), -1, -1, -1)
 
     def follow(rows: slice) -> Tensor:
         x = torch.where(inside[rows], noise[rows], original[0, rows])
-        for (stage, step), before in zip(walk, original[1:, rows], strict=True):
-            x = torch.where(inside[rows], step.taken(denoiser, stage, x), before)
+        states = iter(original[1:, rows])
+        for stage in stages:
+            begun = stage.begun(x)
+            for step in walk:
+                x = torch.where(inside[rows], step.taken(denoiser, begun, x), next(states))
         return x
 
     return _in_batches(denoiser, len(noise), batch_size, follow)

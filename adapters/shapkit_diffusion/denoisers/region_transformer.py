@@ -1,0 +1,341 @@
+"""The region transformer: a DiT whose attention mask is an influence graph, so that every region owns its noise exactly.
+
+A plain DiT (Peebles and Xie 2023) and two embeddings more: one that marks clean tokens, one that says whose token it is.
+Training, generation and edits are those of `TokenGraph`: training is one pass over noised and clean tokens, a region is
+generated after those that it looks at, and an edit computes its region's tokens alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import DiTTransformer2DModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from shapkit.differentiable import Regions, star
+from shapkit.differentiable.attention import BlockAttention, Stage, TokenGraph
+from shapkit.differentiable.regions import Graph
+from shapkit_diffusion.denoisers import denoiser as denoisers
+from shapkit_diffusion.denoisers.composition_file import check_one_partition, no_plain_network, write_composition
+from shapkit_diffusion.denoisers.denoiser import COMPOSITION, Denoiser
+
+STAR = star()
+
+CLEAN = 0
+"""The timestep that clean tokens are given: the one with the least noise."""
+
+KeysAndValues = tuple[Tensor, Tensor]
+
+
+class _Section(NamedTuple):
+    """Tokens that follow one another and have one timestep per sample."""
+
+    length: int
+    timesteps: Tensor
+
+
+class RegionTransformer(nn.Module):
+    """A ``DiTTransformer2DModel`` run over a `TokenGraph`; its tokens ordered by stage and region.
+
+    Args:
+        transformer: the plain network, used as it is.
+        tokens: its tokens' regions, one partition for all samples.
+        class_label: given to the transformer with every input.
+
+    Attributes:
+        region_embedding: (K, width), added to the tokens of each region; zero at first.
+        clean_embedding: (width,), added to clean tokens; zero at first.
+    """
+
+    permutation: Tensor
+
+    def __init__(self, transformer: DiTTransformer2DModel, tokens: TokenGraph, class_label: int) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.class_label = class_label
+        place = {region: number for number, region in enumerate(sum(tokens.order, ()))}
+        ranks = torch.tensor([place[owner] for owner in tokens.owners[0].tolist()])
+        permutation = ranks.argsort(stable=True)
+        self.register_buffer("permutation", permutation, persistent=False)
+        self.register_buffer("back", permutation.argsort(), persistent=False)
+        self.tokens = TokenGraph(tokens.owners[0][permutation], tokens.names, tokens.allowed)
+        self.region_embedding = nn.Parameter(torch.zeros(len(tokens.names), transformer.inner_dim))
+        self.clean_embedding = nn.Parameter(torch.zeros(transformer.inner_dim))
+        self.gradient_checkpointing = False
+
+    @property
+    def config(self) -> Any:
+        """The plain network's."""
+        return self.transformer.config
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep no activations of the blocks, and compute them again in the backward pass."""
+        self.gradient_checkpointing = True
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Keep activations."""
+        self.gradient_checkpointing = False
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RegionTransformer:
+        """Move the graph along with the weights."""
+        super()._apply(fn, recurse)
+        self.tokens = self.tokens.to(self.permutation.device)
+        return self
+
+    def forward(self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None) -> SimpleNamespace:
+        """The prediction of all regions in one pass, as ``sample``, shape of ``x`` (batch, channels, height, width).
+
+        Args:
+            x: the noised image.
+            timesteps: (batch,).
+            finished: the clean image, of which each region sees those that it may look at; by default they see ``x``.
+        """
+        tokens = self.tokens
+        noised = self._embedded(x)
+        clean = self._clean(x if finished is None else finished, tokens.context)
+        hidden = torch.cat([noised, clean], dim=1)
+        sections = [
+            _Section(tokens.n_tokens, timesteps),
+            _Section(len(tokens.context), torch.full_like(timesteps, CLEAN)),
+        ]
+        sections = [section for section in sections if section.length]
+        for block in self.transformer.transformer_blocks:
+            run = partial(self._block, block, sections=sections, attention=tokens.training_blocks)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(lambda hidden, run=run: run(hidden)[0], hidden, use_reentrant=False)
+            else:
+                hidden = run(hidden)[0]
+        output = self._predicted(hidden[:, : tokens.n_tokens], timesteps)
+        return SimpleNamespace(sample=self._image(output[:, self.back]))
+
+    def kept(self, finished: Tensor, stage: Stage) -> list[KeysAndValues]:
+        """Keys and values of the stage's context in every block, each (batch, heads, n, d): computed once, then kept.
+
+        ``finished`` is an image (batch, channels, height, width), in which the context's regions are finished.
+        """
+        if not len(stage.context):
+            return []
+        hidden = self._clean(finished, stage.context)
+        sections = [_Section(len(stage.context), torch.full((len(finished),), CLEAN, device=finished.device))]
+        found = []
+        for block in self.transformer.transformer_blocks:
+            hidden, keys_and_values = self._block(block, hidden, sections, stage.filling)
+            found.append(keys_and_values)
+        return found
+
+    def predicted(self, x: Tensor, timesteps: Tensor, stage: Stage, kept: Sequence[KeysAndValues]) -> Tensor:
+        """The prediction of a stage's tokens from their own noised ones and what was kept; zero elsewhere.
+
+        Args:
+            x: (batch, channels, height, width); no more than the stage's tokens are looked at.
+            timesteps: (batch,).
+            stage: one of the graph's.
+            kept: what ``kept`` returned.
+        """
+        hidden = self._embedded(x)[:, stage.tokens]
+        sections = [_Section(len(stage.tokens), timesteps)]
+        for number, block in enumerate(self.transformer.transformer_blocks):
+            hidden, _ = self._block(block, hidden, sections, stage.attention, kept[number] if kept else None)
+        output = self._predicted(hidden, timesteps)
+        whole = output.new_zeros(len(x), self.tokens.n_tokens, output.shape[2])
+        whole[:, stage.tokens] = output
+        return self._image(whole[:, self.back])
+
+    def where(self, stage: Stage) -> Tensor:
+        """The pixels of a stage, boolean (1, 1, height, width)."""
+        config = self.config
+        mask = torch.zeros(self.tokens.n_tokens, dtype=torch.bool, device=self.permutation.device)
+        mask[stage.tokens] = True
+        side = config["sample_size"] // config["patch_size"]
+        grid = mask[self.back].reshape(1, 1, side, side)
+        return grid.repeat_interleave(config["patch_size"], 2).repeat_interleave(config["patch_size"], 3)
+
+    def changed_tokens(self, changed: Tensor) -> Tensor:
+        """Which tokens hold a changed pixel, boolean (tokens,); ``changed`` is boolean (1, 1, height, width)."""
+        patch = self.config["patch_size"]
+        grid = F.max_pool2d(changed.float(), patch) > 0
+        return grid.flatten()[self.permutation]
+
+    def _embedded(self, x: Tensor) -> Tensor:
+        tokens: Tensor = self.transformer.pos_embed(x)[:, self.permutation]
+        return tokens + self.region_embedding[self.tokens.owners[0]]
+
+    def _clean(self, x: Tensor, context: Tensor) -> Tensor:
+        return self._embedded(x)[:, context] + self.clean_embedding
+
+    def _block(
+        self,
+        block: Any,
+        hidden: Tensor,
+        sections: Sequence[_Section],
+        attention: BlockAttention,
+        kept: KeysAndValues | None = None,
+    ) -> tuple[Tensor, KeysAndValues]:
+        """A block of the transformer, and the keys and values of its own tokens."""
+        lengths = [section.length for section in sections]
+        condition = self._condition(block, sections, hidden.dtype)
+        parts = block.norm1.linear(block.norm1.silu(condition)).chunk(len(sections), dim=0)
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = zip(*(part[:, None].chunk(6, 2) for part in parts), strict=True)
+        seen = _modulated(block.norm1.norm(hidden), lengths, scale, shift)
+        query, key, value = (
+            layer(seen).unflatten(2, (block.attn1.heads, -1)).transpose(1, 2)
+            for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)
+        )
+        keys, values = (key, value) if kept is None else (torch.cat([own, old], 2) for own, old in zip((key, value), kept, strict=True))
+        attended = block.attn1.to_out[0](attention(query, keys, values).transpose(1, 2).flatten(2))
+        hidden = _added(hidden, attended, lengths, gate)
+        inner = block.ff(_modulated(block.norm3(hidden), lengths, scale_mlp, shift_mlp))
+        return _added(hidden, inner, lengths, gate_mlp), (key, value)
+
+    def _condition(self, block: Any, sections: Sequence[_Section], dtype: torch.dtype) -> Tensor:
+        """The embedding of timestep and class, (sections * batch, width)."""
+        timesteps = torch.cat([section.timesteps for section in sections])
+        embedding = block.norm1.emb
+        # The label is looked up as it is: the layer would drop labels at random in training.
+        label = embedding.class_embedder.embedding_table.weight[self.class_label]
+        embedded: Tensor = embedding.timestep_embedder(embedding.time_proj(timesteps).to(dtype)) + label
+        return embedded
+
+    def _predicted(self, hidden: Tensor, timesteps: Tensor) -> Tensor:
+        """What the last layers make of the noised tokens, (batch, n, patch * patch * channels)."""
+        plain = self.transformer
+        condition = self._condition(plain.transformer_blocks[0], [_Section(hidden.shape[1], timesteps)], hidden.dtype)
+        shift, scale = plain.proj_out_1(F.silu(condition))[:, None].chunk(2, dim=2)
+        output: Tensor = plain.proj_out_2(plain.norm_out(hidden) * (1 + scale) + shift)
+        return output
+
+    def _image(self, tokens: Tensor) -> Tensor:
+        """The image of tokens in their own order, (batch, channels, height, width)."""
+        config = self.config
+        patch, side = config["patch_size"], config["sample_size"] // config["patch_size"]
+        image = tokens.reshape(len(tokens), side, side, patch, patch, -1).permute(0, 5, 1, 3, 2, 4)
+        return image.reshape(len(tokens), -1, side * patch, side * patch)
+
+
+class RegionDenoiser(Denoiser):
+    """A denoiser of a region transformer: local by construction, as cheap to generate with as a plain one.
+
+    `convert` makes one of a plain DiT.
+
+    Args:
+        denoiser: of a ``DiTTransformer2DModel``, whose network, schedule and autoencoder are used; shared, not copied.
+        regions: one partition for all images, on the denoiser's grid; a token belongs to the region with the largest
+            share of it.
+        graph: who may influence whom, without circles; see ``allowed_influence``.
+
+    Raises:
+        ValueError: if the denoiser is no DiT, is sampled with thresholding, or the regions differ from image to image,
+            have another size, or lose a region on the grid of tokens.
+
+    >>> from shapkit_diffusion.denoisers.denoiser import small_transformer
+    >>> labels = torch.zeros(1, 8, 8, dtype=torch.long); labels[:, 4:] = 1
+    >>> local = RegionDenoiser(small_transformer(8, width=16, depth=1), Regions.from_labels(labels, {"mouth": [1]}))
+    >>> [stage.where[0, 0, :, 0].int().tolist() for stage in local.stages()]
+    [[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]]
+    """
+
+    def __init__(self, denoiser: Denoiser, regions: Regions, graph: Graph = STAR) -> None:
+        plain = denoiser.unet
+        if not isinstance(plain, DiTTransformer2DModel):
+            raise ValueError(
+                f"denoiser must be of a DiTTransformer2DModel, got {type(plain).__name__}: of a UNet, see ComposedDenoiser"
+            )
+        check_one_partition(denoiser, regions)
+        tokens = TokenGraph.of(regions, graph, patch=plain.config["patch_size"])
+        if denoiser.class_label is None:
+            raise ValueError("a DiT needs a class: Denoiser(..., class_label=...)")
+        network = RegionTransformer(plain, tokens, denoiser.class_label)
+        super().__init__(network, denoiser.scheduler, denoiser.autoencoder, class_label=denoiser.class_label)
+        self.ddim, self.regions = denoiser.ddim, regions
+        self.to(denoiser.alphas_cumprod.device)
+
+    @property
+    def network(self) -> RegionTransformer:
+        """The region transformer."""
+        assert isinstance(self.unet, RegionTransformer)
+        return self.unet
+
+    @property
+    def allowed(self) -> Tensor:
+        """The influence graph, boolean (K, K)."""
+        return self.network.tokens.allowed
+
+    def forward(self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None) -> Tensor:
+        """The prediction, shape of ``x`` (batch, channels, height, width).
+
+        Regions see those that they look at as they are in ``finished``, where it is given, or else in ``x``.
+        """
+        output: Tensor = self.network(x, timesteps.expand(len(x)), finished).sample
+        return output[:, : x.shape[1]]
+
+    def stages(self, changed: Tensor | None = None) -> list[denoisers.Stage]:
+        """The regions in their order; with ``changed``, those of them alone that depend on it."""
+        network = self.network
+        tokens = None if changed is None else network.changed_tokens(changed.to(network.permutation.device))
+        return [self._stage(stage) for stage in network.tokens.stages(tokens)]
+
+    @property
+    def given_others(self) -> Tensor:
+        """Where a prediction is made with other regions finished in sight, boolean (1, 1, height, width)."""
+        network = self.network
+        seeing = [stage for stage in network.tokens.stages() if len(stage.context)]
+        return torch.stack([network.where(stage) for stage in seeing]).any(dim=0) if seeing else super().given_others
+
+    def _stage(self, stage: Stage) -> denoisers.Stage:
+        network = self.network
+
+        def begin(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+            kept = network.kept(x, stage)
+            return lambda x, timesteps: network.predicted(x, timesteps, stage, kept)[:, : x.shape[1]]
+
+        return denoisers.Stage(lambda x, timesteps: begin(x)(x, timesteps), network.where(stage), begin)
+
+    def _parts(self) -> tuple[str, dict[str, Any]]:
+        vae = {} if self.autoencoder is None else {"vae": self.autoencoder.network}
+        return "DiTPipeline", {"transformer": self.network.transformer, "scheduler": self.scheduler} | vae
+
+    def _write_more(self, target: Path) -> dict[str, Any]:
+        network = self.network
+        more = {"region_embedding": network.region_embedding, "clean_embedding": network.clean_embedding}
+        write_composition(target / COMPOSITION, self.regions, self.allowed, more)
+        return no_plain_network("transformer")
+
+
+def convert(denoiser: Denoiser, regions: Regions, graph: Graph = STAR) -> RegionDenoiser:
+    """A plain DiT as a region transformer, to be trained on: a copy of its weights, with the new embeddings at zero.
+
+    A quarter of the plain model's training is about what it needs, a tenth leaves it a little worse
+    (docs/region_transformer.md).
+
+    Args and errors as of `RegionDenoiser`; the plain denoiser stays as it is.
+
+    >>> from shapkit_diffusion.denoisers.denoiser import small_transformer
+    >>> halves = Regions.grid(1, 2, height=8, width=8)
+    >>> convert(small_transformer(8, width=16, depth=1), halves, "own").regions.names
+    ('r0c0', 'r0c1')
+    """
+    return RegionDenoiser(copy.deepcopy(denoiser), regions, graph)
+
+
+def _modulated(hidden: Tensor, lengths: Sequence[int], scale: Sequence[Tensor], shift: Sequence[Tensor]) -> Tensor:
+    """Each section of the tokens scaled and shifted by what its timestep makes of them."""
+    if len(lengths) == 1:
+        return hidden * (1 + scale[0]) + shift[0]
+    parts = zip(hidden.split(list(lengths), dim=1), scale, shift, strict=True)
+    return torch.cat([part * (1 + factor) + more for part, factor, more in parts], dim=1)
+
+
+def _added(hidden: Tensor, change: Tensor, lengths: Sequence[int], gate: Sequence[Tensor]) -> Tensor:
+    """The tokens with the change added, each section's through its gate."""
+    if len(lengths) == 1:
+        return hidden + gate[0] * change
+    parts = zip(change.split(list(lengths), dim=1), gate, strict=True)
+    return hidden + torch.cat([part * factor for part, factor in parts], dim=1)
