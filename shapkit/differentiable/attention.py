@@ -235,14 +235,25 @@ class TokenGraph:
         Raises:
             ValueError: if the regions differ from sample to sample: take ``training_mask``.
         """
-        mask, clean = self._shared_mask("training_blocks"), self._owner[self.context]
-        noised, cleaned = [], []
+        clean, cleaned = self._owner[self.context], []
         for part in self.order:
+            own = _member(clean, part).nonzero().flatten() + self.n_tokens
             above = self._looked_at(part)[clean].nonzero().flatten() + self.n_tokens
-            own, own_clean = self._tokens_of(part), _member(clean, part).nonzero().flatten() + self.n_tokens
-            noised.append((own, torch.cat([own, above])))
-            cleaned.append((own_clean, torch.cat([own_clean, above]).sort().values))
-        return BlockAttention.of(mask, noised + cleaned)
+            cleaned.append((own, torch.cat([own, above]).sort().values))
+        return BlockAttention.of(self._shared_mask("training_blocks"), self._noised_parts() + cleaned)
+
+    @cached_property
+    def last_training_blocks(self) -> BlockAttention:
+        """Those of ``training_blocks`` whose queries are noised: of the last layer's clean tokens nothing is read."""
+        return BlockAttention.of(self._shared_mask("last_training_blocks"), self._noised_parts())
+
+    def _noised_parts(self) -> list[tuple[Tensor, Tensor]]:
+        clean, parts = self._owner[self.context], []
+        for part in self.order:
+            own = self._tokens_of(part)
+            above = self._looked_at(part)[clean].nonzero().flatten() + self.n_tokens
+            parts.append((own, torch.cat([own, above])))
+        return parts
 
     def stages(self, changed: Tensor | None = None) -> list[Stage]:
         """What is generated one after the other, and the tokens that each needs.

@@ -107,13 +107,15 @@ class RegionTransformer(nn.Module):
             _Section(len(tokens.context), torch.full_like(timesteps, CLEAN)),
         ]
         sections = [section for section in sections if section.length]
-        for block in self.transformer.transformer_blocks:
+        *blocks, last = self.transformer.transformer_blocks
+        for block in blocks:
             run = partial(self._block, block, sections=sections, attention=tokens.training_blocks)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(lambda hidden, run=run: run(hidden)[0], hidden, use_reentrant=False)
+                hidden = checkpoint(run, hidden, use_reentrant=False)
             else:
-                hidden = run(hidden)[0]
-        output = self._predicted(hidden[:, : tokens.n_tokens], timesteps)
+                hidden = run(hidden)
+        hidden = self._block(last, hidden, sections, tokens.last_training_blocks, n_queries=tokens.n_tokens)
+        output = self._predicted(hidden, timesteps)
         return SimpleNamespace(sample=self._image(output[:, self.back]))
 
     def kept(self, finished: Tensor, stage: Stage) -> list[KeysAndValues]:
@@ -125,10 +127,12 @@ class RegionTransformer(nn.Module):
             return []
         hidden = self._clean(finished, stage.context)
         sections = [_Section(len(stage.context), torch.full((len(finished),), CLEAN, device=finished.device))]
-        found = []
-        for block in self.transformer.transformer_blocks:
-            hidden, keys_and_values = self._block(block, hidden, sections, stage.filling)
-            found.append(keys_and_values)
+        found: list[KeysAndValues] = []
+        *blocks, last = self.transformer.transformer_blocks
+        for block in blocks:
+            hidden = self._block(block, hidden, sections, stage.filling, found=found)
+        parts = self._modulation(last, sections, hidden.dtype)
+        found.append(_keys_and_values(last, _normed(last.norm1.norm, hidden, sections, parts, 0)))
         return found
 
     def predicted(self, x: Tensor, timesteps: Tensor, stage: Stage, kept: Sequence[KeysAndValues]) -> Tensor:
@@ -143,7 +147,7 @@ class RegionTransformer(nn.Module):
         hidden = self._embedded(x)[:, stage.tokens]
         sections = [_Section(len(stage.tokens), timesteps)]
         for number, block in enumerate(self.transformer.transformer_blocks):
-            hidden, _ = self._block(block, hidden, sections, stage.attention, kept[number] if kept else None)
+            hidden = self._block(block, hidden, sections, stage.attention, kept[number] if kept else None)
         output = self._predicted(hidden, timesteps)
         whole = output.new_zeros(len(x), self.tokens.n_tokens, output.shape[2])
         whole[:, stage.tokens] = output
@@ -178,22 +182,39 @@ class RegionTransformer(nn.Module):
         sections: Sequence[_Section],
         attention: BlockAttention,
         kept: KeysAndValues | None = None,
-    ) -> tuple[Tensor, KeysAndValues]:
-        """A block of the transformer, and the keys and values of its own tokens."""
-        lengths = [section.length for section in sections]
-        condition = self._condition(block, sections, hidden.dtype)
-        parts = block.norm1.linear(block.norm1.silu(condition)).chunk(len(sections), dim=0)
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = zip(*(part[:, None].chunk(6, 2) for part in parts), strict=True)
-        seen = _modulated(block.norm1.norm(hidden), lengths, scale, shift)
-        query, key, value = (
-            layer(seen).unflatten(2, (block.attn1.heads, -1)).transpose(1, 2)
-            for layer in (block.attn1.to_q, block.attn1.to_k, block.attn1.to_v)
-        )
-        keys, values = (key, value) if kept is None else (torch.cat([own, old], 2) for own, old in zip((key, value), kept, strict=True))
-        attended = block.attn1.to_out[0](attention(query, keys, values).transpose(1, 2).flatten(2))
-        hidden = _added(hidden, attended, lengths, gate)
-        inner = block.ff(_modulated(block.norm3(hidden), lengths, scale_mlp, shift_mlp))
-        return _added(hidden, inner, lengths, gate_mlp), (key, value)
+        *,
+        n_queries: int | None = None,
+        found: list[KeysAndValues] | None = None,
+    ) -> Tensor:
+        """A block of the transformer: what becomes of the tokens, (batch, n, width).
+
+        Args:
+            block: of diffusers' transformer.
+            hidden: (batch, n, width).
+            sections: of the tokens.
+            attention: of the tokens to themselves and what was kept.
+            kept: keys and values of other tokens.
+            n_queries: that many tokens, the first section's, are wanted; all by default.
+            found: the tokens' own keys and values are appended to it.
+        """
+        parts = self._modulation(block, sections, hidden.dtype)
+        seen = _normed(block.norm1.norm, hidden, sections, parts, 0)
+        keys, values = _keys_and_values(block, seen)
+        if found is not None:
+            found.append((keys, values))
+        if kept is not None:
+            keys, values = torch.cat([keys, kept[0]], dim=2), torch.cat([values, kept[1]], dim=2)
+        if n_queries is not None:
+            seen, hidden, sections = seen[:, :n_queries], hidden[:, :n_queries], sections[:1]
+        attended = attention(_heads(block, block.attn1.to_q(seen)), keys, values)
+        hidden = _added(hidden, block.attn1.to_out[0](attended.transpose(1, 2).flatten(2)), sections, parts, 2)
+        return _added(hidden, block.ff(_normed(block.norm3, hidden, sections, parts, 3)), sections, parts, 5)
+
+    def _modulation(self, block: Any, sections: Sequence[_Section], dtype: torch.dtype) -> list[Tensor]:
+        """Shift, scale and gate of attention and of the layers after it, for each section (batch, 6, 1, width)."""
+        condition = self._condition(block, sections, dtype)
+        found: Tensor = block.norm1.linear(block.norm1.silu(condition)).unflatten(1, (6, 1, -1))
+        return list(found.chunk(len(sections)))
 
     def _condition(self, block: Any, sections: Sequence[_Section], dtype: torch.dtype) -> Tensor:
         """The embedding of timestep and class, (sections * batch, width)."""
@@ -325,17 +346,24 @@ def convert(denoiser: Denoiser, regions: Regions, graph: Graph = STAR) -> Region
     return RegionDenoiser(copy.deepcopy(denoiser), regions, graph)
 
 
-def _modulated(hidden: Tensor, lengths: Sequence[int], scale: Sequence[Tensor], shift: Sequence[Tensor]) -> Tensor:
-    """Each section of the tokens scaled and shifted by what its timestep makes of them."""
-    if len(lengths) == 1:
-        return hidden * (1 + scale[0]) + shift[0]
-    parts = zip(hidden.split(list(lengths), dim=1), scale, shift, strict=True)
-    return torch.cat([part * (1 + factor) + more for part, factor, more in parts], dim=1)
+def _heads(block: Any, tokens: Tensor) -> Tensor:
+    """Tokens (batch, n, width) by the heads of a block's attention, (batch, heads, n, d)."""
+    return tokens.unflatten(2, (block.attn1.heads, -1)).transpose(1, 2)
 
 
-def _added(hidden: Tensor, change: Tensor, lengths: Sequence[int], gate: Sequence[Tensor]) -> Tensor:
-    """The tokens with the change added, each section's through its gate."""
-    if len(lengths) == 1:
-        return hidden + gate[0] * change
-    parts = zip(change.split(list(lengths), dim=1), gate, strict=True)
-    return hidden + torch.cat([part * factor for part, factor in parts], dim=1)
+def _keys_and_values(block: Any, seen: Tensor) -> KeysAndValues:
+    return _heads(block, block.attn1.to_k(seen)), _heads(block, block.attn1.to_v(seen))
+
+
+def _normed(norm: nn.Module, hidden: Tensor, sections: Sequence[_Section], parts: list[Tensor], at: int) -> Tensor:
+    """The tokens normalised, each section shifted by part ``at`` of its modulation and scaled by the next."""
+    split = norm(hidden).split([section.length for section in sections], dim=1)
+    shifted = [tokens * (1 + part[:, at + 1]) + part[:, at] for tokens, part in zip(split, parts, strict=False)]
+    return shifted[0] if len(shifted) == 1 else torch.cat(shifted, dim=1)
+
+
+def _added(hidden: Tensor, change: Tensor, sections: Sequence[_Section], parts: list[Tensor], at: int) -> Tensor:
+    """The tokens with the change added, each section's through the gate ``at`` of its modulation."""
+    split = change.split([section.length for section in sections], dim=1)
+    gated = [tokens * part[:, at] for tokens, part in zip(split, parts, strict=False)]
+    return hidden + (gated[0] if len(gated) == 1 else torch.cat(gated, dim=1))
