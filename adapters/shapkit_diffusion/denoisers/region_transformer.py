@@ -144,7 +144,7 @@ class RegionTransformer(nn.Module):
             stage: one of the graph's.
             kept: what ``kept`` returned.
         """
-        hidden = self._embedded(x)[:, stage.tokens]
+        hidden = self._embedded(x, stage.tokens)
         sections = [_Section(len(stage.tokens), timesteps)]
         for number, block in enumerate(self.transformer.transformer_blocks):
             hidden = self._block(block, hidden, sections, stage.attention, kept[number] if kept else None)
@@ -168,12 +168,20 @@ class RegionTransformer(nn.Module):
         grid = F.max_pool2d(changed.float(), patch) > 0
         return grid.flatten()[self.permutation]
 
-    def _embedded(self, x: Tensor) -> Tensor:
-        tokens: Tensor = self.transformer.pos_embed(x)[:, self.permutation]
-        return tokens + self.region_embedding[self.tokens.owners[0]]
+    def _embedded(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """The embedding of all tokens, or of some, in the order of the graph."""
+        embed, patch, owners = self.transformer.pos_embed, self.config["patch_size"], self.tokens.owners[0]
+        if tokens is None:
+            whole: Tensor = embed(x)[:, self.permutation]
+            return whole + self.region_embedding[owners]
+        at = self.permutation[tokens]
+        rows, columns = x.shape[2] // patch, x.shape[3] // patch
+        patches = x.reshape(len(x), -1, rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        projected = F.linear(patches[:, at], embed.proj.weight.flatten(1), embed.proj.bias)
+        return projected + embed.pos_embed[:, at].to(projected) + self.region_embedding[owners[tokens]]
 
     def _clean(self, x: Tensor, context: Tensor) -> Tensor:
-        return self._embedded(x)[:, context] + self.clean_embedding
+        return self._embedded(x, context) + self.clean_embedding
 
     def _block(
         self,

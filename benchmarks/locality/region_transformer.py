@@ -1,0 +1,361 @@
+"""The region transformer against a plain DiT: locality, realism, cost, and conversion, on rendered faces.
+
+    python -m benchmarks.locality.region_transformer --publish                # docs/results/region_transformer.json
+    python -m benchmarks.locality.region_transformer --steps 40 --images 60 --seeds 0 --out /tmp/small   # a trial
+    python -m benchmarks.locality.region_transformer --redraw                 # the table from the JSON
+
+For every seed, by ``train`` as everybody has it:
+
+    plain       a plain DiT
+    region      a region transformer from scratch, of as many steps
+    converted   the plain one, converted and trained on for a tenth of its steps
+    plain+      the plain one, trained on for as long as the converted one in seconds (the control)
+    plain long  a plain DiT trained for as long as the region transformer in seconds
+
+Every arm is written to a file of its own as soon as it is known, and found there by the next call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.machine import machine
+from shapkit.differentiable import Regions
+from shapkit_diffusion.data.faces import redraw_concept, render_faces
+from shapkit_diffusion.data.labelled import concept_labels
+from shapkit_diffusion.data.pixels import to_bytes, to_unit_range
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_transformer
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser, convert
+from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain, open_domain
+from shapkit_diffusion.evaluation.edit_measures import measure_edits
+from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, measured_by_concept, realism_reference
+from shapkit_diffusion.evaluation.locality import LocalityConvention
+from shapkit_diffusion.evaluation.realism_measures import RealismReference
+from shapkit_diffusion.noise.sampling import draw_noise, generate, regenerate, swap
+from shapkit_diffusion.runs import write_json
+from shapkit_diffusion.training.batches import template_regions
+from shapkit_diffusion.training.config import TrainConfig
+from shapkit_diffusion.training.denoiser import train
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results" / "region_transformer.json"
+PICTURE = ROOT / "docs" / "pictures" / "region_transformer.png"
+
+ARMS = ("plain", "region", "converted", "plain+", "plain long")
+CONVERSION = 0.1
+"""Steps of a conversion, in those of the plain model."""
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained and how it is measured."""
+
+    size: int = 32
+    width: int = 96
+    depth: int = 5
+    patch: int = 2
+    steps: int = 3000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    precision: str = "no"
+    faces: int = 16384
+    pairs: int = 200
+    images: int = 2000
+    sampling_steps: int = 25
+    dilation: int = 1
+
+
+def on_cpu(domain: Domain) -> Domain:
+    """The domain with its networks fed from wherever the images are."""
+    return replace(
+        domain,
+        parse=lambda images: domain.parse(images.cpu()).to(images.device),
+        extractor=lambda images: domain.extractor(images.cpu()),
+    )
+
+
+def regions_of(plan: Plan, domain: Domain, model: Denoiser) -> Regions:
+    """Where each concept occurs at all, on the model's grid."""
+    return template_regions(domain.training, model, CONCEPTS, dilation=plan.dilation, mirrored=True)
+
+
+def train_arm(plan: Plan, arm: str, seed: int, domain: Domain, out: Path) -> tuple[Denoiser, dict[str, Any]]:
+    """The trained model of an arm, and what its training took."""
+    fresh = small_transformer(plan.size, width=plan.width, depth=plan.depth, patch=plan.patch, seed=seed)
+    regions = regions_of(plan, domain, fresh)
+
+    def plain() -> Denoiser:
+        return load_denoiser(out / f"plain-{seed}-run" / "model")
+
+    def pace(other: str) -> float:
+        return float(json.loads((out / f"{other}-{seed}.json").read_text())["training"]["seconds_per_step"])
+
+    config = TrainConfig(
+        plan.steps,
+        plan.batch_size,
+        plan.learning_rate,
+        warmup=min(200, plan.steps // 10),
+        decay=True,
+        ema=0.999 if plan.steps >= 2000 else 0.99,
+        seed=seed,
+        precision=plan.precision,
+        flip=True,
+        save_every=10**9,
+    )
+    on = replace(config, steps=max(1, round(CONVERSION * plan.steps)), warmup=20, ema=0.99, seed=seed + 100)
+    ratio = 1.0 if arm in ("plain", "region", "converted") else pace("region") / pace("plain")
+    model: Denoiser
+    if arm in ("plain", "plain long"):
+        model, config = fresh, replace(config, steps=round(ratio * plan.steps))
+    elif arm == "region":
+        model = RegionDenoiser(fresh, regions)
+    elif arm == "converted":
+        model, config = convert(plain(), regions), on
+    else:
+        model, config = plain(), replace(on, steps=round(ratio * on.steps))
+    folder = out / f"{arm.replace(' ', '_')}-{seed}-run"
+    shutil.rmtree(folder, ignore_errors=True)
+    trained = train(model, domain.training, config, folder)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    paces = [
+        (later["seconds"] - earlier["seconds"]) / (later["step"] - earlier["step"])
+        for earlier, later in zip(lines, lines[1:], strict=False)
+    ]
+    pace_of_arm = statistics.median(paces) if paces else lines[-1]["seconds"] / lines[-1]["step"]
+    return trained, {
+        "steps": config.steps,
+        "seconds_per_step": pace_of_arm,
+        "seconds": lines[-1]["seconds"],
+        "loss": statistics.mean(line["denoising"] for line in lines[-10:]),
+    }
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, times: int = 5) -> float:
+    """The median of some calls, after one that warms up."""
+    taken = []
+    for _ in range(times + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
+
+
+def measure(plan: Plan, model: Denoiser, domain: Domain, reference: RealismReference) -> dict[str, Any]:
+    """Locality, realism, diversity and seconds of a model."""
+    device = model.alphas_cumprod.device
+    config = EvaluateConfig(
+        pairs=plan.pairs, images=plan.images, steps=plan.sampling_steps, dilation=plan.dilation, seed=1000
+    )
+    result = evaluate(model, on_cpu(domain), config)
+    samples = result.samples.cpu()
+    found = measured_by_concept(replace(result, samples=samples), reference, config)
+    realism = next(iter(found.values())).realism
+    figures = {
+        concept: {
+            "ratio": measured.edits.ratio,
+            "mse_in": measured.edits.mse_in,
+            "mse_out": measured.edits.mse_out,
+            "diversity": measured.edits.mean_diversity,
+            "seam": measured.edits.seam,
+        }
+        for concept, measured in found.items()
+    }
+    frechet = {name: crop.fid for name, crop in realism.crops.items()}
+    return {"concepts": figures, "frechet": frechet, "seconds": timed(plan, model, domain, device)}
+
+
+def timed(plan: Plan, model: Denoiser, domain: Domain, device: torch.device) -> dict[str, float]:
+    """Seconds an image of generating a batch, and of an edit of each concept: 16 on a CPU, 512 where there is a GPU."""
+    count = 512 if device.type == "cuda" else 16
+    noise = draw_noise(model, count, 5)
+    known = generate(model, noise, plan.sampling_steps, count)
+    regions = regions_of(plan, domain, model).to(noise)
+    other = draw_noise(model, count, 6)
+    seconds = {"image": seconds_of(lambda: generate(model, noise, plan.sampling_steps, count), device) / count}
+    for concept in CONCEPTS:
+        edited = swap(noise, other, regions.mask(concept))
+        taken = seconds_of(lambda edited=edited: regenerate(model, edited, noise, known, plan.sampling_steps, count), device)
+        seconds[concept] = taken / count
+    return seconds
+
+
+def data_figures(plan: Plan, reference: RealismReference) -> dict[str, Any]:
+    """The same of the data: each concept drawn anew by the renderer, given the rest of the face."""
+    faces = render_faces(plan.pairs * 4, plan.size, seed=7)
+    before = to_unit_range(torch.as_tensor(faces.images))
+    labels = torch.as_tensor(faces.labels).long()
+    figures = {}
+    for concept, values in concept_labels(faces.label_names, CONCEPTS).items():
+        anew = redraw_concept(concept, plan.pairs * 4, plan.size, seed=7)
+        regions = Regions.from_labels(labels, {concept: values}, dilation=plan.dilation, missing="allow")
+        found = measure_edits(
+            concept,
+            before,
+            to_unit_range(torch.as_tensor(anew.images)),
+            regions.mask(concept),
+            convention=LocalityConvention(dilation=plan.dilation),
+            grown=plan.dilation,
+            features=reference.features,
+            box=reference.boxes[concept],
+        )
+        figures[concept] = {
+            "ratio": found.ratio,
+            "mse_in": found.mse_in,
+            "mse_out": found.mse_out,
+            "diversity": found.mean_diversity,
+        }
+    return figures
+
+
+def edits_shown(plan: Plan, model: Denoiser, domain: Domain) -> Tensor:
+    """Images and, below, each with the noise of one concept exchanged, bytes (1 + concepts, SHOWN, height, width, 3)."""
+    noise, other = draw_noise(model, SHOWN, 3), draw_noise(model, SHOWN, 4)
+    known = generate(model, noise, plan.sampling_steps)
+    regions = regions_of(plan, domain, model).to(noise)
+    edited = [
+        regenerate(model, swap(noise, other, regions.mask(concept)), noise, known, plan.sampling_steps)
+        for concept in CONCEPTS
+    ]
+    return torch.stack([torch.as_tensor(to_bytes(images.cpu())) for images in (known, *edited)])
+
+
+def run_seed(plan: Plan, seed: int, arms: Sequence[str], out: Path) -> None:
+    """Train and measure the arms of one seed that are not there yet."""
+    domain = open_domain("faces", plan.size, plan.faces)
+    reference = realism_reference(domain)
+    for arm in arms:
+        path = out / f"{arm}-{seed}.json"
+        if path.exists():
+            continue
+        started = time.perf_counter()
+        model, training = train_arm(plan, arm, seed, domain, out)
+        figures = measure(plan, model, domain, reference)
+        if seed == 0:
+            np.savez_compressed(out / f"{arm}-shown.npz", edits=edits_shown(plan, model, domain).numpy())
+        write_json(path, {"arm": arm, "seed": seed, "training": training} | figures)
+        print(f"{arm}, seed {seed}: {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def gathered(plan: Plan, out: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """All that was measured, with the data's own figures."""
+    domain = open_domain("faces", plan.size, 64)
+    found = [json.loads(path.read_text()) for seed in seeds for path in sorted(out.glob(f"*-{seed}.json"))]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {
+        "command": "python -m benchmarks.locality.region_transformer --publish",
+        "machine": machine("torch", "diffusers"),
+        "device": device,
+        "plan": asdict(plan),
+        "data": data_figures(plan, realism_reference(domain)),
+        "runs": found,
+    }
+
+
+def report(results: dict[str, Any]) -> str:
+    """The table: mean over the seeds, and beside it the least and the most."""
+    runs, data = results["runs"], results["data"]
+    seeds = sorted({run["seed"] for run in runs})
+    arms = [arm for arm in ARMS if any(run["arm"] == arm for run in runs)]
+    plan = results["plan"]
+
+    def of(arm: str, figure: Callable[[dict[str, Any]], float]) -> list[float]:
+        return [figure(run) for run in runs if run["arm"] == arm]
+
+    def row(name: str, figure: Callable[[dict[str, Any]], float], own: str = "") -> str:
+        return f"{name:<24}" + "".join(f"{_span(of(arm, figure)):>24}" for arm in arms) + f"{own:>12}"
+
+    lines = [f"{'':<24}" + "".join(f"{arm:>24}" for arm in arms) + f"{'the data':>12}"]
+    for concept in CONCEPTS:
+        own = data[concept]
+        lines += [
+            row(f"locality, {concept}", lambda run, c=concept: run["concepts"][c]["ratio"], f"{own['ratio']:.5f}"),
+            row("  MSE-in", lambda run, c=concept: run["concepts"][c]["mse_in"], f"{own['mse_in']:.3f}"),
+            row("  diversity", lambda run, c=concept: run["concepts"][c]["diversity"], f"{own['diversity']:.3f}"),
+        ]
+    for crop in ("whole", *CONCEPTS):
+        lines.append(row(f"Fréchet, {crop}", lambda run, c=crop: run["frechet"][c]))
+    lines.append(row("training, ms a step", lambda run: 1e3 * run["training"]["seconds_per_step"]))
+    lines.append(row("training, steps", lambda run: float(run["training"]["steps"])))
+    lines.append(row("an image, ms", lambda run: 1e3 * run["seconds"]["image"]))
+    for concept in CONCEPTS:
+        lines.append(row(f"  edit of the {concept} ÷", lambda run, c=concept: run["seconds"][c] / run["seconds"]["image"]))
+    lines.append(
+        f"{plan['size']} x {plan['size']} pixels, patch {plan['patch']}, width {plan['width']}, {plan['depth']} blocks, "
+        f"batches of {plan['batch_size']}; {plan['pairs']} pairs, {plan['images']:,} images, "
+        f"{plan['sampling_steps']} sampling steps a stage; seeds {', '.join(map(str, seeds))}: mean (least to most)"
+    )
+    return "\n".join(lines + [f"{results['device']}; {results['machine']}"])
+
+
+def _span(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    digits = (lambda value: f"{value:.3g}") if max(values) < 100 else (lambda value: f"{value:.0f}")
+    mean = digits(statistics.mean(values))
+    return mean if len(values) == 1 else f"{mean} ({digits(min(values))} to {digits(max(values))})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in asdict(Plan()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "region_transformer", help="folder of the runs")
+    parser.add_argument("--parallel", action="store_true", help="a process for each seed")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--publish", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
+    parser.add_argument("--redraw", action="store_true", help="print what was published before")
+    options = parser.parse_args()
+    if options.redraw:
+        print(report(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        return
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    plan = Plan(**{name: getattr(options, name) for name in asdict(Plan())})
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.parallel:
+        words = [word for word in sys.argv[1:] if word not in ("--parallel", "--publish")]
+        if "--seeds" in words:
+            at = words.index("--seeds")
+            del words[at : at + 1 + len(options.seeds)]
+        module = ["-m", "benchmarks.locality.region_transformer"]
+        children = [
+            subprocess.Popen([sys.executable, *module, *words, "--seeds", str(seed)]) for seed in options.seeds
+        ]
+        failed = [child.wait() for child in children]
+        if any(failed):
+            sys.exit(f"a seed failed: {failed}")
+    else:
+        for seed in options.seeds:
+            run_seed(plan, seed, options.arms, options.out)
+    results = gathered(plan, options.out, options.seeds)
+    write_json(options.out / "results.json", results)
+    print(report(results))
+    if options.publish:
+        write_json(RESULTS, results)
+
+
+if __name__ == "__main__":
+    main()
