@@ -271,6 +271,8 @@ class RegionDenoiser(Denoiser):
     [[1, 1, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]]
     """
 
+    seeing: Tensor
+
     def __init__(self, denoiser: Denoiser, regions: Regions, graph: Graph = STAR) -> None:
         plain = denoiser.unet
         if not isinstance(plain, DiTTransformer2DModel):
@@ -284,6 +286,9 @@ class RegionDenoiser(Denoiser):
         network = RegionTransformer(plain, tokens, denoiser.class_label)
         super().__init__(network, denoiser.scheduler, denoiser.autoencoder, class_label=denoiser.class_label)
         self.ddim, self.regions = denoiser.ddim, regions
+        nowhere = torch.zeros(1, 1, *denoiser.latent_shape[1:], dtype=torch.bool)
+        others = [network.where(stage) for stage in network.tokens.stages() if len(stage.context)]
+        self.register_buffer("seeing", torch.stack([nowhere, *others]).any(dim=0), persistent=False)
         self.to(denoiser.alphas_cumprod.device)
 
     @property
@@ -314,9 +319,7 @@ class RegionDenoiser(Denoiser):
     @property
     def given_others(self) -> Tensor:
         """Where a prediction is made with other regions finished in sight, boolean (1, 1, height, width)."""
-        network = self.network
-        seeing = [stage for stage in network.tokens.stages() if len(stage.context)]
-        return torch.stack([network.where(stage) for stage in seeing]).any(dim=0) if seeing else super().given_others
+        return self.seeing
 
     def _stage(self, stage: Stage) -> denoisers.Stage:
         network = self.network

@@ -1,0 +1,1 @@
+"""What a GPU proves and how fast it is."""
