@@ -4,6 +4,8 @@ from .denoisers.denoiser import Denoiser as Denoiser
 from .denoisers.denoiser import small_denoiser as small_denoiser
 from .denoisers.loading import load_denoiser as load_denoiser
 from .denoisers.loading import shipped_model as shipped_model
+from .denoisers.region_transformer import RegionDenoiser as RegionDenoiser
+from .denoisers.region_transformer import convert as convert
 from .evaluation.domains import open_domain as open_domain
 from .evaluation.evaluate import EvaluateConfig as EvaluateConfig
 from .evaluation.evaluate import evaluate as evaluate

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from shapkit_diffusion.data.labelled import Images, LabelledImages
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
-from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 
 LOOKED_AT = 64
 """Images of a data set on disk that are read for its fingerprint, spread over all; files are compared by size, too."""

@@ -23,7 +23,11 @@ def _correctness(rows: list[dict[str, Any]]) -> list[str]:
     for kind in kinds:
         of_kind = [row for row in rows if row["kind"] == kind]
         errors = [row["error"] for row in of_kind if row["error"] is not None]
-        worst = f", largest difference {max(errors):.1e}, bound {max(row['bound'] for row in of_kind):.0e}" if errors else ""
+        worst = (
+            f", largest difference {max(errors):.1e}, bound {max(row['bound'] for row in of_kind):.0e}"
+            if errors
+            else ""
+        )
         lines.append(f"{kind}: {sum(row['passed'] for row in of_kind)} of {len(of_kind)}{worst}")
     return lines + [f"FAILED {row['kind']}, {row['name']}: {row.get('message') or row['error']}" for row in wrong]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -208,7 +207,9 @@ def _precision_checks(setting: Setting) -> Checks:
         with torch.autocast(x.device.type, dtype):
             low = penalty(network, x, stripes(4, x))
         low.backward()  # type: ignore[no-untyped-call]
-        finite = all(bool(weights.grad.isfinite().all()) for weights in network.parameters() if weights.grad is not None)
+        finite = all(
+            bool(weights.grad.isfinite().all()) for weights in network.parameters() if weights.grad is not None
+        )
         return abs(float(low - plain)) / float(plain) if finite else math.inf
 
     def pointwise(dtype: torch.dtype) -> float:
@@ -423,11 +424,18 @@ def _cost_of(
 
 def generation(setting: Setting, record: Record, out: Path) -> None:
     """Images per second, 25 steps a stage, bf16; what an edit takes of an image; outside of it, every bit the same."""
-    sizes = [("DiT, 2 blocks", 32, 2, 2, 16)] if setting.small else [("DiT-B/2", 768, 12, 12, 32), ("DiT-L/2", 1024, 24, 16, 32)]
+    sizes = (
+        [("DiT, 2 blocks", 32, 2, 2, 16)]
+        if setting.small
+        else [("DiT-B/2", 768, 12, 12, 32), ("DiT-L/2", 1024, 24, 16, 32)]
+    )
     batch, steps = (4, 3) if setting.small else (128, 25)
     for name, width, depth, heads, size in sizes:
         base: float | None = None
-        for kind, model in (("plain", _dit(width, depth, heads, size)), ("region", _region_dit(width, depth, heads, size))):
+        for kind, model in (
+            ("plain", _dit(width, depth, heads, size)),
+            ("region", _region_dit(width, depth, heads, size)),
+        ):
             model = model.to(setting.device).eval()
             noise, other = draw_noise(model, batch, 0), draw_noise(model, batch, 1)
 
@@ -504,7 +512,20 @@ def training(setting: Setting, record: Record, out: Path) -> None:
     """The study of the region transformer; its own files are in the folder ``training``."""
     words = ["--out", str(out / "training")]
     if setting.small:
-        words += ["--steps", "4", "--images", "16", "--pairs", "6", "--faces", "64", "--seeds", "0", "--batch-size", "4"]
+        words += [
+            "--steps",
+            "4",
+            "--images",
+            "16",
+            "--pairs",
+            "6",
+            "--faces",
+            "64",
+            "--seeds",
+            "0",
+            "--batch-size",
+            "4",
+        ]
         words += ["--sampling-steps", "2", "--arms", "plain", "region", "converted"]
     else:
         words += ["--steps", "4000", "--batch-size", "128", "--precision", "bf16", "--parallel"]

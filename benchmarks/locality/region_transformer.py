@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine
+from shapkit._optional import require
 from shapkit.differentiable import Regions
 from shapkit_diffusion.data.faces import redraw_concept, render_faces
 from shapkit_diffusion.data.labelled import concept_labels
@@ -59,6 +61,13 @@ PICTURE = ROOT / "docs" / "pictures" / "region_transformer.png"
 ARMS = ("plain", "region", "converted", "plain+", "plain long")
 CONVERSION = 0.1
 """Steps of a conversion, in those of the plain model."""
+TITLES = {
+    "plain": "plain DiT",
+    "region": "region transformer",
+    "converted": "the plain DiT, converted",
+    "plain+": "the plain DiT, trained on",
+    "plain long": "plain DiT, equal time",
+}
 SHOWN = 8
 
 
@@ -135,7 +144,7 @@ def train_arm(plan: Plan, arm: str, seed: int, domain: Domain, out: Path) -> tup
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     paces = [
         (later["seconds"] - earlier["seconds"]) / (later["step"] - earlier["step"])
-        for earlier, later in zip(lines, lines[1:], strict=False)
+        for earlier, later in pairwise(lines)
     ]
     pace_of_arm = statistics.median(paces) if paces else lines[-1]["seconds"] / lines[-1]["step"]
     return trained, {
@@ -162,7 +171,6 @@ def seconds_of(call: Callable[[], object], device: torch.device, times: int = 5)
 
 def measure(plan: Plan, model: Denoiser, domain: Domain, reference: RealismReference) -> dict[str, Any]:
     """Locality, realism, diversity and seconds of a model."""
-    device = model.alphas_cumprod.device
     config = EvaluateConfig(
         pairs=plan.pairs, images=plan.images, steps=plan.sampling_steps, dilation=plan.dilation, seed=1000
     )
@@ -181,22 +189,47 @@ def measure(plan: Plan, model: Denoiser, domain: Domain, reference: RealismRefer
         for concept, measured in found.items()
     }
     frechet = {name: crop.fid for name, crop in realism.crops.items()}
-    return {"concepts": figures, "frechet": frechet, "seconds": timed(plan, model, domain, device)}
+    return {"concepts": figures, "frechet": frechet}
 
 
-def timed(plan: Plan, model: Denoiser, domain: Domain, device: torch.device) -> dict[str, float]:
-    """Seconds an image of generating a batch, and of an edit of each concept: 16 on a CPU, 512 where there is a GPU."""
+def timed(plan: Plan, model: Denoiser, domain: Domain) -> dict[str, float]:
+    """Seconds of a training step, and those an image of generating a batch and of editing each concept in it."""
+    device = model.alphas_cumprod.device
     count = 512 if device.type == "cuda" else 16
-    noise = draw_noise(model, count, 5)
+    noise, other = draw_noise(model, count, 5), draw_noise(model, count, 6)
     known = generate(model, noise, plan.sampling_steps, count)
     regions = regions_of(plan, domain, model).to(noise)
-    other = draw_noise(model, count, 6)
-    seconds = {"image": seconds_of(lambda: generate(model, noise, plan.sampling_steps, count), device) / count}
+    timesteps = torch.full((count,), 500, device=device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+
+    def step() -> None:
+        model.train()
+        model(noise, timesteps, known).square().mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+
+    seconds = {"step": seconds_of(step, device)}
+    seconds["image"] = seconds_of(lambda: generate(model, noise, plan.sampling_steps, count), device) / count
     for concept in CONCEPTS:
         edited = swap(noise, other, regions.mask(concept))
-        taken = seconds_of(lambda edited=edited: regenerate(model, edited, noise, known, plan.sampling_steps, count), device)
-        seconds[concept] = taken / count
+
+        def edit(edited: Tensor = edited) -> Tensor:
+            return regenerate(model, edited, noise, known, plan.sampling_steps, count)
+
+        seconds[concept] = seconds_of(edit, device) / count
     return seconds
+
+
+def tokens_of(plan: Plan, model: RegionDenoiser, regions: Regions) -> dict[str, float]:
+    """Tokens that generating an image takes, and editing each concept, over those of a plain model's image."""
+    tokens, plain = model.network.tokens, plan.sampling_steps * model.network.tokens.n_tokens
+
+    def taken(changed: Tensor | None) -> float:
+        stages = tokens.stages(changed)
+        return sum(plan.sampling_steps * len(stage.tokens) + len(stage.context) for stage in stages) / plain
+
+    changed = {name: model.network.changed_tokens(regions.mask(name) > 0) for name in CONCEPTS}
+    return {"image": taken(None)} | {name: taken(where) for name, where in changed.items()}
 
 
 def data_figures(plan: Plan, reference: RealismReference) -> dict[str, Any]:
@@ -228,7 +261,7 @@ def data_figures(plan: Plan, reference: RealismReference) -> dict[str, Any]:
 
 
 def edits_shown(plan: Plan, model: Denoiser, domain: Domain) -> Tensor:
-    """Images and, below, each with the noise of one concept exchanged, bytes (1 + concepts, SHOWN, height, width, 3)."""
+    """Images, then each with one concept's noise exchanged, bytes (1 + concepts, SHOWN, channels, height, width)."""
     noise, other = draw_noise(model, SHOWN, 3), draw_noise(model, SHOWN, 4)
     known = generate(model, noise, plan.sampling_steps)
     regions = regions_of(plan, domain, model).to(noise)
@@ -257,18 +290,29 @@ def run_seed(plan: Plan, seed: int, arms: Sequence[str], out: Path) -> None:
 
 
 def gathered(plan: Plan, out: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """All that was measured, with the data's own figures."""
-    domain = open_domain("faces", plan.size, 64)
+    """All that was measured, with the data's own figures, and the seconds of what the first seed trained."""
+    domain = open_domain("faces", plan.size, plan.faces)
     found = [json.loads(path.read_text()) for seed in seeds for path in sorted(out.glob(f"*-{seed}.json"))]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    models = {arm: load_denoiser(out / f"{arm}-{seeds[0]}-run" / "model") for arm in ("plain", "region")}
+    local = models["region"]
+    assert isinstance(local, RegionDenoiser)
+    tokens = tokens_of(plan, local, regions_of(plan, domain, local))
+    seconds = {arm: timed(plan, model.to(device), domain) for arm, model in models.items()}
     return {
         "command": "python -m benchmarks.locality.region_transformer --publish",
-        "machine": machine("torch", "diffusers"),
-        "device": device,
+        "machine": described_machine(),
         "plan": asdict(plan),
         "data": data_figures(plan, realism_reference(domain)),
         "runs": found,
+        "timing": {"machine": described_machine(), "seconds": seconds, "tokens": tokens},
     }
+
+
+def described_machine() -> str:
+    """The machine, for the results."""
+    name = f"{torch.cuda.get_device_name()}; " if torch.cuda.is_available() else ""
+    return name + machine("torch", "diffusers", n_threads=torch.get_num_threads())
 
 
 def report(results: dict[str, Any]) -> str:
@@ -282,9 +326,9 @@ def report(results: dict[str, Any]) -> str:
         return [figure(run) for run in runs if run["arm"] == arm]
 
     def row(name: str, figure: Callable[[dict[str, Any]], float], own: str = "") -> str:
-        return f"{name:<24}" + "".join(f"{_span(of(arm, figure)):>24}" for arm in arms) + f"{own:>12}"
+        return f"{name:<18}" + "".join(f"{_span(of(arm, figure)):>30}" for arm in arms) + f"{own:>10}"
 
-    lines = [f"{'':<24}" + "".join(f"{arm:>24}" for arm in arms) + f"{'the data':>12}"]
+    lines = [f"{'':<18}" + "".join(f"{arm:>30}" for arm in arms) + f"{'the data':>10}"]
     for concept in CONCEPTS:
         own = data[concept]
         lines += [
@@ -294,25 +338,63 @@ def report(results: dict[str, Any]) -> str:
         ]
     for crop in ("whole", *CONCEPTS):
         lines.append(row(f"Fréchet, {crop}", lambda run, c=crop: run["frechet"][c]))
-    lines.append(row("training, ms a step", lambda run: 1e3 * run["training"]["seconds_per_step"]))
     lines.append(row("training, steps", lambda run: float(run["training"]["steps"])))
-    lines.append(row("an image, ms", lambda run: 1e3 * run["seconds"]["image"]))
-    for concept in CONCEPTS:
-        lines.append(row(f"  edit of the {concept} ÷", lambda run, c=concept: run["seconds"][c] / run["seconds"]["image"]))
     lines.append(
-        f"{plan['size']} x {plan['size']} pixels, patch {plan['patch']}, width {plan['width']}, {plan['depth']} blocks, "
-        f"batches of {plan['batch_size']}; {plan['pairs']} pairs, {plan['images']:,} images, "
+        f"{plan['size']} x {plan['size']} pixels, patch {plan['patch']}, width {plan['width']}, {plan['depth']} blocks,"
+        f" batches of {plan['batch_size']}; {plan['pairs']} pairs, {plan['images']:,} images, "
         f"{plan['sampling_steps']} sampling steps a stage; seeds {', '.join(map(str, seeds))}: mean (least to most)"
     )
-    return "\n".join(lines + [f"{results['device']}; {results['machine']}"])
+    return "\n".join([*lines, results["machine"]])
+
+
+def times(results: dict[str, Any]) -> str:
+    """What the region transformer takes of a plain one's seconds."""
+    seconds = results["timing"]["seconds"]
+    plain, region = seconds["plain"], seconds["region"]
+    tokens = results["timing"]["tokens"]
+    rows = [
+        ("a training step, of a plain one", region["step"] / plain["step"], None),
+        ("an image, of a plain one", region["image"] / plain["image"], tokens["image"]),
+        *(
+            (f"new {name}, of an image", region[name] / region["image"], tokens[name] / tokens["image"])
+            for name in CONCEPTS
+        ),
+    ]
+    lines = [f"{'':<34}{'seconds':>10}{'tokens':>10}"]
+    lines += [f"{name:<34}{took:>10.2f}{'' if share is None else f'{share:.2f}':>10}" for name, took, share in rows]
+    return "\n".join([*lines, results["timing"]["machine"]])
 
 
 def _span(values: Sequence[float]) -> str:
+    """Mean, least and most, as far as they differ."""
     if not values:
         return "-"
-    digits = (lambda value: f"{value:.3g}") if max(values) < 100 else (lambda value: f"{value:.0f}")
-    mean = digits(statistics.mean(values))
-    return mean if len(values) == 1 else f"{mean} ({digits(min(values))} to {digits(max(values))})"
+    mean, least, most = (
+        f"{value:.2g}" if value < 100 else f"{value:.0f}"
+        for value in (statistics.mean(values), min(values), max(values))
+    )
+    return mean if least == most else f"{mean} ({least} to {most})"
+
+
+def draw(out: Path, path: Path) -> None:
+    """The picture: images of the first seed's models, and below each the same with one concept's noise exchanged."""
+    plt = require("matplotlib.pyplot", extra="plots", purpose="the picture")
+    arms = [arm for arm in ARMS if (out / f"{arm}-shown.npz").exists()]
+    figure, axes = plt.subplots(1, len(arms), figsize=(4.6 * len(arms), 3.9), squeeze=False, layout="constrained")
+    for axis, arm in zip(axes[0], arms, strict=True):
+        with np.load(out / f"{arm}-shown.npz") as file:
+            edits = file["edits"][:, :6]
+        rows = [np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1) for images in edits]
+        axis.imshow(np.concatenate(rows), interpolation="nearest")
+        side = edits.shape[-1]
+        axis.set_yticks(
+            [side * (row + 0.5) for row in range(len(rows))], ["generated", *(f"new {c}" for c in CONCEPTS)]
+        )
+        axis.set_xticks([])
+        axis.set_title(TITLES[arm], fontsize=10)
+    figure.suptitle("A plain DiT answers a new nose with a new face; a region transformer leaves the rest as it is")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -328,7 +410,8 @@ def main() -> None:
     parser.add_argument("--redraw", action="store_true", help="print what was published before")
     options = parser.parse_args()
     if options.redraw:
-        print(report(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        found = json.loads(RESULTS.read_text(encoding="utf-8"))
+        print(report(found), times(found), sep="\n\n")
         return
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -341,9 +424,7 @@ def main() -> None:
             at = words.index("--seeds")
             del words[at : at + 1 + len(options.seeds)]
         module = ["-m", "benchmarks.locality.region_transformer"]
-        children = [
-            subprocess.Popen([sys.executable, *module, *words, "--seeds", str(seed)]) for seed in options.seeds
-        ]
+        children = [subprocess.Popen([sys.executable, *module, *words, "--seeds", str(seed)]) for seed in options.seeds]
         failed = [child.wait() for child in children]
         if any(failed):
             sys.exit(f"a seed failed: {failed}")
@@ -352,9 +433,10 @@ def main() -> None:
             run_seed(plan, seed, options.arms, options.out)
     results = gathered(plan, options.out, options.seeds)
     write_json(options.out / "results.json", results)
-    print(report(results))
+    print(report(results), times(results), sep="\n\n")
     if options.publish:
         write_json(RESULTS, results)
+        draw(options.out, PICTURE)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from shapkit._optional import require
 
 require("torch", extra="torch", purpose="shapkit.differentiable")
 
+from shapkit.differentiable.attention import TokenGraph  # noqa: E402
 from shapkit.differentiable.composition import Composition  # noqa: E402
 from shapkit.differentiable.layers.layer_leakage import LayerLeakage, layer_leakage  # noqa: E402
 from shapkit.differentiable.layers.region_norm import RegionNorm, RegionNorms, replace_group_norm  # noqa: E402
@@ -33,6 +34,7 @@ __all__ = [
     "Regions",
     "SampledValues",
     "Star",
+    "TokenGraph",
     "absent_input",
     "all_coalitions",
     "allowed_influence",

@@ -10,8 +10,8 @@ in which a noised token sees the noised tokens of its own region and the clean t
 a clean token the clean tokens of its own region and of those. In sampling, the keys and values of finished regions are
 computed once and kept: a stage costs its own tokens and no more.
 
-What a region has looked at is in its pixels, so looking is passed on: who may look at the brows sees what the brows have
-seen. The graph is closed accordingly (`TokenGraph.ancestors`).
+What a region has looked at is in its pixels, so looking is passed on: who may look at the brows sees what the brows
+have seen. The graph is closed accordingly (`TokenGraph.ancestors`).
 
 The mask is that of block diffusion (Arriola et al. 2025) and the kept keys and values those of ACDiT (Hu et al. 2024),
 with the regions of a graph in place of the blocks of a row.
@@ -59,9 +59,9 @@ class BlockAttention:
         blocks: between them, every position is a query once.
         back: int64 (n,), where each query lies in the blocks one after the other; None if that is their order.
 
-    >>> blocks = TokenGraph(torch.tensor([1, 1, 0, 1]), ("mouth", "rest")).training_blocks
-    >>> sum(block.pairs for block in blocks.blocks)  # of the 49 that a mask would be laid over
-    22
+    >>> whole = TokenGraph(torch.tensor([1, 1, 0, 1]), ("mouth", "rest")).whole
+    >>> sum(block.pairs for block in whole.attention.blocks)  # of the 28 that a mask would be laid over
+    13
     """
 
     blocks: tuple[Block, ...]
@@ -137,9 +137,11 @@ class TokenGraph:
     def __init__(self, owners: Tensor, names: Sequence[str], graph: Graph = STAR) -> None:
         owners = owners.reshape(1, -1) if owners.ndim < 2 else owners
         if owners.ndim != 2 or owners.is_floating_point() or owners.dtype == torch.bool:
-            raise ValueError(f"owners must be whole numbers (tokens,) or (batch, tokens), got {owners.dtype} {tuple(owners.shape)}")
+            found = f"{owners.dtype} {tuple(owners.shape)}"
+            raise ValueError(f"owners must be whole numbers (tokens,) or (batch, tokens), got {found}")
         if not bool(((owners >= 0) & (owners < len(names))).all()):
-            raise ValueError(f"owners must be numbers of the {len(names)} regions, got {int(owners.min())} to {int(owners.max())}")
+            found = f"{int(owners.min())} to {int(owners.max())}"
+            raise ValueError(f"owners must be numbers of the {len(names)} regions, got {found}")
         allowed = allowed_influence(graph, tuple(names))
         self.names = tuple(names)
         self.allowed = allowed
@@ -180,8 +182,8 @@ class TokenGraph:
                 lost = ~(tokens.owners == number).any(dim=1)
                 if bool(lost.any()):
                     raise ValueError(
-                        f"region {name!r} of sample {int(lost.nonzero()[0])} has no token of {patch} x {patch} pixels to "
-                        "itself: take smaller patches, or merge the region into another"
+                        f"region {name!r} of sample {int(lost.nonzero()[0])} has no token of {patch} x {patch} pixels "
+                        "to itself: take smaller patches, or merge the region into another"
                     )
         return tokens
 
@@ -197,7 +199,7 @@ class TokenGraph:
 
     @cached_property
     def context(self) -> Tensor:
-        """The tokens that appear clean in training, int64 (n,): those of regions that another looks at in some sample."""
+        """The tokens that appear clean in training, int64 (n,): of regions that another looks at, in any sample."""
         looked_at = self.ancestors.any(dim=0).to(self.owners.device)
         return looked_at[self.owners].any(dim=0).nonzero().flatten()
 
@@ -210,8 +212,8 @@ class TokenGraph:
     def training_mask(self) -> Tensor:
         """Whom each token sees, boolean (batch or 1, n, n), for the sequence of all noised tokens and the context's.
 
-        A slow, plain form of ``training_blocks``, and what ``torch.nn.functional.scaled_dot_product_attention`` takes
-        as ``attn_mask`` where regions differ from sample to sample.
+        What ``torch.nn.functional.scaled_dot_product_attention`` takes as ``attn_mask``, in one pass over noised and
+        clean tokens; ``whole`` is the same in two, without what the mask would waste.
         """
         same = self.owners[:, :, None] == self.owners[:, None, :]
         ancestors = self.ancestors.to(self.owners.device)
@@ -246,31 +248,20 @@ class TokenGraph:
         return sees
 
     @cached_property
-    def training_blocks(self) -> BlockAttention:
-        """The training mask as products of queries with the keys that they see.
+    def whole(self) -> Stage:
+        """All regions at once, as they are trained: noised tokens that see their own region's and clean ones.
 
         Raises:
             ValueError: if the regions differ from sample to sample: take ``training_mask``.
         """
-        clean, cleaned = self._owner[self.context], []
-        for part in self.order:
-            own = _member(clean, part).nonzero().flatten() + self.n_tokens
-            above = self._looked_at(part)[clean].nonzero().flatten() + self.n_tokens
-            cleaned.append((own, torch.cat([own, above]).sort().values))
-        return BlockAttention.of(self._shared_mask("training_blocks"), self._noised_parts() + cleaned)
-
-    @cached_property
-    def last_training_blocks(self) -> BlockAttention:
-        """Those of ``training_blocks`` whose queries are noised: of the last layer's clean tokens nothing is read."""
-        return BlockAttention.of(self._shared_mask("last_training_blocks"), self._noised_parts())
-
-    def _noised_parts(self) -> list[tuple[Tensor, Tensor]]:
-        clean, parts = self._owner[self.context], []
+        mask, clean, parts = self._shared_mask("whole"), self._owner[self.context], []
         for part in self.order:
             own = self._tokens_of(part)
             above = self._looked_at(part)[clean].nonzero().flatten() + self.n_tokens
             parts.append((own, torch.cat([own, above])))
-        return parts
+        every = torch.arange(self.n_tokens, device=self.owners.device)
+        attention = BlockAttention.of(mask, parts)
+        return Stage(sum(self.order, ()), every, self.context, attention, self._filling(self.context))
 
     def stages(self, changed: Tensor | None = None) -> list[Stage]:
         """What is generated one after the other, and the tokens that each needs.

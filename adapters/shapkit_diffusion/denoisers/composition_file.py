@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from diffusers import ModelMixin
 from safetensors import safe_open
 from safetensors.torch import save_file

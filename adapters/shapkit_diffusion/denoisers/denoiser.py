@@ -52,7 +52,7 @@ class Stage(NamedTuple):
     output: Callable[[Tensor, Tensor], Tensor]
     where: Tensor | None = None
     begin: Callable[[Tensor], Callable[[Tensor, Tensor], Tensor]] | None = None
-    """What gives the output for a batch in which the stages before are finished: it computes once what it needs of them."""
+    """Gives the output for a batch in which the stages before are finished: computes once what it needs of them."""
 
     def begun(self, x: Tensor) -> Stage:
         """The stage for the batch ``x``, in which the stages before are finished and stay as they are."""
@@ -220,8 +220,8 @@ class Denoiser(nn.Module):
         """Write a diffusers pipeline's folder (safetensors), whole or not at all.
 
         A pixel model becomes a ``DDPMPipeline``, a latent one an ``LDMPipeline``, a transformer a ``DiTPipeline``, one
-        with a prompt a ``StableDiffusionPipeline``; the latter's text encoder and tokenizer are copied from ``text_source``, without
-        which diffusers wants them passed.
+        with a prompt a ``StableDiffusionPipeline``; the latter's text encoder and tokenizer are copied from
+        ``text_source``, without which diffusers wants them passed.
 
         An earlier denoiser in the folder is replaced, file by file, its model card only by another. A process that is
         killed while it saves leaves the old one or the new one: what it had begun to move is finished by the next

@@ -47,9 +47,9 @@ def load_denoiser(
 ) -> Denoiser:
     """The denoiser of a diffusers folder or hub repository, in evaluation mode; safetensors only.
 
-    The UNet lies in ``unet/`` or at the root, a DiT in ``transformer/``, the autoencoder of a latent model in ``vqvae/``
-    or ``vae/``, the schedule in ``scheduler/`` or at the root; any of diffusers' DDPM-like samplers may have written it.
-    Where a network predicts variances, too, they are left out.
+    The UNet lies in ``unet/`` or at the root, a DiT in ``transformer/``, the autoencoder of a latent model in
+    ``vqvae/`` or ``vae/``, the schedule in ``scheduler/`` or at the root; any of diffusers' DDPM-like samplers may have
+    written it. Where a network predicts variances, too, they are left out.
 
     Args:
         name: a folder, or a hub repository such as ``"google/ddpm-celebahq-256"`` or ``"CompVis/ldm-celebahq-256"``.
@@ -143,8 +143,8 @@ def _check_supported(network: nn.Module, folder: Path) -> None:
     given, back = config["in_channels"], config["out_channels"]
     if back not in (None, given, 2 * given):
         raise ValueError(
-            f"{folder}: the model must give back as many channels as it takes, or twice as many if it learns variances, "
-            f"got {given} and {back} (inpainting models are not supported)"
+            f"{folder}: the model must give back as many channels as it takes, or twice as many if it learns "
+            f"variances, got {given} and {back} (inpainting models are not supported)"
         )
     size = config["sample_size"]
     sides = [size] * 2 if isinstance(size, int) else size

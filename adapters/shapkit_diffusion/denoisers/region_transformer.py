@@ -1,6 +1,6 @@
-"""The region transformer: a DiT whose attention mask is an influence graph, so that every region owns its noise exactly.
+"""The region transformer: a DiT whose attention mask is an influence graph, so that each region owns its noise exactly.
 
-A plain DiT (Peebles and Xie 2023) and two embeddings more: one that marks clean tokens, one that says whose token it is.
+It is a plain DiT (Peebles and Xie 2023) with two embeddings more: one marks clean tokens, one says whose a token is.
 Training, generation and edits are those of `TokenGraph`: training is one pass over noised and clean tokens, a region is
 generated after those that it looks at, and an edit computes its region's tokens alone.
 """
@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel
@@ -35,13 +34,6 @@ CLEAN = 0
 KeysAndValues = tuple[Tensor, Tensor]
 
 
-class _Section(NamedTuple):
-    """Tokens that follow one another and have one timestep per sample."""
-
-    length: int
-    timesteps: Tensor
-
-
 class RegionTransformer(nn.Module):
     """A ``DiTTransformer2DModel`` run over a `TokenGraph`; its tokens ordered by stage and region.
 
@@ -56,6 +48,7 @@ class RegionTransformer(nn.Module):
     """
 
     permutation: Tensor
+    back: Tensor
 
     def __init__(self, transformer: DiTTransformer2DModel, tokens: TokenGraph, class_label: int) -> None:
         super().__init__()
@@ -86,37 +79,23 @@ class RegionTransformer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RegionTransformer:
         """Move the graph along with the weights."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.tokens = self.tokens.to(self.permutation.device)
         return self
 
     def forward(self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None) -> SimpleNamespace:
-        """The prediction of all regions in one pass, as ``sample``, shape of ``x`` (batch, channels, height, width).
+        """The prediction of all regions in one pass, as ``sample``, shape of ``x``.
 
         Args:
-            x: the noised image.
+            x: noised images (batch, channels, height, width).
             timesteps: (batch,).
-            finished: the clean image, of which each region sees those that it may look at; by default they see ``x``.
+            finished: the clean images, of which each region sees those that it may look at; by default they see ``x``.
+                With fewer of them than noised ones, each is the clean image of as many that follow one another.
         """
-        tokens = self.tokens
-        noised = self._embedded(x)
-        clean = self._clean(x if finished is None else finished, tokens.context)
-        hidden = torch.cat([noised, clean], dim=1)
-        sections = [
-            _Section(tokens.n_tokens, timesteps),
-            _Section(len(tokens.context), torch.full_like(timesteps, CLEAN)),
-        ]
-        sections = [section for section in sections if section.length]
-        *blocks, last = self.transformer.transformer_blocks
-        for block in blocks:
-            run = partial(self._block, block, sections=sections, attention=tokens.training_blocks)
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(run, hidden, use_reentrant=False)
-            else:
-                hidden = run(hidden)
-        hidden = self._block(last, hidden, sections, tokens.last_training_blocks, n_queries=tokens.n_tokens)
-        output = self._predicted(hidden, timesteps)
-        return SimpleNamespace(sample=self._image(output[:, self.back]))
+        whole = self.tokens.whole
+        return SimpleNamespace(
+            sample=self.predicted(x, timesteps, whole, self.kept(x if finished is None else finished, whole))
+        )
 
     def kept(self, finished: Tensor, stage: Stage) -> list[KeysAndValues]:
         """Keys and values of the stage's context in every block, each (batch, heads, n, d): computed once, then kept.
@@ -125,15 +104,15 @@ class RegionTransformer(nn.Module):
         """
         if not len(stage.context):
             return []
-        hidden = self._clean(finished, stage.context)
-        sections = [_Section(len(stage.context), torch.full((len(finished),), CLEAN, device=finished.device))]
+        hidden = self._embedded(finished, stage.context) + self.clean_embedding
+        clean = torch.full((1,), CLEAN, device=finished.device)
         found: list[KeysAndValues] = []
         *blocks, last = self.transformer.transformer_blocks
         for block in blocks:
-            hidden = self._block(block, hidden, sections, stage.filling, found=found)
-        parts = self._modulation(last, sections, hidden.dtype)
-        found.append(_keys_and_values(last, _normed(last.norm1.norm, hidden, sections, parts, 0)))
-        return found
+            hidden, *keys_and_values = self._run(block, hidden, clean, stage.filling)
+            found.append((keys_and_values[0], keys_and_values[1]))
+        shift, scale, *_ = self._modulation(last, clean, hidden.dtype)  # of the last block nothing else is looked at
+        return [*found, _keys_and_values(last, last.norm1.norm(hidden) * (1 + scale) + shift)]
 
     def predicted(self, x: Tensor, timesteps: Tensor, stage: Stage, kept: Sequence[KeysAndValues]) -> Tensor:
         """The prediction of a stage's tokens from their own noised ones and what was kept; zero elsewhere.
@@ -142,16 +121,20 @@ class RegionTransformer(nn.Module):
             x: (batch, channels, height, width); no more than the stage's tokens are looked at.
             timesteps: (batch,).
             stage: one of the graph's.
-            kept: what ``kept`` returned.
+            kept: what ``kept`` returned, of as many images or of one for several that follow one another.
         """
-        hidden = self._embedded(x, stage.tokens)
-        sections = [_Section(len(stage.tokens), timesteps)]
+        if timesteps.stride(0) == 0:  # one timestep for all, as in sampling: embedded once
+            timesteps = timesteps[:1]
+        everything = len(stage.tokens) == self.tokens.n_tokens
+        hidden = self._embedded(x, None if everything else stage.tokens)
         for number, block in enumerate(self.transformer.transformer_blocks):
-            hidden = self._block(block, hidden, sections, stage.attention, kept[number] if kept else None)
+            hidden, _, _ = self._run(block, hidden, timesteps, stage.attention, kept[number] if kept else None)
         output = self._predicted(hidden, timesteps)
-        whole = output.new_zeros(len(x), self.tokens.n_tokens, output.shape[2])
-        whole[:, stage.tokens] = output
-        return self._image(whole[:, self.back])
+        if not everything:
+            whole = output.new_zeros(len(x), self.tokens.n_tokens, output.shape[2])
+            whole[:, stage.tokens] = output
+            output = whole
+        return self._image(output[:, self.back])
 
     def where(self, stage: Stage) -> Tensor:
         """The pixels of a stage, boolean (1, 1, height, width)."""
@@ -177,56 +160,47 @@ class RegionTransformer(nn.Module):
         at = self.permutation[tokens]
         rows, columns = x.shape[2] // patch, x.shape[3] // patch
         patches = x.reshape(len(x), -1, rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        projected = F.linear(patches[:, at], embed.proj.weight.flatten(1), embed.proj.bias)
-        return projected + embed.pos_embed[:, at].to(projected) + self.region_embedding[owners[tokens]]
+        some: Tensor = F.linear(patches[:, at], embed.proj.weight.flatten(1), embed.proj.bias)
+        places: Tensor = embed.pos_embed[:, at].to(some)
+        return some + places + self.region_embedding[owners[tokens]]
 
-    def _clean(self, x: Tensor, context: Tensor) -> Tensor:
-        return self._embedded(x, context) + self.clean_embedding
+    def _run(self, block: Any, hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            found: tuple[Tensor, Tensor, Tensor] = checkpoint(
+                self._block, block, hidden, *arguments, use_reentrant=False
+            )
+            return found
+        return self._block(block, hidden, *arguments)
 
     def _block(
         self,
         block: Any,
         hidden: Tensor,
-        sections: Sequence[_Section],
+        timesteps: Tensor,
         attention: BlockAttention,
         kept: KeysAndValues | None = None,
-        *,
-        n_queries: int | None = None,
-        found: list[KeysAndValues] | None = None,
-    ) -> Tensor:
-        """A block of the transformer: what becomes of the tokens, (batch, n, width).
-
-        Args:
-            block: of diffusers' transformer.
-            hidden: (batch, n, width).
-            sections: of the tokens.
-            attention: of the tokens to themselves and what was kept.
-            kept: keys and values of other tokens.
-            n_queries: that many tokens, the first section's, are wanted; all by default.
-            found: the tokens' own keys and values are appended to it.
-        """
-        parts = self._modulation(block, sections, hidden.dtype)
-        seen = _normed(block.norm1.norm, hidden, sections, parts, 0)
-        keys, values = _keys_and_values(block, seen)
-        if found is not None:
-            found.append((keys, values))
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What a block of the transformer makes of the tokens (batch, n, width), and their own keys and values."""
+        shift, scale, gate, shift_inner, scale_inner, gate_inner = self._modulation(block, timesteps, hidden.dtype)
+        seen = block.norm1.norm(hidden) * (1 + scale) + shift
+        own = keys, values = _keys_and_values(block, seen)
         if kept is not None:
-            keys, values = torch.cat([keys, kept[0]], dim=2), torch.cat([values, kept[1]], dim=2)
-        if n_queries is not None:
-            seen, hidden, sections = seen[:, :n_queries], hidden[:, :n_queries], sections[:1]
+            keys, values = (
+                torch.cat([tokens, context.repeat_interleave(len(tokens) // len(context), dim=0)], dim=2)
+                for tokens, context in zip(own, kept, strict=True)
+            )
         attended = attention(_heads(block, block.attn1.to_q(seen)), keys, values)
-        hidden = _added(hidden, block.attn1.to_out[0](attended.transpose(1, 2).flatten(2)), sections, parts, 2)
-        return _added(hidden, block.ff(_normed(block.norm3, hidden, sections, parts, 3)), sections, parts, 5)
+        hidden = hidden + gate * block.attn1.to_out[0](attended.transpose(1, 2).flatten(2))
+        inner = block.ff(block.norm3(hidden) * (1 + scale_inner) + shift_inner)
+        return hidden + gate_inner * inner, *own
 
-    def _modulation(self, block: Any, sections: Sequence[_Section], dtype: torch.dtype) -> list[Tensor]:
-        """Shift, scale and gate of attention and of the layers after it, for each section (batch, 6, 1, width)."""
-        condition = self._condition(block, sections, dtype)
-        found: Tensor = block.norm1.linear(block.norm1.silu(condition)).unflatten(1, (6, 1, -1))
-        return list(found.chunk(len(sections)))
+    def _modulation(self, block: Any, timesteps: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of the attention and of the layers after it, each (batch, 1, width)."""
+        found: Tensor = block.norm1.linear(block.norm1.silu(self._condition(block, timesteps, dtype)))
+        return found[:, None].chunk(6, dim=2)
 
-    def _condition(self, block: Any, sections: Sequence[_Section], dtype: torch.dtype) -> Tensor:
-        """The embedding of timestep and class, (sections * batch, width)."""
-        timesteps = torch.cat([section.timesteps for section in sections])
+    def _condition(self, block: Any, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        """The embedding of timestep and class, (batch, width)."""
         embedding = block.norm1.emb
         # The label is looked up as it is: the layer would drop labels at random in training.
         label = embedding.class_embedder.embedding_table.weight[self.class_label]
@@ -236,7 +210,7 @@ class RegionTransformer(nn.Module):
     def _predicted(self, hidden: Tensor, timesteps: Tensor) -> Tensor:
         """What the last layers make of the noised tokens, (batch, n, patch * patch * channels)."""
         plain = self.transformer
-        condition = self._condition(plain.transformer_blocks[0], [_Section(hidden.shape[1], timesteps)], hidden.dtype)
+        condition = self._condition(plain.transformer_blocks[0], timesteps, hidden.dtype)
         shift, scale = plain.proj_out_1(F.silu(condition))[:, None].chunk(2, dim=2)
         output: Tensor = plain.proj_out_2(plain.norm_out(hidden) * (1 + scale) + shift)
         return output
@@ -277,7 +251,8 @@ class RegionDenoiser(Denoiser):
         plain = denoiser.unet
         if not isinstance(plain, DiTTransformer2DModel):
             raise ValueError(
-                f"denoiser must be of a DiTTransformer2DModel, got {type(plain).__name__}: of a UNet, see ComposedDenoiser"
+                f"denoiser must be of a DiTTransformer2DModel, got {type(plain).__name__}: for a UNet, see "
+                "ComposedDenoiser"
             )
         check_one_partition(denoiser, regions)
         tokens = TokenGraph.of(regions, graph, patch=plain.config["patch_size"])
@@ -359,22 +334,8 @@ def convert(denoiser: Denoiser, regions: Regions, graph: Graph = STAR) -> Region
 
 def _heads(block: Any, tokens: Tensor) -> Tensor:
     """Tokens (batch, n, width) by the heads of a block's attention, (batch, heads, n, d)."""
-    return tokens.unflatten(2, (block.attn1.heads, -1)).transpose(1, 2)
+    return tokens.reshape(*tokens.shape[:2], block.attn1.heads, -1).transpose(1, 2)
 
 
 def _keys_and_values(block: Any, seen: Tensor) -> KeysAndValues:
     return _heads(block, block.attn1.to_k(seen)), _heads(block, block.attn1.to_v(seen))
-
-
-def _normed(norm: nn.Module, hidden: Tensor, sections: Sequence[_Section], parts: list[Tensor], at: int) -> Tensor:
-    """The tokens normalised, each section shifted by part ``at`` of its modulation and scaled by the next."""
-    split = norm(hidden).split([section.length for section in sections], dim=1)
-    shifted = [tokens * (1 + part[:, at + 1]) + part[:, at] for tokens, part in zip(split, parts, strict=False)]
-    return shifted[0] if len(shifted) == 1 else torch.cat(shifted, dim=1)
-
-
-def _added(hidden: Tensor, change: Tensor, sections: Sequence[_Section], parts: list[Tensor], at: int) -> Tensor:
-    """The tokens with the change added, each section's through the gate ``at`` of its modulation."""
-    split = change.split([section.length for section in sections], dim=1)
-    gated = [tokens * part[:, at] for tokens, part in zip(split, parts, strict=False)]
-    return hidden + (gated[0] if len(gated) == 1 else torch.cat(gated, dim=1))

@@ -161,7 +161,7 @@ def test_regions_wait_for_those_that_they_look_at() -> None:
     regions = Regions.grid(1, 3, 16, 16)
     chain = torch.tensor([[True, True, False], [False, True, False], [False, True, True]])
     stages = ComposedDenoiser(_plain(), regions, chain, staged=True).stages()
-    areas = [int(where.sum()) for _, where in stages if where is not None]
+    areas = [int(stage.where.sum()) for stage in stages if stage.where is not None]
     assert areas == [5 * 16, 11 * 16] and len(stages) == 2  # the middle, and then both sides
     circle = chain | chain.T
     with pytest.raises(ValueError, match="cannot be generated one after the other: r0c0, r0c1, r0c2"):
