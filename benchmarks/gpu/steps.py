@@ -376,7 +376,7 @@ def _cost_of(
             output = run(x)
             loss = (output.float() - target).square().mean()
             if penalty is not None and regions is not None:
-                loss = loss + penalty(run, x, regions, output=output, step=number)
+                loss = loss + penalty(run, x, regions, output=output, step=number, conditions="paired")
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -133,7 +133,7 @@ def ours(estimator: Any, fill: Any, samples: int = SAMPLES, given: bool = False)
     def loss(network: Network, x: Tensor) -> Tensor:
         output = network(x) if given else None
         network.runs -= given  # the training step's own
-        return penalty(network, x, stripes(x.shape[3]), output=output)
+        return penalty(network, x, stripes(x.shape[3]), output=output, conditions="paired")
 
     return loss
 

@@ -127,7 +127,7 @@ def train_step(problem: Problem, penalty: DummyPlayerPenalty | None, regions: Re
         output = network(problem.x)
         loss = (output.float() - problem.target).square().mean()
         if penalty is not None:
-            loss = loss + penalty(network, problem.x, regions, output=output, step=step)
+            loss = loss + penalty(network, problem.x, regions, output=output, step=step, conditions="paired")
     loss.backward()
     problem.optimizer.step()
     problem.optimizer.zero_grad(set_to_none=True)
@@ -245,7 +245,7 @@ def waits(penalty: DummyPlayerPenalty, x: Tensor, regions: Regions) -> int:
 
     def with_penalty(step: int) -> None:
         with torch.autocast(x.device.type, torch.bfloat16):
-            loss = penalty(lambda mixed: mixed * scale, x, regions, output=x * scale, step=step)
+            loss = penalty(lambda mixed: mixed * scale, x, regions, output=x * scale, step=step, conditions="paired")
         loss.backward()
 
     counts = []

@@ -21,7 +21,9 @@ from shapkit.differentiable.penalty.values import (  # noqa: E402
     shapley_values,
 )
 from shapkit.differentiable.penalty.weights import min_snr, noise_share, signal_share  # noqa: E402
+from shapkit.differentiable.random_state import RandomState  # noqa: E402
 from shapkit.differentiable.regions import Regions, Star, allowed_influence, composite, star  # noqa: E402
+from shapkit.differentiable.watching import WatchedCall, watching  # noqa: E402
 
 __all__ = [
     "Comparisons",
@@ -29,12 +31,14 @@ __all__ = [
     "DummyPlayerPenalty",
     "LayerLeakage",
     "LossReport",
+    "RandomState",
     "RegionNorm",
     "RegionNorms",
     "Regions",
     "SampledValues",
     "Star",
     "TokenGraph",
+    "WatchedCall",
     "absent_input",
     "all_coalitions",
     "allowed_influence",
@@ -51,4 +55,5 @@ __all__ = [
     "standard_noise",
     "star",
     "statistics_kept",
+    "watching",
 ]

@@ -151,7 +151,7 @@ class TokenGraph:
 
     @classmethod
     def of(cls, regions: Regions, graph: Graph = STAR, *, patch: int = 1) -> TokenGraph:
-        """The tokens of a grid of square patches, row by row.
+        """The tokens of a grid of square patches (or cubes, or stretches), row by row.
 
         A patch with pixels of several regions belongs to the one that is generated last, so that no change of that
         region's noise reaches a region that others look at; among several of one stage, to that with the largest share.
@@ -162,27 +162,25 @@ class TokenGraph:
             patch: pixels per side of a token.
 
         Raises:
-            ValueError: if height or width is no multiple of the patch, or a region that must be present gets no token.
+            ValueError: if a side is no multiple of the patch, or a region that must be present gets no token.
 
         >>> labels = torch.tensor([[[0, 1, 1, 1, 0, 0]] * 2])
         >>> TokenGraph.of(Regions.from_labels(labels, {"mouth": [1]}), patch=2).owners.tolist()
         [[0, 0, 1]]
         """
-        height, width = regions.masks.shape[2:]
-        if height % patch or width % patch:
-            raise ValueError(f"height and width must be multiples of the patch, {patch}, got {height} x {width}")
-        shares = F.avg_pool2d(regions.masks.float(), patch).flatten(2)
+        shares = regions.patched(patch, missing="allow").masks
         stage = torch.zeros(len(regions.names))
         for number, part in enumerate(stages_of(allowed_influence(graph, regions.names), regions.names)):
             stage[list(part)] = number
         rank = torch.where(shares > 0, shares + 2 * stage.to(shares)[:, None], 0)
         tokens = cls(rank.argmax(dim=1), regions.names, graph)
         if regions.missing == "refuse":
+            shape = " x ".join([str(patch)] * len(regions.size))
             for number, name in enumerate(regions.names):
                 lost = ~(tokens.owners == number).any(dim=1)
                 if bool(lost.any()):
                     raise ValueError(
-                        f"region {name!r} of sample {int(lost.nonzero()[0])} has no token of {patch} x {patch} pixels "
+                        f"region {name!r} of sample {int(lost.nonzero()[0])} has no token of {shape} pixels "
                         "to itself: take smaller patches, or merge the region into another"
                     )
         return tokens

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from shapkit.differentiable.penalty.coalition_runs import Network, checked_output
-from shapkit.differentiable.regions import Graph, Regions, allowed_influence, star
+from shapkit.differentiable.regions import Graph, Regions, allowed_influence, spatial_size, star
 
 STAR = star()
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: tensors have no truth value to compare by
 class Part:
-    """Regions that are generated together, by number; ``where`` they lie is boolean (batch or 1, 1, height, width)."""
+    """Regions that are generated together, by number; ``where`` they lie is boolean (batch or 1, 1, *size)."""
 
     regions: tuple[int, ...]
     where: Tensor
@@ -39,6 +39,7 @@ class Composition(nn.Module):
         regions: the K regions, of every sample or one partition for all.
         graph: see `allowed_influence`.
         staged: whether regions are generated after those that they look at; needs hard regions.
+        channels: the axis of the channels; -1 for (batch, tokens, features).
 
     Raises:
         ValueError: if the graph does not fit, or has circles, or the regions are soft, and they are staged.
@@ -64,7 +65,7 @@ class Composition(nn.Module):
     own: Tensor
     others: Tensor
 
-    def __init__(self, regions: Regions, graph: Graph = STAR, *, staged: bool = False) -> None:
+    def __init__(self, regions: Regions, graph: Graph = STAR, *, staged: bool = False, channels: int = 1) -> None:
         super().__init__()
         masks = regions.masks
         if staged and not bool(((masks == 0) | (masks == 1)).all()):
@@ -74,16 +75,18 @@ class Composition(nn.Module):
         self.staged = staged
         self._order = stages_of(self.allowed, regions.names) if staged else [tuple(range(len(regions.names)))]
         looked_at = self.allowed.to(masks).fill_diagonal_(0)
-        others = torch.einsum("kj,bjhw->kbhw", looked_at, masks)
-        # (K, batch or 1, 1, height, width)
-        self.register_buffer("own", masks.transpose(0, 1).unsqueeze(2), persistent=False)
-        self.register_buffer("others", others.unsqueeze(2), persistent=False)
+        others = torch.einsum("kj,bj...->kb...", looked_at, masks)
+        # (K, batch or 1, *size), with an axis for the channels
+        self.channels = channels
+        axis = channels if channels < 0 else channels + 1
+        self.register_buffer("own", masks.transpose(0, 1).unsqueeze(axis), persistent=False)
+        self.register_buffer("others", others.unsqueeze(axis), persistent=False)
 
     def stages(self, changed: Tensor | None = None) -> list[Part]:
         """What is generated one after the other; everything at once, if it is not staged.
 
         Args:
-            changed: boolean (batch or 1, 1, height, width), where the noise is not that of a sample that is known: no
+            changed: boolean (batch or 1, 1, *size), where the noise is not that of a sample that is known: no
                 more than what depends on it, the other regions being finished already.
         """
         count = len(self.own)
@@ -104,12 +107,12 @@ class Composition(nn.Module):
         part: Part | None = None,
         batch_runs: int | None = None,
     ) -> Tensor:
-        """The output, (batch, channels, height, width): each region's from its own run.
+        """The output, (batch, channels, *size): each region's from its own run.
 
         Args:
             network: called as ``network(x, rows)`` with several runs below one another; ``rows`` int64 (len(x),) is
                 the sample that each row of x was made from, to pick timesteps and conditions with.
-            x: (batch, channels, height, width).
+            x: (batch, channels, *size).
             finished: what staged regions see of others, in training: the clean data. By default they see ``x``, in
                 which they are finished when a sample is generated stage by stage.
             part: one of the ``stages``; the output is zero elsewhere. By default all regions.
@@ -118,7 +121,7 @@ class Composition(nn.Module):
         Raises:
             ValueError: if the regions or the network's output do not fit ``x``.
         """
-        self.regions.check_fits(x)
+        self.regions.check_fits(x, channels=self.channels)
         chosen = list(range(len(self.own)) if part is None else part.regions)
         around = x if finished is None or not self.staged else finished
         batch, together = len(x), batch_runs or len(chosen)
@@ -128,8 +131,13 @@ class Composition(nn.Module):
             own, others = self.own[rows].to(x), self.others[rows].to(x)
             seen = (x * own + around * others).flatten(0, 1)
             output = checked_output(
-                network(seen, torch.arange(batch, device=x.device).repeat(len(rows))), x, batch * len(rows)
+                network(seen, torch.arange(batch, device=x.device).repeat(len(rows))), batch * len(rows)
             )
+            if spatial_size(output, self.channels) != self.regions.size:
+                raise ValueError(
+                    f"the network must keep the pixels: its input is {tuple(seen.shape)}, its output "
+                    f"{tuple(output.shape)}"
+                )
             parts = (output.unflatten(0, (len(rows), batch)) * own.to(output)).sum(dim=0)
             composed = parts if composed is None else composed + parts
         assert composed is not None

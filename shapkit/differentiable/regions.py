@@ -2,11 +2,16 @@
 
 Every region is a player of the games in ``penalty/`` and, at the same time, the part of
 the output whose value those games explain.
+
+A pixel is a place of any grid: a sample of a sound, a pixel of an image, a voxel, a token. Masks are
+``(batch or 1, K, *size)`` and tensors ``(batch, channels, *size)``; the axis of the channels may be another one, the
+last one for the ``(batch, tokens, features)`` of transformers, and is then said as ``channels=-1``.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -84,7 +89,7 @@ class Regions:
     Masks that are no partition are refused; ``from_masks`` makes one of them by a stated rule.
 
     Args:
-        masks: float (batch or 1, K, height, width) in [0, 1]; the K masks of a pixel sum to one.
+        masks: float (batch or 1, K, *size) in [0, 1], such as (1, K, height, width); the K masks of a pixel sum to one.
         names: the K region names.
         missing: ``"refuse"`` demands that every region has pixels in every sample; with ``"allow"`` it may have
             none in some samples, or in all of them, as happens in a small batch. ``present`` says where it has.
@@ -105,10 +110,10 @@ class Regions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", _checked_names(self.names))
         masks = _checked_tensor("masks", self.masks)
-        if masks.ndim != 4 or masks.shape[1] != len(self.names):
+        if masks.ndim < 3 or masks.shape[1] != len(self.names):
             raise ValueError(
-                f"masks must have shape (batch or 1, {len(self.names)}, height, width), one mask per name, "
-                f"got {tuple(masks.shape)}"
+                f"masks must have shape (batch or 1, {len(self.names)}, *size), such as (1, {len(self.names)}, height, "
+                f"width), one mask per name, got {tuple(masks.shape)}"
             )
         if len(set(self.names)) != len(self.names):
             raise ValueError(f"names must differ from one another, got {', '.join(self.names)}")
@@ -137,7 +142,7 @@ class Regions:
         """Regions from label maps: one per concept, and one for all pixels that belong to none.
 
         Args:
-            labels: integer (batch, height, width).
+            labels: integer (batch, *size): (batch, height, width) of images, (batch, tokens) of sequences.
             concepts: the label values that make up each concept.
             rest: name of the region of all other pixels; ``None`` where the concepts cover every pixel.
             dilation: by how many pixels (in the maximum norm) each concept grows into the rest. A pixel that
@@ -155,13 +160,15 @@ class Regions:
         [[9.0, 16.0]]
         """
         if (
-            _checked_tensor("labels", labels).ndim != 3
+            _checked_tensor("labels", labels).ndim < 2
             or labels.is_floating_point()
             or labels.is_complex()
             or labels.dtype == torch.bool
         ):
             found = f"{labels.dtype} {tuple(labels.shape)}"
-            raise ValueError(f"labels must be an integer tensor (batch, height, width), got {found}")
+            raise ValueError(
+                f"labels must be an integer tensor (batch, *size), such as (batch, height, width), got {found}"
+            )
         if isinstance(dilation, bool) or not isinstance(dilation, int) or dilation < 0:
             raise ValueError(f"dilation must be a number of pixels >= 0, got {dilation!r}")
         by_concept = list(_label_values(concepts))
@@ -190,7 +197,7 @@ class Regions:
         """Regions from masks, soft or boolean, that may overlap and leave pixels out: what is left is the rest.
 
         Args:
-            masks: float in [0, 1] or boolean, (batch or 1, n, height, width).
+            masks: float in [0, 1] or boolean, (batch or 1, n, *size).
             names: the n names.
             rest: name of the region of what the masks leave, 1 - their sum; ``None`` where they leave nothing.
             overlap: what holds where the masks of a pixel sum to more than one. ``"refuse"``: an error;
@@ -215,9 +222,9 @@ class Regions:
         if overlap not in get_args(Overlap):
             raise ValueError(f"overlap must be one of {', '.join(get_args(Overlap))}, got {overlap!r}")
         names = _checked_names(names)
-        if _checked_tensor("masks", masks).ndim != 4 or not (masks.is_floating_point() or masks.dtype == torch.bool):
+        if _checked_tensor("masks", masks).ndim < 3 or not (masks.is_floating_point() or masks.dtype == torch.bool):
             found = f"{masks.dtype} {tuple(masks.shape)}"
-            raise ValueError(f"masks must be float or boolean (batch or 1, n, height, width), got {found}")
+            raise ValueError(f"masks must be float or boolean (batch or 1, n, *size), got {found}")
         masks = masks.to(_at_least_float32(masks.dtype))
         if not bool(((masks >= 0) & (masks <= 1)).all()):
             span = f"{float(masks.min()):.3g} to {float(masks.max()):.3g}"
@@ -240,33 +247,72 @@ class Regions:
         return cls(masks, names, missing)
 
     @classmethod
-    def grid(cls, rows: int, columns: int, height: int, width: int, *, dtype: torch.dtype = torch.float32) -> Regions:
-        """Rectangular cells "r0c0", "r0c1", ..., row by row, the same for the whole batch.
+    def grid(
+        cls,
+        *cells_and_size: int,
+        height: int | None = None,
+        width: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Regions:
+        """Cells of equal size, the same for the whole batch: ``grid(rows, columns, height, width)`` of an image.
 
-        Where the height is no multiple of the rows, they differ by one pixel and the higher ones are spread evenly;
-        likewise the columns.
+        Of any number of axes: how many cells there are along each, then how many pixels. Cells are named in order,
+        "r0c0", "r0c1", ... of an image, "c0", "c1", ... along one axis, "d0r0c0", ... of a volume. Where the pixels are
+        no multiple of the cells, these differ by one pixel and the larger ones are spread evenly.
+
+        Args:
+            cells_and_size: cells along every axis, then pixels along every axis.
+            height, width: the pixels of an image, by name.
+            dtype: of the masks.
 
         Raises:
-            ValueError: if there are no rows or columns, or more than pixels.
+            ValueError: if there is an axis without cells, or with more than pixels.
 
         >>> cells = Regions.grid(1, 2, height=2, width=5)
         >>> cells.names, cells.mask("r0c1")[0, 0].tolist()
         (('r0c0', 'r0c1'), [[0.0, 0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0, 1.0]])
+        >>> Regions.grid(2, 6).masks.int().tolist()  # two halves of a sequence of six
+        [[[1, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 1]]]
         """
-        for name, cells, pixels in (("rows", rows, height), ("columns", columns, width)):
+        numbers = (*cells_and_size, *(number for number in (height, width) if number is not None))
+        n_axes, odd = divmod(len(numbers), 2)
+        if odd or not n_axes:
+            raise ValueError(
+                "grid takes the number of cells along every axis, then of pixels, such as grid(rows, columns, height, "
+                f"width) or grid(cells, length); got {numbers}"
+            )
+        counts, size = numbers[:n_axes], numbers[n_axes:]
+        axes = {1: ("columns",), 2: ("rows", "columns"), 3: ("slices", "rows", "columns")}.get(
+            n_axes, tuple(f"cells of axis {axis}" for axis in range(n_axes))
+        )
+        for name, cells, pixels in zip(axes, counts, size, strict=True):
             if not 1 <= cells <= pixels:
                 raise ValueError(f"{name} must be from 1 to the {pixels} pixels there are, got {cells}")
-        # Cell i begins at pixel floor(i * pixels / cells).
-        row = (torch.arange(1, height + 1) * rows - 1) // height
-        column = (torch.arange(1, width + 1) * columns - 1) // width
-        cell = row[:, None] * columns + column
-        names = tuple(f"r{i}c{j}" for i in range(rows) for j in range(columns))
-        return cls(F.one_hot(cell, rows * columns).permute(2, 0, 1)[None].to(dtype), names)
+        letters = {1: "c", 2: "rc", 3: "drc"}.get(n_axes, "i" * n_axes)
+        cell = torch.zeros(size, dtype=torch.long)
+        for axis, (cells, pixels) in enumerate(zip(counts, size, strict=True)):
+            # Cell i begins at pixel floor(i * pixels / cells).
+            along = (torch.arange(1, pixels + 1) * cells - 1) // pixels
+            cell = cell * cells + along.reshape(-1, *(1,) * (n_axes - 1 - axis))
+        names = tuple(
+            "".join(f"{letter}{number}" for letter, number in zip(letters, numbers, strict=True))
+            for numbers in np.ndindex(*counts)
+        )
+        return cls(F.one_hot(cell, len(names)).movedim(-1, 0)[None].to(dtype), names)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Pixels along every axis: (height, width) of an image.
+
+        >>> Regions.grid(2, 6).size
+        (6,)
+        """
+        return tuple(self.masks.shape[2:])
 
     @property
     def areas(self) -> Tensor:
         """Pixels in each region, (batch or 1, K); at least float32, as half precision cannot count them."""
-        return self.masks.sum(dim=(2, 3), dtype=_at_least_float32(self.masks.dtype))
+        return self.masks.sum(dim=tuple(range(2, self.masks.ndim)), dtype=_at_least_float32(self.masks.dtype))
 
     @property
     def present(self) -> Tensor:
@@ -289,11 +335,12 @@ class Regions:
         count = present.sum(dim=1, keepdim=True)
         return present * (count > 1) * (len(self.names) / count)
 
-    def means(self, values: Tensor) -> Tensor:
+    def means(self, values: Tensor, *, channels: int = 1) -> Tensor:
         """Mean of ``values`` over each region's pixels and all channels; zero for a region that the sample lacks.
 
         Args:
-            values: finite, (..., batch, channels, height, width).
+            values: finite, (..., batch, channels, *size).
+            channels: the axis of the channels, where the batch is axis 0; -1 for (..., batch, *size, channels).
 
         Returns:
             (..., batch, K), at least float32. The gradient of a missing region's mean is zero, not NaN.
@@ -304,14 +351,16 @@ class Regions:
         [[5.0, 2.0], [0.0, 3.0]]
         """
         dtype = _at_least_float32(values.dtype)
-        masks = self.masks.to(dtype)
-        areas = masks.sum(dim=(2, 3))
+        masks, axes = self.masks.to(dtype), tuple(range(-len(self.size), 0))
+        areas = masks.sum(dim=axes)
+        # Counted from the end, as there may be axes before the batch's.
+        axis = channels if channels < 0 else channels - len(self.size) - 2
         # No matrix product (einsum, say): autocast would round it to half precision.
-        sums = (values.mean(dim=-3, keepdim=True, dtype=dtype) * masks).sum(dim=(-2, -1))
+        sums = (values.mean(dim=axis, dtype=dtype).unsqueeze(axes[0] - 1) * masks).sum(dim=axes)
         return sums / torch.where(areas > 0, areas, torch.ones_like(areas))
 
     def mask(self, *names: str) -> Tensor:
-        """The joint mask of the named regions, shape (batch or 1, 1, height, width).
+        """The joint mask of the named regions, shape (batch or 1, 1, *size).
 
         Raises:
             ValueError: if a name is unknown.
@@ -334,47 +383,68 @@ class Regions:
         if len(self.masks) == 1:
             return self
         chosen = self.masks[rows]
-        if chosen.ndim != 4:
+        if chosen.ndim != self.masks.ndim:
             raise ValueError(f"rows must be a slice, indices or booleans, got {rows!r}; write [{rows!r}] for one row")
         return self._with_masks(chosen)
 
-    def resized(self, height: int, width: int, *, hard: bool = False, missing: Missing | None = None) -> Regions:
+    def resized(self, *size: int, hard: bool = False, missing: Missing | None = None) -> Regions:
         """The regions on another grid of pixels, smaller (that of latents, say) or larger; still a partition.
 
-        A cell of the new grid covers a rectangle of the old one, which need not end between two pixels. Soft, its
-        masks are the shares of its area that the regions own; each region keeps its share of the picture, and none
-        gets lost. Hard, the cell belongs to the region with the largest share, on a tie to the one named first; a
+        A cell of the new grid covers a box of the old one, which need not end between two pixels. Soft, its masks are
+        the shares of its contents that the regions own; each region keeps its share of the picture, and none gets
+        lost. Hard, the cell belongs to the region with the largest share, on a tie to the one named first; a
         small region may lose all its pixels, which is refused or allowed as ``missing`` says.
 
         Args:
-            height, width: pixels of the new grid.
+            size: pixels of the new grid along every axis: height, width of an image.
             hard: one region for each cell; soft masks come in at least float32, half precision cannot share.
             missing: of the resized regions; None for what holds for these.
 
         Raises:
-            ValueError: if the grid has no pixels, or a region is left without pixels and may not be.
+            ValueError: if the grid has no pixels or another number of axes, or a region is left without pixels and
+                may not be.
 
         >>> regions = Regions.from_labels(torch.tensor([[[1, 0, 0, 0]]]), {"dot": [1]})
         >>> regions.resized(1, 2).mask("dot").tolist(), regions.resized(1, 2, hard=True).mask("dot").tolist()
         ([[[[0.5, 0.0]]]], [[[[1.0, 0.0]]]])
         """
-        if height < 1 or width < 1:
-            raise ValueError(f"height and width must be at least one pixel, got {height} x {width}")
-        rows, columns = (
-            _overlaps(old, new, self.masks.device)
-            for old, new in zip(self.masks.shape[2:], (height, width), strict=True)
-        )
+        found = " x ".join(map(str, size))
+        if len(size) != len(self.size):
+            raise ValueError(f"resized takes {len(self.size)} numbers of pixels, one for every axis, got {size}")
+        if min(size) < 1:
+            raise ValueError(f"resized takes at least one pixel along every axis, got {found}")
         # In double precision autocast leaves products alone; hard masks give whole numbers, so that ties stay ties.
-        shares = rows @ self.masks.double() @ columns.T
+        shares = self.masks.double()
+        for axis, (old, new) in enumerate(zip(self.size, size, strict=True), start=2):
+            shares = (shares.movedim(axis, -1) @ _overlaps(old, new, shares.device).T).movedim(-1, axis)
         if hard:
             owner = F.one_hot(shares.argmax(dim=1), len(self.names))  # argmax takes the first of equals
-            masks = owner.permute(0, 3, 1, 2).to(self.masks.dtype)
+            masks = owner.movedim(-1, 1).to(self.masks.dtype)
         else:
-            masks = (shares / (self.masks.shape[2] * self.masks.shape[3])).to(_at_least_float32(self.masks.dtype))
+            masks = (shares / math.prod(self.size)).to(_at_least_float32(self.masks.dtype))
         resized = self._with_masks(masks, missing)
         if hard or missing is not None:
-            resized._check_missing(f" at {height} x {width} pixels")
+            resized._check_missing(f" at {found} pixels")
         return resized
+
+    def patched(self, patch: int, *, hard: bool = False, missing: Missing | None = None) -> Regions:
+        """The regions of a sequence of tokens, one for each square patch of pixels, row by row: masks (.., K, tokens).
+
+        Args:
+            patch: pixels per side of a token.
+            hard, missing: see ``resized``.
+
+        Raises:
+            ValueError: if an axis is no multiple of the patch, or a region is left without tokens and may not be.
+
+        >>> Regions.grid(1, 2, height=4, width=4).patched(2).masks.int().tolist()
+        [[[1, 0, 1, 0], [0, 1, 0, 1]]]
+        """
+        if patch < 1 or any(pixels % patch for pixels in self.size):
+            size = " x ".join(map(str, self.size))
+            raise ValueError(f"the sides must be multiples of the patch, {patch}, got {size}")
+        tokens = self.resized(*(pixels // patch for pixels in self.size), hard=hard, missing=missing)
+        return tokens._with_masks(tokens.masks.flatten(2))
 
     def to(self, like: Tensor) -> Regions:
         """The same regions with the device and floating-point type of ``like``."""
@@ -382,12 +452,13 @@ class Regions:
             return self
         return self._with_masks(self.masks.to(like, non_blocking=like.is_cuda))
 
-    def check_fits(self, x: Tensor) -> None:
-        """Raise a ValueError unless these are regions of ``x``, shape (batch, channels, height, width)."""
-        if x.ndim != 4 or x.shape[2:] != self.masks.shape[2:] or self.masks.shape[0] not in (1, x.shape[0]):
+    def check_fits(self, x: Tensor, *, channels: int = 1) -> None:
+        """Raise a ValueError unless these are regions of ``x``, (batch, channels, *size) or as ``channels`` says."""
+        size = spatial_size(x, channels)
+        if size != self.size or self.masks.shape[0] not in (1, x.shape[0]):
             raise ValueError(
-                f"regions are {tuple(self.masks.shape)} (batch or 1, regions, height, width) but x is "
-                f"{tuple(x.shape)}: the label map and the tensor must have one size and one batch"
+                f"regions are {tuple(self.masks.shape)} (batch or 1, regions, *size) but x is {tuple(x.shape)}, with "
+                f"the channels on axis {channels}: the label map and the tensor must have one size and one batch"
             )
 
     def _with_masks(self, masks: Tensor, missing: Missing | None = None) -> Regions:
@@ -461,25 +532,49 @@ def _overlaps(old: int, new: int, device: torch.device) -> Tensor:
 
 
 def _grow(owned: Tensor) -> Tensor:
-    """Boolean masks (batch, K, h, w) grown by one unowned pixel; the first-named concept goes first."""
-    reached = F.max_pool2d(owned.float(), kernel_size=3, stride=1, padding=1) > 0.5
-    reached &= ~owned.any(dim=1, keepdim=True)
+    """Boolean masks (batch, K, *size) grown by one unowned pixel; the first-named concept goes first."""
+    reached = owned
+    for axis in range(2, owned.ndim):
+        before, after = reached.roll(1, axis), reached.roll(-1, axis)
+        before.select(axis, 0)[:] = False  # the ends are no neighbours
+        after.select(axis, -1)[:] = False
+        reached = reached | before | after
+    reached = reached & ~owned.any(dim=1, keepdim=True)
     first = reached & (reached.cumsum(dim=1) == 1)
     return owned | first
 
 
-def composite(x: Tensor, absent: Tensor, regions: Regions, coalitions: Tensor) -> Tensor:
+def spatial_size(x: Tensor, channels: int = 1) -> tuple[int, ...]:
+    """The axes of ``x`` that are neither the batch nor the channels.
+
+    Raises:
+        ValueError: if ``channels`` is no axis, or the batch's.
+
+    >>> spatial_size(torch.zeros(2, 6, 5), channels=-1)
+    (6,)
+    """
+    axis = channels % x.ndim if -x.ndim <= channels < x.ndim else 0
+    if axis == 0:
+        raise ValueError(
+            f"channels must be an axis of x after the batch's, from 1 to {x.ndim - 1} or -1, got {channels}: "
+            f"x is {tuple(x.shape)}"
+        )
+    return tuple(pixels for number, pixels in enumerate(x.shape) if number not in (0, axis))
+
+
+def composite(x: Tensor, absent: Tensor, regions: Regions, coalitions: Tensor, *, channels: int = 1) -> Tensor:
     """``x`` where the region's player is in the coalition, ``absent`` elsewhere: x_S = m_S x + (1 - m_S) b.
 
     Args:
-        x: (batch, channels, height, width).
+        x: (batch, channels, *size).
         absent: what stands in for absent regions, same shape.
         regions: K regions of ``x``.
         coalitions: boolean (K,) for the whole batch or (batch, K).
+        channels: the axis of the channels; -1 for (batch, *size, channels).
 
     Returns:
         A tensor like ``x``.
     """
-    members = coalitions.to(x, non_blocking=x.is_cuda).reshape(-1, len(regions.names), 1, 1)
-    present = (regions.to(x).masks * members).sum(dim=1, keepdim=True)
+    members = coalitions.to(x, non_blocking=x.is_cuda).reshape(-1, len(regions.names), *(1,) * len(regions.size))
+    present = (regions.to(x).masks * members).sum(dim=1).unsqueeze(channels)
     return torch.lerp(absent, x, present.expand_as(x))

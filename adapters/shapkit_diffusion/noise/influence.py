@@ -121,7 +121,8 @@ def influence(
     ([[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]])
     """
     regions.check_fits(x)
-    partner(x)  # refuses an odd batch
+    if len(x) % 2:
+        raise ValueError(f"samples are compared with their neighbours, so the batch must be even, got {len(x)}")
     n_regions = len(regions.names)
     _check_counts(n_regions, interactions, budget, batch_size)
     affordable = 2**n_regions <= budget

@@ -112,7 +112,7 @@ def losses(
         return clean_payoff(model, output, x, batch.timesteps) if from_clean else output
 
     penalty, regions = _penalty(config.penalty, config.seed), regions.to(noisy)
-    drawn = penalty.draw(noisy, regions, step=step, first_index=batch.first)
+    drawn = penalty.draw(noisy, regions, step=step, first_index=batch.first, conditions="paired")
     drawn = _weighted_by_timestep(drawn, config.penalty, model, batch.timesteps)
     terms = penalty.terms(
         lambda x: explained(x, predict(x)),

@@ -85,6 +85,7 @@ def layer_leakage(
     absent: Tensor | None = None,
     layers: Callable[[str, nn.Module], bool] | None = None,
     erode: int = 0,
+    channels: int = 1,
 ) -> LayerLeakage:
     """The share of every layer's change in a region that comes from outside the region, alone and from the input on.
 
@@ -97,22 +98,24 @@ def layer_leakage(
     Masks are resized to each layer's resolution and hardened (``hard_masks``). A convolution reads its neighbours, so
     it leaks at the borders, and that is counted; ``erode`` leaves the border out, and only what comes from farther
     away remains. A block that adds its input to its output (attention of diffusers) has that share of its own in the
-    measure. A layer is left out if it puts out no map or nothing in it ever changes. Maps have the rows of ``x`` and
-    are (batch, channels, height, width), or flattened to the aspect of ``x``: (batch, channels, pixels) for
-    convolutions and normalisations, otherwise (batch, pixels, channels) first, as attention blocks have it.
+    measure. A layer is left out if it puts out no map or nothing in it ever changes. Maps have the rows of ``x``
+    and are (batch, channels, *size), or flattened to the aspect of ``x``: (batch, channels, pixels) for convolutions
+    and normalisations, otherwise (batch, pixels, channels) first, as attention blocks have it; of sequences of tokens
+    (``channels=-1``) always the latter.
 
     Args:
         network: the module whose layers are measured, not compiled. RegionNorm layers need their regions set.
-        x: (batch, channels, height, width).
+        x: (batch, channels, *size), or as ``channels`` says; at least two samples without ``absent``.
         regions: K regions of ``x``.
         run: how to call the network on a tensor like ``x``, where it needs more: ``lambda x: unet(x, timestep)``.
         absent: what stands outside the region, like ``x``; by default the neighbour in the batch (``partner``).
         layers: which modules to measure, by name and module. By default those without children, and those with "attn"
             or "attention" in their class's name, whose mixing happens outside their children.
         erode: how many pixels to leave out at each region's border, counted at the layer's own resolution.
+        channels: the axis of the channels of ``x``; -1 for (batch, tokens, features).
 
     Raises:
-        ValueError: if the regions or ``absent`` do not fit ``x``, there is a single region, the batch is odd without
+        ValueError: if the regions or ``absent`` do not fit ``x``, there is a single region, or a single sample without
             ``absent``, ``erode`` is negative, or no layer is found.
 
     >>> from shapkit.differentiable.layers.region_norm import replace_group_norm
@@ -129,7 +132,7 @@ def layer_leakage(
     ...     bool((layer_leakage(network, x, half).cumulative == 0).all())
     True
     """
-    regions.check_fits(x)
+    regions.check_fits(x, channels=channels)
     if len(regions.names) < 2:
         raise ValueError("layer_leakage needs at least two regions: with one, nothing is outside")
     if erode < 0:
@@ -140,14 +143,14 @@ def layer_leakage(
         raise ValueError(f"absent must have the shape of x, {tuple(x.shape)}, got {tuple(absent.shape)}")
     choose = _leaf_or_attention if layers is None else layers
     chosen = {name: part for name, part in network.named_modules() if choose(name, part)}
-    probe = _Probe(x, regions.to(x), erode)
+    probe = _Probe(x, regions.to(x), erode, channels)
     call = network if run is None else run
     with _evaluating(network), torch.no_grad(), probe.hooked(chosen):
         probe.record(call, x)
         probe.exchange(call, absent)
-        inside = probe.masks((x.shape[2], x.shape[3]))
+        inside = probe.masks(regions.size)
         for region in range(len(regions.names)):
-            probe.compare(call, torch.where(inside[:, region : region + 1], x, absent), region)
+            probe.compare(call, torch.where(inside[:, region].unsqueeze(channels), x, absent), region)
     return probe.result()
 
 
@@ -190,11 +193,12 @@ _Seen = Callable[[str, nn.Module, _Inputs, Tensor], None]
 class _Probe:
     """Hooks that compare each layer's output with that of the first run, region by region."""
 
-    def __init__(self, x: Tensor, regions: Regions, erode: int) -> None:
+    def __init__(self, x: Tensor, regions: Regions, erode: int, channels: int) -> None:
         self._rows = x.shape[0]
         self._regions = regions
         self._erode = erode
-        self._masks: dict[tuple[int, int], Tensor] = {}
+        self._sequence = channels != 1 and len(regions.size) == 1
+        self._masks: dict[tuple[int, ...], Tensor] = {}
         self._layers: dict[str, _Layer] = {}
         self._calls: dict[str, int] = {}
         self._pending: list[_Inputs] = []
@@ -231,8 +235,8 @@ class _Probe:
 
         self._run(run, x, seen)
 
-    def masks(self, size: tuple[int, int]) -> Tensor:
-        """Which region owns each pixel of a map of that size, boolean (batch or 1, K, height, width)."""
+    def masks(self, size: tuple[int, ...]) -> Tensor:
+        """Which region owns each pixel of a map of that size, boolean (batch or 1, K, *size)."""
         if size not in self._masks:
             self._masks[size] = hard_masks(self._regions, size)
         return self._masks[size]
@@ -308,7 +312,7 @@ class _Probe:
                 return other.clone()
             size, channels = layout
             mask = self.masks(size)[:, region]
-            return torch.where((mask if own.ndim == 4 else mask.flatten(1)).unsqueeze(channels), own, other)
+            return torch.where((mask if own.ndim == mask.ndim + 1 else mask.flatten(1)).unsqueeze(channels), own, other)
 
         args = [mixed(own, other) for own, other in zip(layer.inputs[0], absent[0], strict=True)]
         kwargs = {key: mixed(own, absent[1].get(key)) for key, own in layer.inputs[1].items()}
@@ -324,18 +328,18 @@ class _Probe:
         squares = (output - layer.output).double().square().sum(dim=channels).reshape(self._rows, 1, *size)
         inside = self.masks(size).float()
         for _ in range(self._erode):
-            inside = 1 - F.max_pool2d(1 - inside, kernel_size=3, stride=1, padding=1)  # the image's edge is no border
-        return (squares * inside).sum(dim=(0, 2, 3)).cpu()
+            inside = 1 - _grown(1 - inside)  # the image's edge is no border
+        return (squares * inside).sum(dim=(0, *range(2, inside.ndim))).cpu()
 
-    def _layout(self, module: nn.Module, found: Tensor) -> tuple[tuple[int, int], int] | None:
-        """Height and width of a map and the axis of its channels; None if it is no map with the rows of x."""
+    def _layout(self, module: nn.Module, found: Tensor) -> tuple[tuple[int, ...], int] | None:
+        """The size of a map and the axis of its channels; None if it is no map with the rows of x."""
         if not found.is_floating_point() or found.shape[0] != self._rows:
             return None
-        if found.ndim == 4:
-            return (found.shape[2], found.shape[3]), 1
+        whole = self._regions.size
+        if found.ndim == len(whole) + 2 and not self._sequence:
+            return tuple(found.shape[2:]), 1
         if found.ndim != 3:
             return None
-        whole = (self._regions.masks.shape[2], self._regions.masks.shape[3])
         for channels in (1, 2) if isinstance(module, _CHANNELS_FIRST) else (2, 1):
             size = map_size(found.shape[3 - channels], whole)
             if size is not None:
@@ -344,6 +348,15 @@ class _Probe:
 
 
 _CHANNELS_FIRST = (nn.GroupNorm, _NormBase, _ConvNd)
+
+
+def _grown(inside: Tensor) -> Tensor:
+    """Masks of zeros and ones (.., K, *size), one pixel larger along every axis."""
+    for axis in range(2, inside.ndim):
+        along = inside.movedim(axis, -1)
+        pooled = F.max_pool1d(along.flatten(0, -2), kernel_size=3, stride=1, padding=1)
+        inside = pooled.reshape(along.shape).movedim(-1, axis)
+    return inside
 
 
 def _shown(value: float) -> str:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from shapkit.differentiable.regions import Regions
 
 
-def hard_masks(regions: Regions, size: tuple[int, int]) -> Tensor:
-    """The regions at another resolution: which one owns each pixel, boolean (batch or 1, K, height, width).
+def hard_masks(regions: Regions, size: tuple[int, ...]) -> Tensor:
+    """The regions at another resolution: which one owns each pixel, boolean (batch or 1, K, *size).
 
     A pixel goes to the region with the largest share of it, on a tie to the one named first. Soft masks would mix the
     statistics of two regions in a pixel, and so carry one into the other; hard ones cannot. A region that has no
@@ -33,8 +33,8 @@ def hard_masks(regions: Regions, size: tuple[int, int]) -> Tensor:
     return regions.resized(*size, hard=True, missing="allow").masks.detach().bool()
 
 
-def map_size(length: int, like: tuple[int, int]) -> tuple[int, int] | None:
-    """Height and width of a flattened map of ``length`` pixels with the aspect of ``like``; None if it is not unique.
+def map_size(length: int, like: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The sides of a flattened map of ``length`` pixels with the aspect of ``like``; None if they are not unique.
 
     The exact aspect comes first. Without one (a side that does not divide was rounded on the way down) the only
     factors that lie within one pixel of a scaled ``like`` are taken.
@@ -42,6 +42,11 @@ def map_size(length: int, like: tuple[int, int]) -> tuple[int, int] | None:
     >>> map_size(8, like=(64, 32)), map_size(33 * 17, like=(65, 33)), map_size(77, like=(64, 64))
     ((4, 2), (33, 17), None)
     """
+    if len(like) != 2:
+        for first in (first for first in range(1, like[0] + 1) if like[0] % first == 0):
+            if length * like[0] ** len(like) == math.prod(like) * first ** len(like):
+                return tuple(side * first // like[0] for side in like)
+        return None
     height, width = like
     exact = math.isqrt(length * height // width)
     if exact and length % exact == 0 and exact * width == length // exact * height:
@@ -51,7 +56,7 @@ def map_size(length: int, like: tuple[int, int]) -> tuple[int, int] | None:
     return fits.pop() if len(fits) == 1 else None
 
 
-def _one_scale(size: tuple[int, int], like: tuple[int, int]) -> bool:
+def _one_scale(size: tuple[int, int], like: tuple[int, ...]) -> bool:
     """Whether some scale s has both |size - like * s| below one pixel."""
     lowest = max((side - 1) / whole for side, whole in zip(size, like, strict=True))
     highest = min((side + 1) / whole for side, whole in zip(size, like, strict=True))
@@ -75,7 +80,7 @@ class _SharedRegions:
             self._resized = {}
         self._regions = regions
 
-    def members(self, size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    def members(self, size: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
         """One-hot membership of every pixel, (batch or 1, K, height * width)."""
         assert self._regions is not None
         if torch.compiler.is_compiling():  # the compiler merges the layers' equal computations by itself
@@ -195,22 +200,22 @@ class RegionNorm(nn.GroupNorm):
             normalised = torch.addcmul(bias.reshape(per_channel), normalised, weight.reshape(per_channel))
         return normalised.to(input.dtype)
 
-    def _size(self, input: Tensor, regions: Regions) -> tuple[int, int]:
-        """Height and width of the input's map."""
-        if input.ndim not in (3, 4) or input.shape[1] != self.num_channels:
+    def _size(self, input: Tensor, regions: Regions) -> tuple[int, ...]:
+        """The sides of the input's map."""
+        whole = regions.size
+        if input.ndim not in (3, len(whole) + 2) or input.shape[1] != self.num_channels:
             raise ValueError(
-                f"RegionNorm needs an input (rows, {self.num_channels}, height, width) or "
+                f"RegionNorm needs an input (rows, {self.num_channels}, *size), with {len(whole)} axes of pixels, or "
                 f"(rows, {self.num_channels}, pixels), got {tuple(input.shape)}"
             )
-        if input.ndim == 4:
-            return input.shape[2], input.shape[3]
-        whole = (regions.masks.shape[2], regions.masks.shape[3])
+        if input.ndim == len(whole) + 2:
+            return tuple(input.shape[2:])
         size = map_size(input.shape[2], whole)
         if size is None:
             raise ValueError(
                 f"cannot tell height and width of a flattened map of {input.shape[2]} pixels from regions of "
-                f"{whole[0]} x {whole[1]}: their aspects must agree. If the input is no map (text tokens, say), name "
-                "the layer in keep= of replace_group_norm"
+                f"{' x '.join(map(str, whole))}: their aspects must agree. If the input is no map (text tokens, "
+                "say), name the layer in keep= of replace_group_norm"
             )
         return size
 

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shapkit.differentiable.penalty.absence import Exchange
 from shapkit.differentiable.penalty.values import MAX_PLAYERS, all_coalitions
 from shapkit.differentiable.regions import Regions
 from shapkit.randomness import counter_bits
@@ -42,6 +43,7 @@ class Comparisons:
         grand: the row of the grand coalition, None where it is not among them.
         empty: the row of the empty coalition, likewise.
         noise: standard normal, like ``x``, for ``fill="noise"``; else None.
+        exchange: who is exchanged with whom, for ``fill="exchange"``; else None.
     """
 
     coalitions: Tensor
@@ -51,6 +53,7 @@ class Comparisons:
     grand: int | None
     empty: int | None
     noise: Tensor | None = None
+    exchange: Exchange | None = None
 
     def sum_of(self, terms: Tensor, regions: Regions) -> Tensor:
         """The penalty of every sample and output region, (batch, K), of its ``terms`` (n_terms, batch, K)."""
@@ -192,15 +195,17 @@ _PLANS: dict[Estimator, Callable[[Draw, Plan], None]] = {
 }
 
 
-def draw_comparisons(estimator: Estimator, draw: Draw, like: Tensor, *, exchange: bool) -> Comparisons:
+def draw_comparisons(
+    estimator: Estimator, draw: Draw, like: Tensor, *, exchange: Exchange | None = None
+) -> Comparisons:
     """The coalitions and comparisons of ``estimator``, on the device and with the floating-point type of ``like``.
 
     Args:
         estimator: one of the six.
         draw: players, influence graph and the names of the random numbers.
         like: the tensor whose regions are the players.
-        exchange: whether the empty coalition's output is the grand coalition's with neighbours exchanged, so that the
-            grand coalition is run in its place.
+        exchange: who is exchanged with whom, if samples are. Where the outputs are, too, the grand coalition is run in
+            the empty one's place.
 
     Raises:
         ValueError: if there is one player only, or too many to enumerate.
@@ -221,7 +226,7 @@ def draw_comparisons(estimator: Estimator, draw: Draw, like: Tensor, *, exchange
         weights, exchanged = ~draw.allowed.T[:, None], np.eye(n_players, dtype=np.bool_)[:, None]
     if not len(weights):
         weights, exchanged = np.zeros((0, 1, n_players)), np.zeros((0, 1, n_players), dtype=np.bool_)
-    if exchange and plan.row(present=False) is not None:
+    if exchange is not None and exchange.outputs and plan.row(present=False) is not None:
         plan.run(np.ones_like(plan.coalitions[0]))
     coalitions = np.array(plan.coalitions) if plan.coalitions else np.zeros((0, 1, n_players), dtype=np.bool_)
     loss_type = torch.promote_types(like.dtype, torch.float32)
@@ -232,6 +237,7 @@ def draw_comparisons(estimator: Estimator, draw: Draw, like: Tensor, *, exchange
         exchanged=_moved(exchanged, like, torch.bool),
         grand=plan.row(present=True),
         empty=plan.row(present=False),
+        exchange=exchange,
     )
 
 

@@ -15,6 +15,7 @@ influence whom, ``regions``; how the network is run, ``coalition_runs``; and aft
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -22,18 +23,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shapkit.differentiable.penalty.absence import Fill, absent_input, check_fill, standard_noise
+from shapkit.differentiable.penalty.absence import (
+    Conditions,
+    Exchange,
+    Fill,
+    absent_input,
+    check_fill,
+    standard_noise,
+)
 from shapkit.differentiable.penalty.coalition_runs import Network, coalition_outputs
 from shapkit.differentiable.penalty.comparisons import Comparisons, Draw, Estimator, draw_comparisons
 from shapkit.differentiable.penalty.values import shapley_values
-from shapkit.differentiable.regions import Graph, Regions, allowed_influence
+from shapkit.differentiable.random_state import RandomState
+from shapkit.differentiable.regions import Graph, Regions, allowed_influence, spatial_size
 
 Payoff = Literal["pixels", "mean"]
+Channels = int | tuple[int, int]
 
 
 @dataclass(frozen=True)
 class DummyPlayerPenalty:
-    """The penalty, callable on any function from a spatial tensor to a spatial tensor.
+    """The penalty, callable on any function from a spatial tensor to a spatial tensor: sounds, images, volumes, tokens.
 
     All forms are means over the batch and over the K output regions ``k``, in each sample those that it has;
     ``E_S`` is the mean over all 2^K coalitions, ``|| ||^2`` the mean square and ``| |`` the mean magnitude over the
@@ -50,15 +60,17 @@ class DummyPlayerPenalty:
                a random permutation (Castro's sampling of eq. 8, as
                published)
     shared     as exact; its coalitions serve all regions at once         samples + references
-    grand      E_S [A_k in S] ||v_k(S) - v_k(N)||^2                       samples, +1 unless fill is
-               + [A_k and S disjoint] ||v_k(S) - v_k(empty)||^2           "exchange", +1 without ``output``
+    grand      E_S [A_k in S] ||v_k(S) - v_k(N)||^2                       samples + 1, +1 without ``output``
+               + [A_k and S disjoint] ||v_k(S) - v_k(empty)||^2
     present    E_S [A_k in S] ||v_k(S) - v_k(N)||^2                       samples, +1 without ``output``
     ========== ========================================================== ================================
 
     With the own-only graph the references ``v_k(S & A_k)`` are at most K + 1 coalitions, and a coalition the
-    batch shares runs once per call. With ``fill="exchange"`` the absent regions come from the neighbour in
-    the batch, whose own output is then the empty coalition's payoff: given ``output``, ``grand`` costs
-    ``samples`` runs, whatever K is. It is the default.
+    batch shares runs once per call. ``present``, the default, costs one run beside the loss's own, whatever K is.
+
+    With ``fill="exchange"`` the absent regions come from the neighbour in the batch. Where the two have all else in
+    common that the network is given (``conditions``), the neighbour's own output is the empty coalition's payoff, and
+    that run is saved. Nothing is taken for granted: without a word on it, no output is taken for another's.
 
     ``exact`` is zero when, for the coalitions of the batch, every player outside ``A_k`` is a dummy in
     ``v_k``, and only then; so is the mean of ``shared`` and of ``per_region``, and that of ``grand`` with the
@@ -68,16 +80,17 @@ class DummyPlayerPenalty:
     (the empty one, say); such a call returns a zero without gradient.
 
     ``present`` is the half of ``grand`` whose reference is the grand coalition. With the exchange it asks for no
-    less over a whole batch, since an exchange seen from the neighbour is its complement; and it is the one to take
-    where the regions differ from sample to sample, because there the neighbour's image is cut by masks that are not
-    its own, and a comparison with its output would punish what is no leak.
+    less over a whole batch, since an exchange seen from the neighbour is its complement. No sample is compared with
+    another's output, so that timesteps, conditions and regions may differ from sample to sample as they like.
+
+    Random layers draw the same in all runs of a call, so dropout is no leak. Where a network is found to draw, every
+    coalition has a pass of its own, and an ``output`` is used only with the ``random_state`` it was made from. Under
+    ``torch.compile`` no state can be kept: compile the network, not the call, if it draws.
 
     Args:
         estimator: one of the six above.
         fill: what stands in for an absent region: ``"exchange"``, ``"zeros"``, ``"noise"`` or
-            ``"batch_mean"``. With ``"exchange"``, rows 2i and 2i + 1 must share whatever else the network is
-            given (timestep, condition, its own knowledge of the masks), or the difference is penalised; all but
-            ``"present"`` compare with the neighbour's output.
+            ``"batch_mean"``. ``"exchange"`` of a single sample takes its own image, moved by half its size.
         payoff: ``"pixels"`` compares the region pixel by pixel; ``"mean"`` (as published) its mean over
             pixels and channels, which is blind to changes that cancel.
         graph: who may influence whom: ``"own"``, ``star(rest)`` or a boolean K x K matrix.
@@ -103,7 +116,7 @@ class DummyPlayerPenalty:
     (0.0, True)
     """
 
-    estimator: Estimator = "grand"
+    estimator: Estimator = "present"
     fill: Fill = "exchange"
     payoff: Payoff = "pixels"
     graph: Graph = "own"
@@ -135,30 +148,51 @@ class DummyPlayerPenalty:
         first_index: int = 0,
         noise_level: float | Tensor = 1.0,
         sample_weights: Tensor | None = None,
+        conditions: Conditions | None = None,
+        channels: Channels = 1,
+        output_regions: Regions | None = None,
+        random_state: RandomState | None = None,
         drawn: Comparisons | None = None,
     ) -> Tensor:
         """The penalty of ``network`` at ``x``, a scalar with gradients.
 
         Args:
             network: called with composites of ``x`` and its stand-in, each of x's shape (see ``batch_runs``).
-            x: (batch, channels, height, width).
-            regions: the players; masks of x's height and width.
+            x: (batch, channels, *size), such as (batch, channels, height, width), or as ``channels`` says.
+            regions: the players; masks of x's size.
             output: ``network(x)`` with its graph, where the training step has it already; saves one run.
             step: number of the training step; names the random draws with the seed.
             first_index: number of the batch's first sample in the global batch, when processes share one.
             noise_level: standard deviation of ``fill="noise"``, one number or (batch,).
             sample_weights: (batch,), factors of the samples' penalties before the mean (see ``timestep_weights``).
-            drawn: what ``draw`` returned; then ``step`` and ``first_index`` have no effect. With it, the call makes
-                no decision that depends on random numbers, and ``torch.compile`` takes it as one graph.
+            conditions: for ``fill="exchange"``, what else the network is given of every sample (timesteps, labels),
+                each (batch, ...): samples are exchanged with those alone that have the same, at the price of a wait for
+                the device. ``"paired"`` says that rows 2i and 2i + 1 have it in common; None, that nothing is known.
+            channels: the axis of the channels of ``x`` and of the output, or of each; -1 for (batch, tokens, features).
+            output_regions: the same regions of the output, where it has another size than ``x``. By default they are
+                resized to it (``Regions.resized``), or to its patches where it is a sequence (``Regions.patched``).
+            random_state: of torch's generators before ``output`` was made, for networks with dropout.
+            drawn: what ``draw`` returned; then ``step``, ``first_index`` and ``conditions`` have no effect. With it,
+                the call makes no decision that depends on random numbers, and ``torch.compile`` takes it as one graph.
 
         Raises:
-            ValueError: if the regions do not fit ``x``, the network's output does not fit ``x``, there is one
-                region only, there are more than ``MAX_PLAYERS`` for ``direct`` or ``exact``, or the batch is
-                odd with ``fill="exchange"``.
+            ValueError: if the regions do not fit ``x``, the network's output does not fit the batch or its regions,
+                there is one region only, or there are more than ``MAX_PLAYERS`` for ``direct`` or ``exact``.
         """
-        if drawn is None:
-            drawn = self.draw(x, regions, step=step, first_index=first_index)
-        losses = self.unreduced(network, x, regions, output=output, noise_level=noise_level, drawn=drawn)
+        losses = self.unreduced(
+            network,
+            x,
+            regions,
+            output=output,
+            step=step,
+            first_index=first_index,
+            noise_level=noise_level,
+            conditions=conditions,
+            channels=channels,
+            output_regions=output_regions,
+            random_state=random_state,
+            drawn=drawn,
+        )
         if sample_weights is not None:
             losses = losses * sample_weights.to(losses, non_blocking=losses.is_cuda)[:, None]
         return losses.mean()
@@ -173,6 +207,10 @@ class DummyPlayerPenalty:
         step: int = 0,
         first_index: int = 0,
         noise_level: float | Tensor = 1.0,
+        conditions: Conditions | None = None,
+        channels: Channels = 1,
+        output_regions: Regions | None = None,
+        random_state: RandomState | None = None,
         drawn: Comparisons | None = None,
     ) -> Tensor:
         """The penalty of every sample and output region, (batch, K) with gradients; its mean is the penalty.
@@ -182,17 +220,39 @@ class DummyPlayerPenalty:
         device of ``x``.
         """
         if drawn is None:
-            drawn = self.draw(x, regions, step=step, first_index=first_index)
-        terms = self.terms(network, x, regions, drawn, output=output, noise_level=noise_level)
+            drawn = self.draw(
+                x, regions, step=step, first_index=first_index, conditions=conditions, channels=_of_input(channels)
+            )
+        terms = self.terms(
+            network,
+            x,
+            regions,
+            drawn,
+            output=output,
+            noise_level=noise_level,
+            channels=channels,
+            output_regions=output_regions,
+            random_state=random_state,
+        )
         return drawn.sum_of(terms, regions.to(x))
 
-    def draw(self, x: Tensor, regions: Regions, *, step: int = 0, first_index: int = 0) -> Comparisons:
-        """The random part of a call, which needs nothing of ``x`` but its shape, type and device."""
-        regions.check_fits(x)
+    def draw(
+        self,
+        x: Tensor,
+        regions: Regions,
+        *,
+        step: int = 0,
+        first_index: int = 0,
+        conditions: Conditions | None = None,
+        channels: int = 1,
+    ) -> Comparisons:
+        """The random part of a call, and who is exchanged with whom; of ``x`` it takes shape, type and device alone."""
+        regions.check_fits(x, channels=channels)
         allowed = allowed_influence(self.graph, regions.names).numpy()
         rows = np.arange(first_index, first_index + x.shape[0])
         draw = Draw(allowed, self.samples, self.seed, step, rows)
-        found = draw_comparisons(self.estimator, draw, x, exchange=self.fill == "exchange")
+        exchange = Exchange.of(x, conditions) if self.fill == "exchange" else None
+        found = draw_comparisons(self.estimator, draw, x, exchange=exchange)
         if self.fill != "noise":
             return found
         return replace(found, noise=standard_noise(x, seed=self.seed, step=step, first_index=first_index))
@@ -206,6 +266,9 @@ class DummyPlayerPenalty:
         *,
         output: Tensor | None = None,
         noise_level: float | Tensor = 1.0,
+        channels: Channels = 1,
+        output_regions: Regions | None = None,
+        random_state: RandomState | None = None,
     ) -> Tensor:
         """What ``drawn`` compares, before it is weighted: ||v_k(S_c) - v_k(R_c)||^2, (n_terms, batch, K).
 
@@ -214,36 +277,90 @@ class DummyPlayerPenalty:
         For ``direct``, the magnitude of every player's Shapley value in every v_k. Takes and raises what calling the
         penalty does.
         """
-        regions.check_fits(x)
+        own, of_output = _of_input(channels), channels if isinstance(channels, int) else channels[1]
+        regions.check_fits(x, channels=own)
         regions = regions.to(x)
         outputs = coalition_outputs(
             network,
             x,
-            absent_input(self.fill, x, noise_level=noise_level, noise=drawn.noise),
+            absent_input(
+                self.fill, x, noise_level=noise_level, noise=drawn.noise, exchange=drawn.exchange, channels=own
+            ),
             regions,
             drawn,
             output=output,
-            exchange=self.fill == "exchange",
+            random_state=random_state,
             batch_runs=self.batch_runs,
             checkpoint=self.checkpoint,
+            channels=own,
         )
+        if not outputs:
+            return drawn.weights.new_zeros(0, x.shape[0], len(regions.names))
+        found = regions_of_output(regions, outputs[0], of_output, output_regions)
         if self.estimator == "direct":
-            return self._magnitudes(torch.stack(outputs), regions)
+            return self._magnitudes(torch.stack(outputs), found, of_output)
         if not drawn.pairs:
             return drawn.weights.new_zeros(0, x.shape[0], len(regions.names))
-        return torch.stack([self._distance(outputs[first] - outputs[second], regions) for first, second in drawn.pairs])
+        return torch.stack(
+            [self._distance(outputs[first] - outputs[second], found, of_output) for first, second in drawn.pairs]
+        )
 
-    def _distance(self, difference: Tensor, regions: Regions) -> Tensor:
+    def _distance(self, difference: Tensor, regions: Regions, channels: int) -> Tensor:
         """||v_k - v'_k||^2 for every sample and region, (batch, K), of the difference d of two outputs.
 
         ``pixels``: mean of d^2 over the channels and the pixels of k; ``mean``: square of the mean of d over them.
         """
         if self.payoff == "mean":
-            return regions.means(difference).square()
-        return regions.means(difference.square())
+            return regions.means(difference, channels=channels).square()
+        return regions.means(difference.square(), channels=channels)
 
-    def _magnitudes(self, outputs: Tensor, regions: Regions) -> Tensor:
+    def _magnitudes(self, outputs: Tensor, regions: Regions, channels: int) -> Tensor:
         """|Shapley value of j in v_k|, (player j, batch, K), of the outputs of all coalitions (2^K, batch, ...)."""
         if self.payoff == "mean":
-            return shapley_values(regions.means(outputs)).abs()
-        return regions.means(shapley_values(outputs).abs())
+            return shapley_values(regions.means(outputs, channels=channels)).abs()
+        return regions.means(shapley_values(outputs).abs(), channels=channels)
+
+
+def regions_of_output(regions: Regions, output: Tensor, channels: int = 1, given: Regions | None = None) -> Regions:
+    """The regions of an output, which may have another size than the input that ``regions`` are of.
+
+    Args:
+        regions: of the input.
+        output: (batch, channels, *size), or as ``channels`` says.
+        channels: the axis of the output's channels.
+        given: these, if they fit; by default the input's, resized, or as patches if the output is a sequence.
+
+    Raises:
+        ValueError: if the given ones have other names or do not fit, or none can be derived.
+
+    >>> of_patches = regions_of_output(Regions.grid(1, 2, 4, 4), torch.zeros(2, 4, 12), channels=-1)
+    >>> of_patches.masks.int().tolist()
+    [[[1, 0, 1, 0], [0, 1, 0, 1]]]
+    """
+    size = spatial_size(output, channels)
+    if given is not None:
+        if given.names != regions.names:
+            raise ValueError(
+                f"output_regions must be the same regions as the input's, {', '.join(regions.names)}, got "
+                f"{', '.join(given.names)}"
+            )
+        given.check_fits(output, channels=channels)
+        return given.to(output)
+    if size == regions.size:
+        return regions
+    if len(size) == len(regions.size):
+        return regions.resized(*size, missing="allow").to(output)
+    if len(size) == 1:
+        n_tokens, n_pixels = size[0], math.prod(regions.size)
+        patch = round((n_pixels / n_tokens) ** (1 / len(regions.size)))
+        if patch and n_tokens * patch ** len(regions.size) == n_pixels and not any(n % patch for n in regions.size):
+            return regions.patched(patch, missing="allow").to(output)
+    raise ValueError(
+        f"no regions of the output can be derived: the input is of {' x '.join(map(str, regions.size))} pixels and the "
+        f"output of {' x '.join(map(str, size))}, its channels on axis {channels}. Pass output_regions, or channels "
+        "where they are on another axis"
+    )
+
+
+def _of_input(channels: Channels) -> int:
+    return channels if isinstance(channels, int) else channels[0]

@@ -205,8 +205,8 @@ def test_areas_of_half_precision_masks_are_counted_exactly() -> None:
 @pytest.mark.parametrize(
     ("labels", "arguments", "message"),
     [
-        (torch.zeros(1, 2, 2), {}, r"integer tensor \(batch, height, width\), got torch.float32 \(1, 2, 2\)"),
-        (torch.zeros(2, 2, dtype=torch.int64), {}, r"integer tensor .* got torch.int64 \(2, 2\)"),
+        (torch.zeros(1, 2, 2), {}, r"integer tensor \(batch, \*size\), .* got torch.float32 \(1, 2, 2\)"),
+        (torch.zeros(2, dtype=torch.int64), {}, r"integer tensor .* got torch.int64 \(2,\)"),
         (torch.tensor([[[1, 3]]]), {}, "region 'rest' is empty in sample 0"),
         (
             torch.tensor([[[1, 3, 0]], [[1, 0, 0]]]),
@@ -233,10 +233,10 @@ def test_mask_errors() -> None:
         Regions(torch.stack([halves[0, 0] - 1, halves[0, 1] + 1])[None], ("a", "b"))
     with pytest.raises(ValueError, match="partition"):
         Regions(halves * float("nan"), ("a", "b"))
-    with pytest.raises(ValueError, match=r"shape \(batch or 1, 3, height, width\).*got \(1, 2, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"shape \(batch or 1, 3, \*size\).*got \(1, 2, 4, 4\)"):
         Regions(halves, ("a", "b", "c"))
     with pytest.raises(ValueError, match=r"got \(2, 4, 4\)"):
-        Regions(halves[0], ("a", "b"))
+        Regions(halves[0], ("a", "b"))  # the names are two, and the masks four of a line
     with pytest.raises(ValueError, match="names must differ from one another, got a, a"):
         Regions(halves, ("a", "a"))
     with pytest.raises(ValueError, match=r"masks must be floating point, got torch.int64"):
@@ -316,8 +316,8 @@ def test_errors_of_overlapping_masks() -> None:
     halves = torch.full((1, 2, 4, 4), 0.5)
     with pytest.raises(ValueError, match="overlap must be one of refuse, share, first, got 'last'"):
         Regions.from_masks(halves, ("a", "b"), overlap="last")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"float or boolean \(batch or 1, n, height, width\), got torch.float32 \(2,"):
-        Regions.from_masks(halves[0], ("a", "b"))
+    with pytest.raises(ValueError, match=r"float or boolean \(batch or 1, n, \*size\), got torch.float32 \(4,"):
+        Regions.from_masks(halves[0, 0], ("a", "b"))
     with pytest.raises(ValueError, match=r"float or boolean .* got torch.int64"):
         Regions.from_masks(halves.long(), ("a", "b"))
     with pytest.raises(ValueError, match=r"lie in \[0, 1\], got values from -0.5 to -0.5"):
@@ -438,7 +438,7 @@ def test_resized_types_and_errors() -> None:
             lenient.resized(6, 6, hard=hard, missing="refuse")
         with pytest.raises(ValueError, match="missing must be 'refuse' or 'allow', got 'keep'"):
             lenient.resized(6, 6, hard=hard, missing="keep")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="height and width must be at least one pixel, got 0 x 4"):
+    with pytest.raises(ValueError, match="at least one pixel along every axis, got 0 x 4"):
         regions.resized(0, 4)
 
 

@@ -155,5 +155,5 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         decoder_leakage(denoiser, torch.zeros(2, 3, 32, 32), regions)
     with pytest.raises(ValueError, match="regions must be those of 2 samples"):
         decoder_leakage(denoiser, random_latents(2), boxes(*[(slice(4, 12), slice(8, 16))] * 3))
-    with pytest.raises(ValueError, match="must be even"):
-        decoder_leakage(denoiser, random_latents(3), regions)
+    with pytest.raises(ValueError, match="takes two at least, got 1"):
+        decoder_leakage(denoiser, random_latents(1), regions)

@@ -231,7 +231,7 @@ def test_errors() -> None:
         layer_leakage(network, x, halves(16), erode=-1)
     with pytest.raises(ValueError, match="absent must have the shape of x"):
         layer_leakage(network, x, halves(16), absent=x[:1])
-    with pytest.raises(ValueError, match="even"):
+    with pytest.raises(ValueError, match="takes two at least, got 1"):
         layer_leakage(network, x[:1], halves(16))
     with pytest.raises(ValueError, match="no layer"):
         layer_leakage(network, x, halves(16), layers=lambda name, module: False)

@@ -246,7 +246,7 @@ def test_errors() -> None:
         norm(randn(3, 2, 4, 4))
     with pytest.raises(ValueError, match=r"flattened map of 77 pixels from regions of 4 x 4"):
         norm(randn(2, 2, 77))
-    with pytest.raises(ValueError, match=r"needs an input \(rows, 2, height, width\).*got \(2, 3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"needs an input \(rows, 2, \*size\).*got \(2, 3, 4, 4\)"):
         norm(randn(2, 3, 4, 4))
     with pytest.raises(ValueError, match=r"got \(2, 2, 1, 4, 4\)"):
         norm(randn(2, 2, 1, 4, 4))

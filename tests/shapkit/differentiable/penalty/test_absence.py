@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions, absent_input, partner
-from shapkit.differentiable.penalty.absence import standard_noise
+from shapkit.differentiable.penalty.absence import Exchange, standard_noise
 
 
 def batch(size: int = 4) -> torch.Tensor:
@@ -34,11 +36,55 @@ def test_partner_passes_gradients() -> None:
     assert x.grad[0].eq(0).all()
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_odd_batches_have_no_partners(size: int) -> None:
-    for call in (partner, lambda x: absent_input("exchange", x)):
-        with pytest.raises(ValueError, match=f"exchange.*must be even, got {size}"):
-            call(batch(size))
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 9])
+def test_everyone_has_a_partner_and_is_the_partner_of_one(size: int) -> None:
+    partners = partner(torch.arange(size)).tolist()
+    assert sorted(partners) == list(range(size))
+    assert all(other != row for row, other in enumerate(partners))
+    assert torch.equal(absent_input("exchange", batch(size)), batch(size)[partners])
+
+
+def test_one_sample_has_no_partner_and_takes_its_own_image_moved() -> None:
+    with pytest.raises(ValueError, match="takes two at least, got 1"):
+        partner(batch(1))
+    x = torch.arange(12.0).reshape(1, 1, 3, 4)
+    assert torch.equal(absent_input("exchange", x), x.roll((1, 2), (2, 3)))
+    assert torch.equal(absent_input("exchange", x.movedim(1, -1), channels=-1), x.roll((1, 2), (2, 3)).movedim(1, -1))
+
+
+def slow_exchange(rows: list[tuple[float, ...]]) -> tuple[list[int], list[bool]]:
+    """Each sample takes from the next one with the same conditions, in a round; alone it takes from itself."""
+    source, alone = [], []
+    for row, own in enumerate(rows):
+        same = [other for other in range(len(rows)) if rows[other] == own]
+        source.append(same[(same.index(row) + 1) % len(same)])
+        alone.append(len(same) == 1)
+    return source, alone
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(times=st.lists(st.integers(0, 3), min_size=1, max_size=9), data=st.data())
+def test_samples_are_exchanged_with_those_of_their_own_conditions(times: list[int], data: st.DataObject) -> None:
+    labels = data.draw(st.lists(st.booleans(), min_size=len(times), max_size=len(times)))
+    x = torch.arange(len(times) * 6.0).reshape(len(times), 1, 6)
+    t, y = torch.tensor(times), torch.tensor(labels, dtype=torch.float32)[:, None].expand(-1, 2)
+    found = Exchange.of(x, [t, y])
+    source, alone = slow_exchange(list(zip(map(float, times), map(float, labels), strict=True)))
+    assert found.source is not None and found.source.tolist() == source
+    assert (found.alone is not None) == any(alone) and found.outputs == (not any(alone))
+    stand_in = found.stand_in(x)
+    for row in range(len(times)):
+        assert torch.equal(stand_in[row], x[row].roll(3, 1) if alone[row] else x[source[row]])
+
+
+def test_conditions_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="'paired' means rows 2i and 2i \\+ 1, so the batch must be even, got 3"):
+        Exchange.of(batch(3), "paired")
+    with pytest.raises(ValueError, match="conditions must be tensors, 'paired' or None, got 'alike'"):
+        Exchange.of(batch(4), "alike")  # type: ignore[arg-type]
+    for wrong in (torch.tensor(3.0), torch.zeros(3)):
+        with pytest.raises(ValueError, match="one row for each of the 4 samples"):
+            Exchange.of(batch(4), wrong)
 
 
 def test_zeros_exchange_and_batch_mean() -> None:

@@ -360,18 +360,36 @@ def test_star_lets_concepts_look_at_the_rest_but_not_the_reverse(estimator: Any,
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_exchange_needs_pairs_that_share_the_condition_unless_everybody_is_the_reference(estimator: Any) -> None:
+def test_a_condition_of_ones_own_is_no_leak(estimator: Any) -> None:
+    """Unless the caller says that neighbours have it in common, and they have not."""
+
     def network(x: Tensor, brightness: Tensor) -> Tensor:
         return pointwise(x) + brightness[:, None, None, None]
 
     penalty = DummyPlayerPenalty(estimator, samples=6)
-    shared, different = torch.tensor([1.0, 1.0, 2.0, 2.0]), torch.tensor([1.0, 2.0, 1.0, 2.0])
-    assert float(penalty(lambda x: network(x, shared), X, REGIONS)) <= 1e-12
-    mismatched = float(penalty(lambda x: network(x, different), X, REGIONS))
-    if estimator == "present":  # never looks at the neighbour's output
-        assert mismatched <= 1e-12
-    else:
-        assert mismatched > 0.01
+    for times in ([1.0, 1.0, 2.0, 2.0], [1.0, 2.0, 1.0, 2.0], [1.0, 2.0, 3.0, 4.0]):
+        own = torch.tensor(times)
+        for conditions in (None, own, [own, own[:, None]]):
+            found = penalty(lambda x, own=own: network(x, own), X, REGIONS, conditions=conditions)
+            assert float(found) <= 1e-12
+        paired = float(penalty(lambda x, own=own: network(x, own), X, REGIONS, conditions="paired"))
+        if times[0] == times[1] or estimator == "present":  # which never looks at the neighbour's output
+            assert paired <= 1e-12
+        else:
+            assert paired > 0.01
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_that_pairs_are_alike_saves_a_run_and_changes_nothing(estimator: Any) -> None:
+    """Their outputs are then the empty coalition's, whoever says so."""
+    penalty, times = DummyPlayerPenalty(estimator, samples=6), torch.tensor([1.0, 1.0, 2.0, 2.0])
+    found = {}
+    for name, conditions in (("unknown", None), ("paired", "paired"), ("given", times)):
+        counted = Counted()
+        found[name] = float(penalty(counted, X, REGIONS, conditions=conditions)), counted.runs
+    assert found["paired"][0] == pytest.approx(found["unknown"][0], rel=1e-12)
+    assert found["given"] == found["paired"]
+    assert found["paired"][1] <= found["unknown"][1]
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -500,16 +518,18 @@ def test_one_mask_for_the_whole_batch_is_the_same_as_one_per_sample(estimator: A
 def runs(penalty: DummyPlayerPenalty, given: bool, regions: Regions = REGIONS, step: int = 0) -> int:
     network = Counted()
     output = conv_network(X) if given else None
-    penalty(network, X, regions, output=output, step=step)
+    penalty(network, X, regions, output=output, step=step, conditions="paired")
     return network.runs
 
 
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("given", [False, True])
 def test_runs_of_grand(samples: int, given: bool) -> None:
-    assert runs(DummyPlayerPenalty(samples=samples), given) == samples + (not given)
+    assert runs(DummyPlayerPenalty("grand", samples=samples), given) == samples + (not given)
+    for fill in FILLS:
+        assert runs(DummyPlayerPenalty(fill=fill, samples=samples), given) == samples + (not given)  # "present"
     for fill in ("zeros", "noise", "batch_mean"):
-        penalty = DummyPlayerPenalty(fill=fill, samples=samples)
+        penalty = DummyPlayerPenalty("grand", fill=fill, samples=samples)
         assert runs(penalty, given) == samples + (not given) + 1
 
 
@@ -588,14 +608,18 @@ def test_unknown_options(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_errors_of_a_call(estimator: Any) -> None:
     penalty = DummyPlayerPenalty(estimator)
-    wrongs: list[Network] = [lambda x: x[..., 1:], lambda x: x[:2], lambda x: x.mean(dim=1), torch.sum]
+    wrongs: list[Network] = [lambda x: x[:2], lambda x: x.mean(dim=1), torch.sum]
     for wrong in wrongs:
-        with pytest.raises(ValueError, match=r"same batch and pixels: x is \(4, 2, 6, 6\), the output \("):
+        with pytest.raises(ValueError, match=r"same batch, 4 rows|no regions of the output can be derived"):
             penalty(wrong, X, REGIONS)
-        with pytest.raises(ValueError, match=r"same batch and pixels: x is \(4, 2, 6, 6\), the output \("):
+        with pytest.raises(ValueError, match=r"same batch, 4 rows|output must be network\(x\)"):
             penalty(conv_network, X, REGIONS, output=wrong(X))
-    with pytest.raises(ValueError, match="batch must be even, got 3"):
-        penalty(conv_network, X[:3], Regions(REGIONS.masks[:3], REGIONS.names))
+    with pytest.raises(ValueError, match="must return a tensor, got tuple: pick what is compared"):
+        penalty(lambda x: (x, x), X, REGIONS)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="channels must be an axis of x after the batch's"):
+        penalty(conv_network, X, REGIONS, channels=4)
+    with pytest.raises(ValueError, match="output_regions must be the same regions as the input's"):
+        penalty(conv_network, X, REGIONS, output_regions=Regions.grid(1, 2, 6, 6))
     with pytest.raises(ValueError, match="one size and one batch"):
         penalty(conv_network, X[..., :5], REGIONS)
     with pytest.raises(ValueError, match="at least two regions: a single region cannot be a dummy player"):
