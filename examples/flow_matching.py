@@ -17,7 +17,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 penalty = DummyPlayerPenalty(graph=star())  # concepts may look at the rest, the rest at no concept
 
 
-def main(steps: int = 800, weight: float = 10.0, device: str = DEVICE) -> Trained:
+def main(steps: int = 800, weight: float = 20.0, device: str = DEVICE) -> Trained:
     """Loss and penalty of every step, and the locality of every concept in the end."""
     torch.manual_seed(0)
     images, labels = load_faces(device)
@@ -27,7 +27,7 @@ def main(steps: int = 800, weight: float = 10.0, device: str = DEVICE) -> Traine
     for step in range(steps):
         x1 = images[torch.randint(len(images), (16,))]
         x0 = torch.randn_like(x1)
-        t = torch.rand(8, 1, 1, 1, device=device).repeat_interleave(2, dim=0)  # one t for neighbours: they exchange
+        t = torch.rand(16, 1, 1, 1, device=device)
         x_t = (1 - t) * x0 + t * x1
         v = velocity(x_t, t)
         loss = (v - (x1 - x0)).square().mean()
@@ -48,6 +48,6 @@ def main(steps: int = 800, weight: float = 10.0, device: str = DEVICE) -> Traine
 
 
 if __name__ == "__main__":
-    for weight in (0.0, 10.0):
+    for weight in (0.0, 20.0):
         print(f"--- weight of the penalty: {weight:g}", flush=True)
         main(weight=weight)

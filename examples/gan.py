@@ -70,7 +70,7 @@ def steepness(outputs: Tensor, images: Tensor) -> Tensor:
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
-def main(steps: int = 800, weight: float = 10.0, device: str = DEVICE) -> Trained:
+def main(steps: int = 800, weight: float = 20.0, device: str = DEVICE) -> Trained:
     """Generator's loss and penalty of every step, and the locality of every concept in the end."""
     torch.manual_seed(0)
     images, labels = load_faces(device)
@@ -107,6 +107,6 @@ def main(steps: int = 800, weight: float = 10.0, device: str = DEVICE) -> Traine
 
 
 if __name__ == "__main__":
-    for weight in (0.0, 10.0):
+    for weight in (0.0, 20.0):
         print(f"--- weight of the penalty: {weight:g}", flush=True)
         main(weight=weight)

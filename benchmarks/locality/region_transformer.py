@@ -194,7 +194,7 @@ def measure(plan: Plan, model: Denoiser, domain: Domain, reference: RealismRefer
 
 def timed(plan: Plan, model: Denoiser, domain: Domain) -> dict[str, float]:
     """Seconds of a training step, and those an image of generating a batch and of editing each concept in it."""
-    device = model.alphas_cumprod.device
+    device = model.device
     count = 512 if device.type == "cuda" else 16
     noise, other = draw_noise(model, count, 5), draw_noise(model, count, 6)
     known = generate(model, noise, plan.sampling_steps, count)

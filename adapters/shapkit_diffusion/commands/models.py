@@ -17,7 +17,7 @@ from shapkit_diffusion.data.folders import IMAGE_MODES, MAX_PIXELS, decode_pictu
 from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.loading import SHIPPED, load_denoiser, shipped_model
-from shapkit_diffusion.denoisers.schedules import Spacing
+from shapkit_diffusion.denoisers.schedules import DDIM, Spacing
 from shapkit_diffusion.evaluation.domains import Domain, open_domain
 from shapkit_diffusion.noise.sampling import draw_noise, generate
 from shapkit_diffusion.pictures.comparison import picture_of_samples
@@ -57,7 +57,11 @@ def model_of(options: argparse.Namespace) -> Denoiser:
     model = shipped_model(options.model) if options.model in SHIPPED else load_denoiser(options.model)
     wanted = {"clip_sample": "clip", "timestep_spacing": "timestep_spacing"}
     given = {setting: getattr(options, option, None) for setting, option in wanted.items()}
-    model.ddim = replace(model.ddim, **{setting: value for setting, value in given.items() if value is not None})
+    changes = {setting: value for setting, value in given.items() if value is not None}
+    if isinstance(model.ddim, DDIM):
+        model.ddim = replace(model.ddim, **changes)
+    elif changes:
+        raise ValueError("--clip and --timestep-spacing are of DDIM: a flow is sampled as its own scheduler says")
     return model
 
 

@@ -18,7 +18,8 @@ from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.demo import demo_config
 from shapkit_diffusion.denoisers.autoencoders import load_autoencoder
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
-from shapkit_diffusion.denoisers.denoiser import PREDICTIONS, Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.parameterisation import PREDICTIONS
 from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.training.batches import concept_names, template_regions

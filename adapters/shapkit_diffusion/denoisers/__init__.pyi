@@ -1,9 +1,9 @@
 from .composed import ComposedDenoiser as ComposedDenoiser
-from .denoiser import PREDICTIONS as PREDICTIONS
 from .denoiser import Denoiser as Denoiser
 from .denoiser import small_denoiser as small_denoiser
 from .denoiser import small_transformer as small_transformer
 from .loading import load_denoiser as load_denoiser
 from .loading import shipped_model as shipped_model
+from .parameterisation import PREDICTIONS as PREDICTIONS
 from .region_transformer import RegionDenoiser as RegionDenoiser
 from .region_transformer import convert as convert

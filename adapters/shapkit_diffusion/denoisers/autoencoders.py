@@ -33,7 +33,8 @@ class Autoencoder:
         network: a diffusers ``VQModel`` or ``AutoencoderKL``; it is switched to evaluation and frozen.
 
     Raises:
-        ValueError: if the latents are normalised otherwise than by one positive ``scaling_factor``.
+        ValueError: if the latents are normalised otherwise than by one ``shift_factor`` and one positive
+            ``scaling_factor``.
 
     >>> network = VQModel(block_out_channels=(32, 32), down_block_types=("DownEncoderBlock2D",) * 2,
     ...                   up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=1.0)
@@ -47,12 +48,15 @@ class Autoencoder:
 
     def __post_init__(self) -> None:
         config = self.network.config
-        for name in ("shift_factor", "latents_mean", "latents_std"):
+        for name in ("latents_mean", "latents_std"):
             if config.get(name) is not None:
                 raise ValueError(f"autoencoders with {name} are not supported, got {config[name]!r}")
         scale = config["scaling_factor"]
         if not isinstance(scale, int | float) or not 0 < scale < math.inf:
             raise ValueError(f"scaling_factor must be a positive number, got {scale!r}")
+        shift = config.get("shift_factor")
+        if shift is not None and (not isinstance(shift, int | float) or not math.isfinite(shift)):
+            raise ValueError(f"shift_factor must be a number, got {shift!r}")
         self.network.eval().requires_grad_(False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Autoencoder:
@@ -62,6 +66,11 @@ class Autoencoder:
     def scaling_factor(self) -> float:
         """By what the network's latents are multiplied for the denoiser, to have a variance of about one."""
         return float(self.network.config["scaling_factor"])
+
+    @property
+    def shift_factor(self) -> float:
+        """What is taken off the network's latents before that, to have a mean of about zero."""
+        return float(self.network.config.get("shift_factor") or 0.0)
 
     @property
     def factor(self) -> int:
@@ -97,7 +106,7 @@ class Autoencoder:
                 f"images must have {self.image_channels} channels and sides that are multiples of {self.factor}, "
                 f"got {tuple(images.shape[1:])}"
             )
-        return self._in_batches(images, batch_size, lambda part: self._encoded(part) * self.scaling_factor)
+        return self._in_batches(images, batch_size, self._scaled)
 
     def decode(self, latents: Tensor, batch_size: int = 8) -> Tensor:
         """Images (n, channels, height, width), roughly in [-1, 1], of scaled latents, without gradient.
@@ -114,7 +123,9 @@ class Autoencoder:
         if latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents must have {self.latent_channels} channels, got {tuple(latents.shape[1:])}")
         return self._in_batches(
-            latents, batch_size, lambda part: self.network.decode(part / self.scaling_factor).sample
+            latents,
+            batch_size,
+            lambda part: self.network.decode(part / self.scaling_factor + self.shift_factor).sample,
         )
 
     def save(self, folder: str | Path) -> None:
@@ -129,6 +140,9 @@ class Autoencoder:
         """
         with whole_folder(folder, CONFIG, _is_own) as target:
             self.network.save_pretrained(target)
+
+    def _scaled(self, images: Tensor) -> Tensor:
+        return (self._encoded(images) - self.shift_factor) * self.scaling_factor
 
     def _encoded(self, images: Tensor) -> Tensor:
         output = self.network.encode(images)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shapkit._files import user_path
-from shapkit_diffusion.denoisers.schedules import DDIM, alphas_cumprod
+from shapkit_diffusion.denoisers.schedules import is_flow, sampling_of, schedule_of
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULE = "scheduler_config.json"
@@ -52,9 +52,24 @@ SCHEDULERS = (
     "LMSDiscreteScheduler",
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
     "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "DPMSolverSDEScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+    "SASolverScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+    "DDPMParallelScheduler",
+    "DDIMParallelScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
 )
-"""Samplers whose configuration holds a DDPM's betas: the model was trained with them whatever it is sampled with."""
+"""Samplers whose configuration holds a DDPM's betas or a flow's shift: what the model was trained with, whatever it is
+sampled with."""
 
 # What a configuration written before the key existed means, where diffusers' own default is another (#6725).
 ABSENT_KEYS: Mapping[str, Mapping[str, Any]] = {"VQModel": {"scaling_factor": 1.0}}
@@ -126,7 +141,7 @@ def load_module(folder: Path, classes: Sequence[type[nn.Module]]) -> Any:
     Raises:
         ValueError: if configuration or weights are missing, cannot be read, or do not fit one another.
     """
-    path, weights = folder / "config.json", folder / WEIGHTS
+    path, weights = folder / "config.json", _weights_in(folder)
     by_name: dict[str, Any] = {cls.__name__: cls for cls in classes}
     config = read_config(path, by_name)
     cls = by_name[config["_class_name"]]
@@ -146,6 +161,12 @@ def load_module(folder: Path, classes: Sequence[type[nn.Module]]) -> Any:
     return module
 
 
+def _weights_in(folder: Path) -> Path:
+    """The file of a network's weights: of diffusers' usual name, or the only one of safetensors there is."""
+    others = sorted(folder.glob("*.safetensors"))
+    return others[0] if len(others) == 1 else folder / WEIGHTS
+
+
 def load_schedule(folder: Path) -> SchedulerMixin:
     """The sampler described in ``folder``, as it is: of its own class, with all of its settings.
 
@@ -159,8 +180,8 @@ def load_schedule(folder: Path) -> SchedulerMixin:
         raise ValueError(f"{path}: num_train_timesteps must be 1..{MAX_TIMESTEPS}, got {count!r}")
     try:
         scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
-        remaining = alphas_cumprod(scheduler.config)
-        DDIM.of(scheduler.config)
+        remaining = schedule_of(scheduler.config).alphas_cumprod
+        sampling_of(scheduler.config)
     except Exception as error:
         raise ValueError(f"{path} describes no noise schedule: {first_line(error)}") from error
     if remaining.ndim != 1 or not bool(((remaining >= 0) & (remaining <= 1)).all()):
@@ -170,7 +191,11 @@ def load_schedule(folder: Path) -> SchedulerMixin:
             f"{path} has {len(remaining)} trained_betas, but num_train_timesteps is "
             f"{scheduler.config['num_train_timesteps']}"
         )
-    if float(remaining[-1]) == 0 and scheduler.config.get("prediction_type") == "epsilon":
+    if (
+        float(remaining[-1]) == 0
+        and not is_flow(scheduler.config)
+        and scheduler.config.get("prediction_type") == "epsilon"
+    ):
         raise ValueError(
             f"{path}: predicting noise from pure noise says nothing, and with rescale_betas_zero_snr the last timestep "
             "is pure noise: such a model must predict 'v_prediction' or 'sample'"

@@ -47,7 +47,14 @@ class ComposedDenoiser(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, regions: Regions, graph: Graph = STAR, *, staged: bool = False) -> None:
-        super().__init__(denoiser.unet, denoiser.scheduler, denoiser.autoencoder, denoiser.prompt_embedding)
+        super().__init__(
+            denoiser.unet,
+            denoiser.scheduler,
+            denoiser.autoencoder,
+            denoiser.prompt_embedding,
+            denoiser.class_label,
+            denoiser.pooled_embedding,
+        )
         self.text_source, self.ddim = denoiser.text_source, denoiser.ddim
         check_one_partition(denoiser, regions)
         masks = regions.masks

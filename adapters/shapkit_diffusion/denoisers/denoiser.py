@@ -7,25 +7,36 @@ denoiser's folder is a diffusers pipeline's folder, so either side opens what th
 from __future__ import annotations
 
 import json
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DiTTransformer2DModel, SchedulerMixin, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    SchedulerMixin,
+    SD3Transformer2DModel,
+    UNet2DModel,
+)
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from shapkit._files import whole_folder
 from shapkit_diffusion.denoisers.autoencoders import Autoencoder
 from shapkit_diffusion.denoisers.checkpoints import CONFIG, PICKLES, WEIGHT_FILES
+from shapkit_diffusion.denoisers.networks import latent_shape_of, predicted
+from shapkit_diffusion.denoisers.parameterisation import PREDICTIONS, Prediction, split, target
 from shapkit_diffusion.denoisers.prompts import EMBEDDING, TEXT_FOLDERS
-from shapkit_diffusion.denoisers.schedules import DDIM, alphas_cumprod
+from shapkit_diffusion.denoisers.schedules import Sampling, is_flow, sampling_of, schedule_of
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 INDEX = "model_index.json"
 CARD = "README.md"
 COMPOSITION = "composition.safetensors"
@@ -33,6 +44,18 @@ COMPOSITION = "composition.safetensors"
 
 CLASS_LABEL = "class_label.json"
 """The file that says which class a class-conditional denoiser is given."""
+
+_OF_TRANSFORMERS: dict[type[nn.Module], str] = {
+    DiTTransformer2DModel: "DiTPipeline",
+    SD3Transformer2DModel: "StableDiffusion3Pipeline",
+    FluxTransformer2DModel: "FluxPipeline",
+}
+_LEFT_OUT = {
+    "StableDiffusionPipeline": ("safety_checker", "feature_extractor"),
+    "StableDiffusion3Pipeline": [f"{part}{n}" for part in TEXT_FOLDERS for n in ("", "_2", "_3")],
+    "FluxPipeline": [f"{part}{n}" for part in TEXT_FOLDERS for n in ("", "_2")],
+}
+"""The parts of pipelines that a denoiser is without: who opens it in diffusers passes them, or embeddings."""
 
 _OWN = (
     *(INDEX, CARD, EMBEDDING, COMPOSITION, CLASS_LABEL, "scheduler/scheduler_config.json"),
@@ -74,8 +97,9 @@ class Denoiser(nn.Module):
         scheduler: any of diffusers' samplers, for the noise schedule that the network was trained with and the settings
             that ``ddim`` takes from it; saved as it is.
         autoencoder: what made the latents that a latent model was trained on. No part of the module's parameters.
-        prompt_embedding: (1, tokens, width), handed to a ``UNet2DConditionModel`` with every input.
+        prompt_embedding: (1, tokens, width), handed to a network that takes a prompt with every input.
         class_label: handed to a class-conditional network with every input.
+        pooled_embedding: (1, width), handed to an SD3 or Flux transformer beside the prompt.
 
     Attributes:
         ddim: how it is sampled, unless a call says otherwise: the scheduler's own settings, which may be replaced.
@@ -89,8 +113,8 @@ class Denoiser(nn.Module):
     torch.Size([2, 3, 16, 16])
     """
 
-    alphas_cumprod: Tensor
     prompt_embedding: Tensor | None
+    pooled_embedding: Tensor | None
 
     def __init__(
         self,
@@ -99,26 +123,36 @@ class Denoiser(nn.Module):
         autoencoder: Autoencoder | None = None,
         prompt_embedding: Tensor | None = None,
         class_label: int | None = None,
+        pooled_embedding: Tensor | None = None,
     ) -> None:
         super().__init__()
-        prediction = scheduler.config.get("prediction_type")
-        if prediction not in PREDICTIONS:
-            raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
         self.unet = unet
         self.scheduler = scheduler
-        self.prediction: str = prediction
-        self.ddim = DDIM.of(scheduler.config, latent=autoencoder is not None)
+        self.prediction: Prediction = _prediction(scheduler.config)
+        length = math.prod(self.latent_shape[1:]) // 4 if scheduler.config.get("use_dynamic_shifting") else 256
+        self.ddim: Sampling = sampling_of(scheduler.config, latent=autoencoder is not None, length=length)
         self.autoencoder = autoencoder
         self.class_label = class_label
         self.text_source: Path | None = None
         """The folder whose text encoder and tokenizer belong to the model; ``save`` copies them."""
-        self.register_buffer("alphas_cumprod", alphas_cumprod(scheduler.config), persistent=False)
+        self.schedule = schedule_of(scheduler.config)
         self.register_buffer("prompt_embedding", prompt_embedding, persistent=False)
+        self.register_buffer("pooled_embedding", pooled_embedding, persistent=False)
 
     @property
     def n_timesteps(self) -> int:
         """Number of timesteps of the noise schedule."""
-        return len(self.alphas_cumprod)
+        return self.schedule.n_timesteps
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """alpha_bar at every timestep, float64; of a flow, that with the same ratio of signal to noise."""
+        return self.schedule.alphas_cumprod
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.alphas_cumprod.device
 
     @property
     def is_latent(self) -> bool:
@@ -128,10 +162,7 @@ class Denoiser(nn.Module):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what the denoiser works on: latents, or images if it is a pixel model."""
-        config: Any = self.unet.config
-        size = config["sample_size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        return int(config["in_channels"]), int(height), int(width)
+        return latent_shape_of(self.unet)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -155,52 +186,40 @@ class Denoiser(nn.Module):
 
         ``finished`` is the clean image, for models that generate some regions after others (`ComposedDenoiser`).
         """
-        conditions: dict[str, Tensor] = {}
-        if self.prompt_embedding is not None:
-            conditions["encoder_hidden_states"] = self.prompt_embedding.to(x.dtype).expand(len(x), -1, -1)
-        if self.class_label is not None:
-            conditions["class_labels"] = torch.full((len(x),), self.class_label, device=x.device)
-        output: Tensor = self.unet(x, timesteps, **conditions).sample
+        output = predicted(
+            self.unet,
+            x,
+            self.schedule.times(timesteps),
+            prompt=self.prompt_embedding,
+            pooled=self.pooled_embedding,
+            class_label=self.class_label,
+        )
         return output[:, : x.shape[1]]  # where the variance is learned, too, the mean comes first
 
     def signal_and_noise(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The factors sqrt(alpha_bar) and sqrt(1 - alpha_bar), each (batch, 1, 1, 1) with the type of ``like``.
+        """The factors of x_t = signal x_0 + sigma noise, each (batch, 1, 1, 1) with the type of ``like``.
 
-        Timestep -1 stands for the clean image, whose factors are 1 and 0.
+        In a DDPM sqrt(alpha_bar) and sqrt(1 - alpha_bar), in a flow 1 - s and s. Timestep -1 stands for the clean
+        image, whose factors are 1 and 0.
         """
-        alpha = torch.where(timesteps < 0, 1.0, self.alphas_cumprod[timesteps.clamp(min=0)]).reshape(-1, 1, 1, 1)
-        return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
+        return self.schedule.level(timesteps).factors(like)
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise, shape of ``clean``."""
+        """x_t = signal x_0 + sigma noise, shape of ``clean``."""
         signal, sigma = self.signal_and_noise(timesteps, clean)
         noisy: Tensor = signal * clean + sigma * noise
         return noisy
 
     def target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the network should predict, shape of ``clean``."""
-        if self.prediction == "epsilon":
-            return noise
-        if self.prediction == "sample":
-            return clean
-        signal, sigma = self.signal_and_noise(timesteps, clean)
-        velocity: Tensor = signal * noise - sigma * clean
-        return velocity
+        return target(self.prediction, clean, noise, *self.signal_and_noise(timesteps, clean))
 
     def clean_and_noise(self, output: Tensor, x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """The clean image x_0 and the noise that the network's own ``output`` at ``x`` amounts to, shape of ``x``.
 
         They are not bounded: where hardly any signal is left, the clean image of a noise prediction is anything.
         """
-        return self.split(output, x, *self.signal_and_noise(timesteps, x))
-
-    def split(self, output: Tensor, x: Tensor, signal: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """``clean_and_noise`` for factors that are known: x is signal times the clean image and sigma times noise."""
-        if self.prediction == "epsilon":
-            return (x - sigma * output) / signal, output
-        if self.prediction == "sample":
-            return output, (x - signal * output) / sigma
-        return signal * x - sigma * output, signal * output + sigma * x
+        return split(self.prediction, output, x, *self.signal_and_noise(timesteps, x))
 
     def stages(self, changed: Tensor | None = None) -> list[Stage]:
         """What is generated one after the other; of most models, everything at once.
@@ -214,14 +233,14 @@ class Denoiser(nn.Module):
     @property
     def given_others(self) -> Tensor:
         """Where a prediction is made with other regions finished in sight, boolean (1, 1, height, width) or (1,)."""
-        return torch.zeros(1, dtype=torch.bool, device=self.alphas_cumprod.device)
+        return torch.zeros(1, dtype=torch.bool, device=self.device)
 
     def save(self, folder: str | Path, card: str | None = None) -> None:
         """Write a diffusers pipeline's folder (safetensors), whole or not at all.
 
-        A pixel model becomes a ``DDPMPipeline``, a latent one an ``LDMPipeline``, a transformer a ``DiTPipeline``, one
-        with a prompt a ``StableDiffusionPipeline``; the latter's text encoder and tokenizer are copied from
-        ``text_source``, without which diffusers wants them passed.
+        A pixel model becomes a ``DDPMPipeline``, a latent one an ``LDMPipeline``, a transformer a ``DiTPipeline`` (or
+        the one of SD3 or Flux), one with a prompt a ``StableDiffusionPipeline``; the latter's text encoder and
+        tokenizer are copied from ``text_source``, without which diffusers wants them passed.
 
         An earlier denoiser in the folder is replaced, file by file, its model card only by another. A process that is
         killed while it saves leaves the old one or the new one: what it had begun to move is finished by the next
@@ -245,11 +264,12 @@ class Denoiser(nn.Module):
         index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
         index |= {name: ["diffusers", type(part).__name__] for name, part in parts.items()}
         if self.prompt_embedding is not None:
-            save_file({"prompt_embedding": self.prompt_embedding.contiguous()}, target / EMBEDDING)
-            index |= self._copy_text_folders(target) | {
-                "safety_checker": [None, None],
-                "feature_extractor": [None, None],
-            }
+            embeddings = {"prompt_embedding": self.prompt_embedding, "pooled_embedding": self.pooled_embedding}
+            tensors = {name: tensor.contiguous() for name, tensor in embeddings.items() if tensor is not None}
+            save_file(tensors, target / EMBEDDING)
+            index |= {name: [None, None] for name in _LEFT_OUT[pipeline]}
+            if pipeline == "StableDiffusionPipeline":
+                index |= self._copy_text_folders(target)
         index |= self._write_more(target)
         if self.class_label is not None:
             (target / CLASS_LABEL).write_text(json.dumps({"class_label": self.class_label}) + "\n", encoding="utf-8")
@@ -263,9 +283,10 @@ class Denoiser(nn.Module):
 
     def _parts(self) -> tuple[str, dict[str, Any]]:
         """The diffusers pipeline that the model makes, and its parts by their folders' names."""
-        if isinstance(self.unet, DiTTransformer2DModel):
-            vae = {} if self.autoencoder is None else {"vae": self.autoencoder.network}
-            return "DiTPipeline", {"transformer": self.unet, "scheduler": self.scheduler} | vae
+        for kind, pipeline in _OF_TRANSFORMERS.items():
+            if isinstance(self.unet, kind):
+                vae = {} if self.autoencoder is None else {"vae": self.autoencoder.network}
+                return pipeline, {"transformer": self.unet, "scheduler": self.scheduler} | vae
         parts = {"unet": self.unet, "scheduler": self.scheduler}
         if self.autoencoder is None:
             return "DDPMPipeline", parts
@@ -280,6 +301,18 @@ class Denoiser(nn.Module):
         for name in TEXT_FOLDERS:
             shutil.copytree(self.text_source / name, target / name, ignore=_pickles)
         return {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+
+
+def _prediction(config: Mapping[str, Any]) -> Prediction:
+    """What the network predicts, as a scheduler's configuration states; a ValueError unless it suits the schedule."""
+    flow = is_flow(config)
+    stated = config.get("prediction_type", "flow_prediction" if flow else None)
+    of_flows = [name for name in PREDICTIONS if name != "v_prediction"]
+    allowed = of_flows if flow else [name for name in PREDICTIONS if name != "flow_prediction"]
+    if stated not in allowed:
+        kind = "a flow's prediction_type" if flow else "prediction_type"
+        raise ValueError(f"{kind} must be one of {', '.join(allowed)}, got {stated!r}")
+    return cast(Prediction, stated)
 
 
 def _is_own(name: str) -> bool:
@@ -301,15 +334,16 @@ def small_denoiser(
 ) -> Denoiser:
     """A new DDPM small enough for a CPU, of pixels or of an autoencoder's latents, with weights drawn from ``seed``.
 
-    A UNet with group normalisation and one attention layer in the middle, a cosine schedule of 1,000 timesteps. A model
-    that predicts noise is sampled from below the last timestep, of which it can say nothing, and one of pixels with the
-    clean image clipped; all others begin at the last timestep, with nothing clipped, so that inversion is exact.
+    A UNet with group normalisation and one attention layer in the middle, a cosine schedule of 1,000 timesteps, or a
+    flow's straight line. A model that predicts noise is sampled from below the last timestep, of which it can say
+    nothing, and one of pixels with the clean image clipped; all others begin at the last timestep, with nothing
+    clipped, so that inversion is exact.
 
     Args:
         size: height and width of the images; of what the UNet sees, a multiple of 2^(len(channels) - 1).
         image_channels: 3 for RGB, 1 for grey; an autoencoder knows its own.
         channels: width of each level, multiples of 8.
-        prediction: ``"v_prediction"``, ``"epsilon"`` or ``"sample"``.
+        prediction: ``"v_prediction"``, ``"epsilon"``, ``"sample"`` or ``"flow_prediction"`` (of a flow).
         seed: of the weights.
         autoencoder: of a latent model; None for a pixel model.
 
@@ -362,7 +396,7 @@ def small_transformer(
         depth: number of blocks.
         patch: pixels per side of a token.
         heads: of the attention.
-        prediction: ``"v_prediction"``, ``"epsilon"`` or ``"sample"``.
+        prediction: ``"v_prediction"``, ``"epsilon"``, ``"sample"`` or ``"flow_prediction"`` (of a flow).
         seed: of the weights.
         autoencoder: of a latent model; None for a pixel model.
 
@@ -401,6 +435,8 @@ def small_transformer(
 
 
 def _small_schedule(prediction: str, *, latent: bool) -> SchedulerMixin:
+    if prediction == "flow_prediction":
+        return FlowMatchEulerDiscreteScheduler()
     # Latent pipelines sample in few steps, which a DDPM scheduler does badly.
     kind = DDIMScheduler if latent else DDPMScheduler
     return kind(

@@ -16,6 +16,21 @@ EMBEDDING = "prompt_embedding.safetensors"
 """The file, of one tensor ``prompt_embedding``, in which a saved denoiser keeps what it is conditioned on."""
 
 
+def saved_embeddings(folder: Path) -> dict[str, Tensor]:
+    """The embeddings by name that a denoiser was saved with in a folder; none if there is no such file.
+
+    Raises:
+        ValueError: if it is damaged, or holds others.
+    """
+    path = folder / EMBEDDING
+    if not path.is_file():
+        return {}
+    names = weight_shapes(path).keys()
+    if not {"prompt_embedding"} <= names <= {"prompt_embedding", "pooled_embedding"}:
+        raise ValueError(f"{path} must hold one tensor, prompt_embedding, and no other but a pooled_embedding")
+    return {name: tensor.float() for name, tensor in load_file(path).items()}
+
+
 def prompt_embedding_of(folder: Path) -> Tensor:
     """The embedding (1, tokens, width) that a Stable Diffusion folder's denoiser is to be conditioned on.
 
@@ -25,10 +40,9 @@ def prompt_embedding_of(folder: Path) -> Tensor:
     Raises:
         ValueError: if it cannot be computed.
     """
-    if (folder / EMBEDDING).is_file():
-        if weight_shapes(folder / EMBEDDING).keys() != {"prompt_embedding"}:
-            raise ValueError(f"{folder / EMBEDDING} must hold one tensor, prompt_embedding")
-        return load_file(folder / EMBEDDING)["prompt_embedding"].float()
+    saved = saved_embeddings(folder)
+    if saved:
+        return saved["prompt_embedding"]
     if not all((folder / part).is_dir() for part in TEXT_FOLDERS):
         raise ValueError(f"{folder} has no {' and '.join(TEXT_FOLDERS)}: pass prompt_embedding, (1, tokens, width)")
     try:

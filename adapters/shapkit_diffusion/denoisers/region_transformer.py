@@ -264,7 +264,7 @@ class RegionDenoiser(Denoiser):
         nowhere = torch.zeros(1, 1, *denoiser.latent_shape[1:], dtype=torch.bool)
         others = [network.where(stage) for stage in network.tokens.stages() if len(stage.context)]
         self.register_buffer("seeing", torch.stack([nowhere, *others]).any(dim=0), persistent=False)
-        self.to(denoiser.alphas_cumprod.device)
+        self.to(denoiser.device)
 
     @property
     def network(self) -> RegionTransformer:
@@ -282,7 +282,7 @@ class RegionDenoiser(Denoiser):
 
         Regions see those that they look at as they are in ``finished``, where it is given, or else in ``x``.
         """
-        output: Tensor = self.network(x, timesteps.expand(len(x)), finished).sample
+        output: Tensor = self.network(x, self.schedule.times(timesteps).expand(len(x)), finished).sample
         return output[:, : x.shape[1]]
 
     def stages(self, changed: Tensor | None = None) -> list[denoisers.Stage]:
@@ -301,7 +301,9 @@ class RegionDenoiser(Denoiser):
 
         def begin(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
             kept = network.kept(x, stage)
-            return lambda x, timesteps: network.predicted(x, timesteps, stage, kept)[:, : x.shape[1]]
+            return lambda x, timesteps: network.predicted(x, self.schedule.times(timesteps), stage, kept)[
+                :, : x.shape[1]
+            ]
 
         return denoisers.Stage(lambda x, timesteps: begin(x)(x, timesteps), network.where(stage), begin)
 

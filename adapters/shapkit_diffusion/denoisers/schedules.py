@@ -1,16 +1,27 @@
-"""Noise schedules and DDIM's settings as diffusers' ``scheduler_config.json`` states them, for any of its samplers."""
+"""How samplers walk down a noise schedule, as diffusers' ``scheduler_config.json`` states it, for any of its samplers.
+
+What a schedule is, and what networks predict on it, says ``parameterisation``.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import itertools
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from shapkit_diffusion.denoisers.parameterisation import FlowSchedule, NoiseSchedule, VariancePreserving
+
 Spacing = Literal["leading", "trailing", "linspace"]
+Move = tuple[int, int] | tuple[float, float]
+"""A timestep and the one that a step leads to from there."""
 
 _OF_THE_NOISE = (
     "num_train_timesteps",
@@ -88,7 +99,7 @@ class DDIM:
             stated.setdefault("clip_sample", False)
         return cls(**stated)
 
-    def moves(self, n_timesteps: int, steps: int) -> list[tuple[int, int]]:
+    def moves(self, n_timesteps: int, steps: int) -> list[Move]:
         """Each step's timestep and the one that it leads to; negative for the end.
 
         As in diffusers, where ``steps`` does not divide the schedule, a step does not lead quite to where the next
@@ -116,6 +127,19 @@ class DDIM:
         """Whether the predicted clean image is bounded at all."""
         return self.clip_sample or self.thresholding
 
+    @property
+    def largest(self) -> float:
+        """The largest pixel of a bounded clean image."""
+        return 1.0 if self.thresholding else self.clip_sample_range
+
+    def to_the_image(self) -> DDIM:
+        """The same, but the last step leads to the clean image."""
+        return replace(self, set_alpha_to_one=True)
+
+    def unbounded(self) -> DDIM:
+        """The same, but nothing bounds the clean image."""
+        return replace(self, clip_sample=False, thresholding=False)
+
     def bounded(self, clean: Tensor, where: Tensor | None = None) -> Tensor:
         """The predicted clean image (n, channels, height, width), clipped or thresholded as the settings say.
 
@@ -142,15 +166,105 @@ class DDIM:
         )
 
 
-def alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
-    """alpha_bar at every timestep, float64 (n_timesteps,), whichever sampler the configuration is of.
+@dataclass(frozen=True)
+class FlowEuler:
+    """How a flow is sampled: Euler's method, which is DDIM on the flow's schedule, at diffusers' noise levels.
+
+    Args:
+        settings: a ``FlowMatchEulerDiscreteScheduler``'s configuration, in which the shift and other spacings are
+            stated.
+        length: pixels of a latent over the patch's; where the configuration says ``use_dynamic_shifting`` (Flux), the
+            shift depends on it.
+
+    >>> [(round(noisier, 3), round(cleaner, 3)) for noisier, cleaner in FlowEuler().moves(1000, 2)]
+    [(999.0, 0.0), (0.0, -1.0)]
+    """
+
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    length: int = 256
+
+    bounds = False
+    """Whether the predicted clean image is bounded: that of a flow is not."""
+
+    thresholding = False
+    """Whether it is bounded by a quantile."""
+
+    largest = math.inf
+    """The largest pixel of a bounded clean image."""
+
+    def bounded(self, clean: Tensor, where: Tensor | None = None) -> Tensor:
+        """``clean``, as it is."""
+        return clean
+
+    def to_the_image(self) -> FlowEuler:
+        """The same: the last step leads to the clean image."""
+        return self
+
+    def unbounded(self) -> FlowEuler:
+        """The same: nothing bounds the clean image."""
+        return self
+
+    def moves(self, n_timesteps: int, steps: int) -> list[Move]:
+        """Each step's timestep and the one that it leads to, not whole ones; -1 for the clean image.
+
+        Raises:
+            ValueError: if ``steps`` is not between 1 and ``n_timesteps``.
+        """
+        if not 1 <= steps <= n_timesteps:
+            raise ValueError(f"steps must be 1..{n_timesteps}, got {steps}")
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(self.settings), num_train_timesteps=n_timesteps)
+        if scheduler.config.use_dynamic_shifting:  # as FluxPipeline
+            scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], mu=self._shift(scheduler.config))
+        else:
+            scheduler.set_timesteps(steps)
+        schedule = FlowSchedule.of(scheduler.config)
+        at = schedule.timesteps_of(scheduler.sigmas.double()).tolist()
+        return list(itertools.pairwise(at))
+
+    def _shift(self, config: Mapping[str, Any]) -> float:
+        """mu: the logarithm of the shift, linear in the number of tokens between two lengths."""
+        least, most = config["base_image_seq_len"], config["max_image_seq_len"]
+        slope = (config["max_shift"] - config["base_shift"]) / (most - least)
+        return float(config["base_shift"] + slope * (self.length - least))
+
+
+Sampling = DDIM | FlowEuler
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's configuration is of a flow, x_t = (1 - s) x_0 + s noise.
+
+    >>> from diffusers import UniPCMultistepScheduler
+    >>> is_flow(FlowMatchEulerDiscreteScheduler().config), is_flow(UniPCMultistepScheduler().config)
+    (True, False)
+    """
+    stated = str(config.get("_class_name", ""))
+    if "use_flow_sigmas" in config:
+        return bool(config["use_flow_sigmas"])
+    return stated.startswith("FlowMatch") or ("shift" in config and "beta_schedule" not in config)
+
+
+def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
+    """The noise schedule that a scheduler's configuration states, whichever sampler it is of.
 
     >>> from diffusers import EulerDiscreteScheduler
-    >>> alphas_cumprod(EulerDiscreteScheduler().config)[[0, 999]]
+    >>> schedule_of(EulerDiscreteScheduler().config).alphas_cumprod[[0, 999]]
     tensor([9.9990e-01, 4.0358e-05], dtype=torch.float64)
     """
-    remaining: Tensor = _noise_schedule(config).alphas_cumprod
-    return remaining.double()
+    if is_flow(config):
+        return FlowSchedule.of(config)
+    return VariancePreserving(_noise_schedule(config).alphas_cumprod.double())
+
+
+def sampling_of(config: Mapping[str, Any], *, latent: bool = False, length: int = 256) -> Sampling:
+    """How a model is sampled by default, as its scheduler's configuration states; see `DDIM.of` and `FlowEuler`."""
+    if not is_flow(config):
+        return DDIM.of(config, latent=latent)
+    known = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
+    settings = {name: config[name] for name in known if name in config and name != "num_train_timesteps"}
+    if config.get("flow_shift") is not None:
+        settings["shift"] = config["flow_shift"]
+    return FlowEuler(settings, length)
 
 
 def _noise_schedule(config: Mapping[str, Any]) -> DDPMScheduler:

@@ -217,7 +217,7 @@ class Original:
             found = replace(found, autoencoder_psnr=best)
         poor = [number for number, value in enumerate(found.psnr.tolist()) if not value >= FAITHFUL]  # NaN is poor too
         if poor and denoiser.ddim.bounds:
-            free = replace(denoiser.ddim, clip_sample=False, thresholding=False)
+            free = denoiser.ddim.unbounded()
             noise = invert(denoiser, latents[poor], steps, refinements, batch_size, ddim=free)
             made = denoiser.decode(generate(denoiser, noise, steps, batch_size, ddim=free))
             unclipped = psnr.clone()

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.denoisers.denoiser import Denoiser, Stage
-from shapkit_diffusion.denoisers.schedules import DDIM
+from shapkit_diffusion.denoisers.parameterisation import NoiseLevel, Prediction, output_between, split
+from shapkit_diffusion.denoisers.schedules import DDIM, Sampling
 
 
 def draw_noise(denoiser: Denoiser, count: int, seed: int, first: int = 0) -> Tensor:
@@ -31,11 +32,11 @@ def draw_noise(denoiser: Denoiser, count: int, seed: int, first: int = 0) -> Ten
     """
     shape = denoiser.latent_shape
     rows = [torch.randn(shape, generator=_generator(seed, first + row)) for row in range(count)]
-    return torch.stack(rows).to(denoiser.alphas_cumprod.device)
+    return torch.stack(rows).to(denoiser.device)
 
 
 def generate(
-    denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64, *, ddim: DDIM | None = None
+    denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64, *, ddim: Sampling | None = None
 ) -> Tensor:
     """Images (n, channels, height, width), roughly in [-1, 1], that DDIM makes of ``noise`` in ``steps`` steps.
 
@@ -71,7 +72,7 @@ def regenerate(
     steps: int = 25,
     batch_size: int = 64,
     *,
-    ddim: DDIM | None = None,
+    ddim: Sampling | None = None,
 ) -> Tensor:
     """What ``generate`` makes of ``noise``, where that of another noise is known: `ComposedDenoiser` saves runs.
 
@@ -115,7 +116,7 @@ def invert(
     batch_size: int = 64,
     *,
     timestep: int = -1,
-    ddim: DDIM | None = None,
+    ddim: Sampling | None = None,
 ) -> Tensor:
     """The noise x_T from which ``generate`` with the same ``steps`` makes ``images`` again, shape of ``images``.
 
@@ -159,7 +160,7 @@ def invert(
 
 
 def trajectory(
-    denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64, *, ddim: DDIM | None = None
+    denoiser: Denoiser, noise: Tensor, steps: int = 25, batch_size: int = 64, *, ddim: Sampling | None = None
 ) -> Tensor:
     """Every x_t that ``generate`` goes through, (steps + 1, n, channels, height, width): x_T first, x_0 last.
 
@@ -188,7 +189,7 @@ def replay(
     mask: Tensor,
     batch_size: int = 64,
     *,
-    ddim: DDIM | None = None,
+    ddim: Sampling | None = None,
 ) -> Tensor:
     """Images as ``generate`` makes of ``noise``, but everything outside the mask follows another trajectory.
 
@@ -246,7 +247,7 @@ def stride_output(denoiser: Denoiser, x: Tensor, timesteps: Tensor, stride: int,
     """
     if stride < 1 or substeps < 1:
         raise ValueError(f"stride and substeps must be at least 1, got {stride} and {substeps}")
-    ddim = replace(denoiser.ddim, set_alpha_to_one=True)  # from timestep 0, too, there is a step to be taken
+    ddim = denoiser.ddim.to_the_image()  # from timestep 0, too, there is a step to be taken
     end = (timesteps - stride).clamp(min=-1)
     at, y = timesteps, x
     for substep in range(1, substeps + 1):
@@ -304,30 +305,28 @@ class _Step:
 
     Args:
         timesteps: to begin from, (1,) or one for each sample.
-        alpha, next_alpha: alpha_bar before and after it, float64 (1, 1, 1, 1) or one for each sample.
+        at, to: signal and noise before and after it, (1, 1, 1, 1) or for each sample.
         ddim: what bounds the clean image.
     """
 
     timesteps: Tensor
-    alpha: Tensor
-    next_alpha: Tensor
-    ddim: DDIM
+    at: NoiseLevel
+    to: NoiseLevel
+    ddim: Sampling
 
     @classmethod
-    def between(cls, denoiser: Denoiser, noisier: Tensor, cleaner: Tensor, ddim: DDIM | None = None) -> _Step:
+    def between(cls, denoiser: Denoiser, noisier: Tensor, cleaner: Tensor, ddim: Sampling | None = None) -> _Step:
         """The step between timesteps (1,) or (n,); a negative ``cleaner`` is the end, wherever that lies."""
         ddim = denoiser.ddim if ddim is None else ddim
-        alphas = denoiser.alphas_cumprod
-        noisier, cleaner = noisier.to(alphas.device), cleaner.to(alphas.device)
-        end = 1.0 if ddim.set_alpha_to_one else alphas[0]
-        after = torch.where(cleaner < 0, end, alphas[cleaner.clamp(min=0)])
-        return cls(noisier, alphas[noisier].reshape(-1, 1, 1, 1), after.reshape(-1, 1, 1, 1), ddim)
+        noisier, cleaner = noisier.to(denoiser.device), cleaner.to(denoiser.device)
+        end = 0 if isinstance(ddim, DDIM) and not ddim.set_alpha_to_one else -1
+        return cls(noisier, denoiser.schedule.level(noisier), denoiser.schedule.level(cleaner, end=end), ddim)
 
     def taken(self, denoiser: Denoiser, stage: Stage, x: Tensor, *, undoing: bool = False) -> Tensor:
-        """Where the step leads from x where the stage lies, and x elsewhere; bit for bit as diffusers has it."""
+        """Where the step leads from x where the stage lies, and x elsewhere; bit for bit as diffusers has DDIM."""
         output = stage.output(x, self.timesteps.to(x.device).expand(len(x)))
-        clean, noise = denoiser.split(output, x, *_factors(self.alpha, x))
-        signal, sigma = _factors(self.next_alpha, x)
+        clean, noise = split(denoiser.prediction, output, x, *self.at.sampling_factors(x))
+        signal, sigma = self.to.sampling_factors(x)
         if self.ddim.bounds:
             bounded = self.ddim.bounded(clean, stage.where)
             clean = torch.lerp(clean, bounded, _held(signal)) if undoing else bounded
@@ -337,19 +336,19 @@ class _Step:
         """What the step leads from to x where the stage lies, and x elsewhere.
 
         In angles, signal and sigma being a cosine and a sine, a step is a rotation by little, and what it adds depends
-        on x even less: so what is missing in x after a step, over the rotation's cosine, is what was missing before.
-        That fixed-point iteration is accelerated (Anderson 1965).
+        on x even less: so what is missing in x after a step, over the rotation's cosine, is what was missing before. (A
+        flow's step keeps x as it is, and there it is the same.) That fixed-point iteration is accelerated (Anderson
+        1965).
 
         A pixel whose clean image is clipped answers through the predicted noise alone. At high noise it does so
         readily. At low noise it would take a pixel far from any image's to make up for the little that was clipped, and
         farther with each step: there the bounds are let go, and no pixel is let go far.
         """
-        signal, sigma = _factors(self.alpha, x)
-        next_signal, next_sigma = _factors(self.next_alpha, x)
-        cosine = next_signal * signal + next_sigma * sigma
-        target, guess, solver = self._plausible(x, next_signal, next_sigma), x, _Anderson()
+        signal, sigma = self.at.sampling_factors(x)
+        kept = self.at.kept_on_the_way_to(self.to, like=x)
+        target, guess, solver = self._plausible(x, *self.to.sampling_factors(x)), x, _Anderson()
         for _ in range(refinements + 1):
-            missing = (target - self.taken(denoiser, stage, guess, undoing=True)) / cosine
+            missing = (target - self.taken(denoiser, stage, guess, undoing=True)) / kept
             guess = stage.moved(x, self._plausible(solver.next(guess, missing), signal, sigma))
         return guess
 
@@ -357,28 +356,12 @@ class _Step:
         """x no farther from zero than a pixel of a bounded image with noise ever is."""
         if not self.ddim.bounds:
             return x
-        largest = 1.0 if self.ddim.thresholding else self.ddim.clip_sample_range
-        most = signal * largest + sigma * _FARTHEST_NOISE
+        most = signal * self.ddim.largest + sigma * _FARTHEST_NOISE
         return torch.clamp(x, -most, most)
 
-    def output_for(self, prediction: str, x: Tensor, y: Tensor) -> Tensor:
+    def output_for(self, prediction: Prediction, x: Tensor, y: Tensor) -> Tensor:
         """What the network has to predict at x for the step to lead to y, if nothing bounds the clean image."""
-        signal, sigma = self.alpha.sqrt(), (1 - self.alpha).sqrt()
-        next_signal, next_sigma = self.next_alpha.sqrt(), (1 - self.next_alpha).sqrt()
-        sine = next_signal * sigma - next_sigma * signal
-        of_x, of_y = {
-            "epsilon": (next_signal / sine, signal / sine),
-            "sample": (-next_sigma / sine, -sigma / sine),
-            "v_prediction": ((next_signal * signal + next_sigma * sigma) / sine, 1 / sine),
-        }[prediction]
-        predicted: Tensor = of_x.to(x) * x - of_y.to(x) * y
-        return predicted
-
-
-def _factors(alpha: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Of signal and noise. In float32 they are computed in float32, as in diffusers, so that images are the same."""
-    alpha = alpha.to(like.device, torch.float32 if like.dtype == torch.float32 else alpha.dtype)
-    return alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
+        return output_between(prediction, x, self.at, y, self.to)
 
 
 def _held(signal: Tensor) -> Tensor:
@@ -417,7 +400,7 @@ class _Anderson:
         return advanced
 
 
-def _steps(denoiser: Denoiser, steps: int, ddim: DDIM | None, least: int = -1) -> list[_Step]:
+def _steps(denoiser: Denoiser, steps: int, ddim: Sampling | None, least: int = -1) -> list[_Step]:
     """The steps from noise to image; the last of those above timestep ``least`` leads there."""
     ddim = denoiser.ddim if ddim is None else ddim
     moves = [(noisier, cleaner) for noisier, cleaner in ddim.moves(denoiser.n_timesteps, steps) if noisier > least]

@@ -399,12 +399,11 @@ def _weighted_by_timestep(drawn: Comparisons, wanted: PenaltyConfig, model: Deno
     """The comparisons, each sample's counting as ``wanted.timestep_weighting`` says."""
     if wanted.timestep_weighting == "none":
         return drawn
-    alpha = model.alphas_cumprod[timesteps]
-    ratio = alpha / (1 - alpha)
+    ratio = model.schedule.snr(timesteps)
     if wanted.timestep_weighting == "min_snr":
         if wanted.output == "clean" and model.prediction == "epsilon":
             ratio = ratio.clamp(min=1)  # below that the payoff is weighted already, see `clean_payoff`
-        weights = min_snr(ratio, prediction="sample" if wanted.output == "clean" else model.prediction)  # type: ignore[arg-type]
+        weights = min_snr(ratio, prediction="sample" if wanted.output == "clean" else model.prediction)
     else:
         weights = {"signal_share": signal_share, "noise_share": noise_share}[wanted.timestep_weighting](ratio)
     return dataclasses.replace(drawn, weights=drawn.weights * weights.to(drawn.weights)[:, None])

@@ -123,7 +123,7 @@ class _NoisePredictor(nn.Module):
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.dtype, self.device = torch.float32, denoiser.alphas_cumprod.device
+        self.dtype, self.device = torch.float32, denoiser.device
 
     def forward(self, x: Tensor, timestep: Tensor) -> Any:
         timesteps = torch.as_tensor(timestep, device=x.device).long().expand(len(x))

@@ -86,12 +86,13 @@ class TextModel(nn.Module):
         The sampler is DDIM as ``sampling.generate`` has it, so that what that module inverts, a pipeline generates.
         """
         autoencoder: Any = self.denoiser.autoencoder
+        ddim: Any = self.denoiser.ddim
         pipeline = kind(
             vae=autoencoder.network,
             text_encoder=self.text_encoder,
             tokenizer=self.tokenizer,
             unet=self.denoiser.unet,
-            scheduler=self.denoiser.ddim.scheduler(self.denoiser.scheduler.config),
+            scheduler=ddim.scheduler(self.denoiser.scheduler.config),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,

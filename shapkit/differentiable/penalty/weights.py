@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-Prediction = Literal["sample", "epsilon", "v_prediction"]
+Prediction = Literal["sample", "epsilon", "v_prediction", "flow_prediction"]
 
 
 def signal_share(snr: Tensor) -> Tensor:
@@ -36,8 +36,8 @@ def noise_share(snr: Tensor) -> Tensor:
 def min_snr(snr: Tensor, *, gamma: float = 5.0, prediction: Prediction = "sample") -> Tensor:
     """Min-SNR-gamma (Hang et al. 2023, "Efficient diffusion training via min-SNR weighting"). Shape of ``snr``.
 
-    min(snr, gamma) for a loss on the clean image, the same divided by snr for one on the noise and by snr + 1 for one
-    on the velocity: the three are one loss on the image.
+    min(snr, gamma) for a loss on the clean image, the same divided by snr for one on the noise, by snr + 1 for one on
+    the velocity and by (sqrt(snr) + 1)^2 for one on a flow's: the four are one loss on the image.
 
     Raises:
         ValueError: for an unknown prediction, or gamma not positive.
@@ -55,4 +55,6 @@ def min_snr(snr: Tensor, *, gamma: float = 5.0, prediction: Prediction = "sample
     if prediction == "epsilon":
         return (gamma / snr).clamp(max=1)  # finite at snr = 0
     clipped = snr.clamp(max=gamma)
+    if prediction == "flow_prediction":
+        return clipped / (snr.sqrt() + 1).square()
     return clipped if prediction == "sample" else clipped / (snr + 1)

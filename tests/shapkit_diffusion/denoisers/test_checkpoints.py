@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,21 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LCMScheduler,
     LMSDiscreteScheduler,
     PNDMScheduler,
+    SASolverScheduler,
+    TCDScheduler,
     UNet2DModel,
+    UniPCMultistepScheduler,
 )
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
@@ -26,7 +36,7 @@ from safetensors.torch import load_file, save_file
 from shapkit_diffusion.denoisers.checkpoints import HUB_FILES, SCHEDULE, WEIGHTS, load_module, load_schedule
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.loading import load_denoiser
-from shapkit_diffusion.denoisers.schedules import alphas_cumprod
+from shapkit_diffusion.denoisers.schedules import schedule_of
 
 
 @pytest.fixture
@@ -90,7 +100,7 @@ def test_a_truncated_file_is_refused(model: Path, kept: int) -> None:
         (b"[" * 100_000, "is not JSON"),
         (b"[]", "must hold a JSON object, got a list"),
         (b"{}", "describes a None, not a UNet2DModel or UNet2DConditionModel"),
-        (b'{"_class_name": "FluxTransformer2DModel"}', "describes a FluxTransformer2DModel, not a UNet2DModel"),
+        (b'{"_class_name": "HunyuanDiT2DModel"}', "describes a HunyuanDiT2DModel, not a UNet2DModel"),
         (b" " * 2_000_000, "is no configuration: it has 2,000,000 bytes"),
         (b'{"_class_name": "UNet2DModel", "down_block_types": ["No"], "block_out_channels": [8]}', "can be built"),
         (b'{"_class_name": "UNet2DModel", "block_out_channels": "wide"}', "can be built"),
@@ -168,6 +178,14 @@ BETAS: dict[str, dict[str, Any]] = {
         LMSDiscreteScheduler,
         EulerDiscreteScheduler,
         DPMSolverMultistepScheduler,
+        DPMSolverSinglestepScheduler,
+        HeunDiscreteScheduler,
+        KDPM2DiscreteScheduler,
+        LCMScheduler,
+        TCDScheduler,
+        UniPCMultistepScheduler,
+        DEISMultistepScheduler,
+        SASolverScheduler,
     ],
 )
 @pytest.mark.parametrize("betas", BETAS)
@@ -177,7 +195,7 @@ def test_every_sampler_gives_the_schedule_it_was_written_with(sampler: Any, beta
     schedule = load_schedule(tmp_path)
     assert type(schedule) is sampler
     assert {**schedule.config} == {**sampler.from_pretrained(tmp_path).config}
-    remaining = alphas_cumprod(schedule.config)
+    remaining = schedule_of(schedule.config).alphas_cumprod
     torch.testing.assert_close(remaining, scheduler.alphas_cumprod.double(), rtol=0, atol=0)
 
 
@@ -208,10 +226,36 @@ def test_schedules_that_are_none_are_refused(settings: dict[str, Any], message: 
         load_denoiser(model)
 
 
-def test_flow_matching_is_no_noise_schedule(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shift": 0.0}, "shift must be a positive number, got 0.0"),
+        ({"shift": "much"}, "describes no noise schedule"),
+        ({"invert_sigmas": True}, r"invert_sigmas \(a flow from noise to image\) is not supported"),
+    ],
+)
+def test_flows_that_are_none_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     FlowMatchEulerDiscreteScheduler().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="describes a FlowMatchEulerDiscreteScheduler"):
+    change(tmp_path / SCHEDULE, **settings)
+    with pytest.raises(ValueError, match=message):
         load_schedule(tmp_path)
+
+
+def test_an_edm_schedule_is_refused_by_name(tmp_path: Path) -> None:
+    EDMEulerScheduler().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="describes a EDMEulerScheduler, not a DDPMScheduler or"):
+        load_schedule(tmp_path)
+
+
+def test_a_file_of_weights_stands_for_its_folder(model: Path, tmp_path: Path) -> None:
+    x, timesteps = torch.zeros(1, 3, 16, 16), torch.tensor([10])
+    expected, file = load_denoiser(model)(x, timesteps), model / "unet" / WEIGHTS
+    assert torch.equal(load_denoiser(file)(x, timesteps), expected)
+    renamed = file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert torch.equal(load_denoiser(model)(x, timesteps), expected)
+    shutil.copy(renamed, tmp_path / "sd15.safetensors")
+    with pytest.raises(ValueError, match=r"sd15\.safetensors has no config\.json beside it.*from_single_file"):
+        load_denoiser(tmp_path / "sd15.safetensors")
 
 
 def test_missing_files_are_named(model: Path, tmp_path: Path) -> None:
