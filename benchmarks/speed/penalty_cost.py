@@ -5,10 +5,10 @@
     python -m benchmarks.speed.penalty_cost --redraw # the picture and the text from the JSON
 
 A step is the forward and backward pass of the denoising loss, the penalty's, and AdamW. On the CPU it trains the
-shipped DDPM of 32 x 32 faces, in float32. On a GPU, where there is one, also a DDPM of 113.7 M random weights (the
-architecture of google/ddpm-celebahq-256), in bf16. Every step with a penalty stands beside a step without one that was
-measured just before; a ratio is the median of those ratios. Peak memory is that of a step in a process of its own (on
-a GPU, of the allocator), less what was there before the step.
+shipped DDPM of 32 x 32 faces and a DiT of that size (diffusers' DiTTransformer2DModel), in float32. On a GPU, where
+there is one, also a DDPM of 113.7 M random weights (the architecture of google/ddpm-celebahq-256), in bf16. Every step
+with a penalty stands beside a step without one that was measured just before; a ratio is the median of those ratios.
+Peak memory is that of a step in a process of its own (on a GPU, of the allocator), less what was there before the step.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DModel
 from torch import Tensor, nn
 
 from benchmarks.machine import machine
@@ -43,8 +43,9 @@ FORMS: dict[str, DummyPlayerPenalty] = {
     "published, C = 1": DummyPlayerPenalty("per_region", "zeros", samples=1),
     "shared, C = 4": DummyPlayerPenalty("shared", "zeros", samples=4),
     "grand coalition": DummyPlayerPenalty("grand", "zeros"),
-    "exchange": DummyPlayerPenalty("grand", "exchange"),
+    "default": DummyPlayerPenalty(),
 }
+"""The default compares each sample with itself, one region exchanged; the rest are for contrast."""
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "Memcpy DtoH")
 
 
@@ -76,7 +77,36 @@ def problem_of(name: str, network: nn.Module, size: int, batch: int, device: str
 
 
 def shipped_problem(batch: int) -> Problem:
-    return problem_of(f"32 x 32, batch {batch}, float32, CPU", load_denoiser(SHIPPED), 32, batch, "cpu")
+    return problem_of(f"UNet, 32 x 32, batch {batch}, float32, CPU", load_denoiser(SHIPPED), 32, batch, "cpu")
+
+
+def dit_problem(batch: int) -> Problem:
+    return problem_of(f"DiT, 32 x 32, batch {batch}, float32, CPU", Dit(), 32, batch, "cpu")
+
+
+class Dit(nn.Module):
+    """A DiT of 32 x 32 pixels: patches of 2 x 2, six layers of width 192; random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.transformer = DiTTransformer2DModel(
+                num_attention_heads=3,
+                attention_head_dim=64,
+                in_channels=3,
+                out_channels=3,
+                num_layers=6,
+                sample_size=32,
+                patch_size=2,
+                num_embeds_ada_norm=1000,
+                dropout=0.0,
+            )
+
+    def forward(self, x: Tensor, timesteps: Tensor) -> Tensor:
+        labels = torch.zeros_like(timesteps)
+        output: Tensor = self.transformer(x, timestep=timesteps, class_labels=labels).sample
+        return output
 
 
 class Ddpm(nn.Module):
@@ -127,7 +157,8 @@ def train_step(problem: Problem, penalty: DummyPlayerPenalty | None, regions: Re
         output = network(problem.x)
         loss = (output.float() - problem.target).square().mean()
         if penalty is not None:
-            loss = loss + penalty(network, problem.x, regions, output=output, step=step, conditions="paired")
+            paired = None if penalty.estimator == "present" else "paired"  # it compares no two samples
+            loss = loss + penalty(network, problem.x, regions, output=output, step=step, conditions=paired)
     loss.backward()
     problem.optimizer.step()
     problem.optimizer.zero_grad(set_to_none=True)
@@ -164,9 +195,9 @@ def measure(problem: Problem, sizes: Iterable[int], turns: int) -> list[dict[str
 
     for turn in range(turns + 1):
         for (form, n), regions in cases.items():
-            if (form, n) in too_large or (turn == 0 and form != "exchange"):
+            if (form, n) in too_large or (turn == 0 and form != "default"):
                 continue  # turn 0 warms up, which one form per number of regions does
-            for _ in range(12 if form in ("grand coalition", "exchange") else 1):  # a step more or less is little
+            for _ in range(12 if form in ("grand coalition", "default") else 1):  # a step more or less is little
                 plain, _one_run = one(None, regions, turn)
                 try:
                     seconds, n_runs = one(form, regions, turn)
@@ -245,7 +276,7 @@ def waits(penalty: DummyPlayerPenalty, x: Tensor, regions: Regions) -> int:
 
     def with_penalty(step: int) -> None:
         with torch.autocast(x.device.type, torch.bfloat16):
-            loss = penalty(lambda mixed: mixed * scale, x, regions, output=x * scale, step=step, conditions="paired")
+            loss = penalty(lambda mixed: mixed * scale, x, regions, output=x * scale, step=step)
         loss.backward()
 
     counts = []
@@ -280,7 +311,7 @@ def measured_problem(problem: Problem, sizes: Iterable[int], turns: int, batch_o
         "name": problem.name,
         "n_parameters": sum(weights.numel() for weights in problem.network.parameters()),
         "plain_peak_mb": plain,
-        "waits": waits(FORMS["exchange"], problem.x, regions) if problem.device.type == "cuda" else None,
+        "waits": waits(FORMS["default"], problem.x, regions) if problem.device.type == "cuda" else None,
         "rows": rows,
     }
 
@@ -296,15 +327,15 @@ def verdict(problem: dict[str, Any]) -> str:
     """The three claims about the exchange, with what was measured."""
     rows = {(row["form"], row["n_regions"]): row for row in problem["rows"] if row["seconds"] is not None}
     sizes = sorted({n for _, n in rows})
-    ratios = [rows["exchange", n]["ratio"] for n in sizes]
+    ratios = [rows["default", n]["ratio"] for n in sizes]
     text = (
-        f"exchange: at most {max(ratios):.2f} plain steps; from K = {sizes[0]} to {sizes[-1]} the cost varies by "
+        f"the default: at most {max(ratios):.2f} plain steps; from K = {sizes[0]} to {sizes[-1]} the cost varies by "
         f"{max(ratios) / min(ratios) - 1:.0%}"
     )
     published = rows.get(("published, C = 4", sizes[-1]))
     if published is None:
         return text + f"; the published form with C = 4 does not fit in memory at K = {sizes[-1]}"
-    times = published["ratio"] / rows["exchange", sizes[-1]]["ratio"]
+    times = published["ratio"] / rows["default", sizes[-1]]["ratio"]
     return text + f"; {times:.0f} times cheaper than the published form with C = 4 at K = {sizes[-1]}"
 
 
@@ -344,23 +375,26 @@ def draw(results: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    problem = results["problems"][0]
-    figure, (times, memory) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    problems = results["problems"][:2]
+    figure, axes = pyplot.subplots(1, len(problems) + 1, figsize=(4 + 4 * len(problems), 4), layout="constrained")
     colours = ("#D55E00", "#E69F00", "#009E73", "#56B4E9", "#0072B2")
     for form, colour, marker in zip(FORMS, colours, "^vsDo", strict=True):
-        rows = [row for row in problem["rows"] if row["form"] == form and row["seconds"] is not None]
-        players = [row["n_regions"] for row in rows]
-        times.plot(players, [row["ratio"] for row in rows], color=colour, marker=marker, label=form)
-        peaks = [(row["n_regions"], row["peak_mb"] / problem["plain_peak_mb"]) for row in rows if row.get("peak_mb")]
-        memory.plot([n for n, _ in peaks], [peak for _, peak in peaks], color=colour, marker=marker)
-    for axes, label in ((times, "time, in plain training steps"), (memory, "peak memory, in plain training steps")):
-        axes.set_yscale("log")
-        axes.axhline(1, color="#000000", linewidth=0.8)
-        axes.set_xlabel("regions K")
-        axes.set_ylabel(label)
-        axes.set_xticks(N_REGIONS)
-    times.legend()
-    figure.suptitle("The exchange costs one more run, whatever the number of regions")
+        for axis, problem in zip(axes, problems, strict=False):
+            rows = [row for row in problem["rows"] if row["form"] == form and row["seconds"] is not None]
+            players = [row["n_regions"] for row in rows]
+            axis.plot(players, [row["ratio"] for row in rows], color=colour, marker=marker, label=form)
+        rows = [row for row in problems[0]["rows"] if row["form"] == form and row.get("peak_mb")]
+        peaks = [row["peak_mb"] / problems[0]["plain_peak_mb"] for row in rows]
+        axes[-1].plot([row["n_regions"] for row in rows], peaks, color=colour, marker=marker)
+    for axis, problem in zip(axes, [*problems, problems[0]], strict=True):
+        axis.set_title(problem["name"], fontsize=9)
+        axis.set_yscale("log")
+        axis.axhline(1, color="#000000", linewidth=0.8)
+        axis.set_xlabel("regions K")
+        axis.set_ylabel("peak memory, in plain training steps" if axis is axes[-1] else "time, in plain training steps")
+        axis.set_xticks(N_REGIONS)
+    axes[0].legend(fontsize=8)
+    figure.suptitle("The penalty costs one more run, whatever the number of regions")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
@@ -382,7 +416,10 @@ def main() -> None:
         print(report(measured))
         return
     sizes, turns, batch = ((2, 4), 1, 2) if arguments.quick else (N_REGIONS, 7, 4)
-    problems = [measured_problem(shipped_problem(batch), sizes, turns, batch_on_cpu=batch)]
+    problems = [
+        measured_problem(shipped_problem(batch), sizes, turns, batch_on_cpu=batch),
+        measured_problem(dit_problem(batch), sizes, turns, batch_on_cpu=None),
+    ]
     if torch.cuda.is_available():
         problems += [measured_problem(problem, sizes, turns, batch_on_cpu=None) for problem in gpu_problems()]
     else:

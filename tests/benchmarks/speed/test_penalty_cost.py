@@ -29,7 +29,7 @@ def test_a_step_trains_and_counts_its_runs(penalty_cost: ModuleType, tiny: Any) 
     before = [weights.detach().clone() for weights in tiny.network.parameters()]
     runs = {form: penalty_cost.train_step(tiny, penalty, regions, 0) for form, penalty in penalty_cost.FORMS.items()}
     assert penalty_cost.train_step(tiny, None, regions, 0) == 1
-    assert runs["exchange"] == 2
+    assert runs["default"] == 2
     assert runs["grand coalition"] == 3
     assert 1 < runs["shared, C = 4"] <= 1 + 4 + 3 + 1
     assert runs["published, C = 1"] < runs["published, C = 4"]
@@ -66,7 +66,7 @@ def test_forms_that_do_not_fit_are_said_not_to(penalty_cost: ModuleType) -> None
 def test_waits_are_counted_by_name(penalty_cost: ModuleType, tiny: Any) -> None:
     names = ["aten::mul", "cudaStreamSynchronize", "Memcpy DtoH (Device -> Pageable)", "Memcpy HtoD"]
     assert penalty_cost.count_waits(names) == 2
-    assert penalty_cost.waits(penalty_cost.FORMS["exchange"], tiny.x, penalty_cost.stripes(2, tiny.x)) == 0
+    assert penalty_cost.waits(penalty_cost.FORMS["default"], tiny.x, penalty_cost.stripes(2, tiny.x)) == 0
 
 
 def test_the_large_ddpm_has_the_published_size(penalty_cost: ModuleType) -> None:

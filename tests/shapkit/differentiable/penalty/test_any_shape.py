@@ -109,6 +109,40 @@ def test_leaking_networks_pay_whatever_the_shape(
     assert (found < 1e-12) if lone else (found > 1e-9)
 
 
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(case=cases(), penalty=forms(), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
+def test_half_precision_changes_no_more_than_its_rounding(
+    case: tuple[Tensor, Regions, int], penalty: DummyPlayerPenalty, dtype: torch.dtype
+) -> None:
+    """Both networks run in half precision under autocast, and the penalty's own arithmetic in float32.
+
+    Two runs of a network differ by its rounding, u for each of at most 3 + 1 operations on numbers up to ``largest``.
+    With r the root of the mean square residual, |(r + d)^2 - r^2| <= d (2 r + d), and r is at most 2 ``largest``.
+    """
+    x, regions, channels = case[0].float(), case[1].to(case[0].float()), case[2]
+    mix = torch.randn(x.shape[channels], x.shape[channels], generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def local(x: Tensor) -> Tensor:
+        return (x.movedim(channels, -1) @ mix).movedim(-1, channels)
+
+    largest = max(float(mix.detach().abs().sum()) * 3 * float(x.abs().max()), 1.0)
+    rounding = 2 * 4 * torch.finfo(dtype).eps * largest
+    magnitude = penalty.estimator == "direct"
+    for network, leaks in ((local, False), (lambda x: leaking(local(x)), True)):
+        exact = float(penalty(network, x, regions, channels=channels).detach())
+        with torch.autocast("cpu", dtype):
+            assert local(x).dtype == dtype
+            found = penalty(network, x, regions, channels=channels)
+        assert found.dtype == torch.float32
+        bound = rounding if magnitude else rounding * (4 * largest + rounding)
+        assert abs(float(found.detach()) - exact) <= bound
+        if not leaks:
+            assert float(found.detach()) <= (rounding if magnitude else rounding**2)
+        elif found.requires_grad:
+            (gradient,) = torch.autograd.grad(found, mix)
+            assert gradient.isfinite().all() and gradient.dtype == torch.float32
+
+
 def slow_exact(x: Tensor, regions: Regions, graph: Any, fill: Any, network: Any) -> float:
     """E_S ||v_k(S) - v_k(S & A_k)||^2, by loops over samples, regions, coalitions and pixels."""
     allowed, absent = allowed_influence(graph, regions.names), absent_input(fill, x)
