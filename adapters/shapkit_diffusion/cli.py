@@ -9,7 +9,9 @@ import argparse
 import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
+from typing import Any
 
+from shapkit._optional import require
 from shapkit_diffusion.commands.options import command
 from shapkit_diffusion.progress import end_bars
 from shapkit_diffusion.training.stop_signals import EXIT_STOPPED, RunStopped
@@ -49,6 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+class _Completion(argparse.Action):
+    """Prints a shell's completion of all commands, and ends."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        shtab = require("shtab", extra="diffusion", purpose="shell completion")
+        print(shtab.complete(_parser(), values))
+        parser.exit()
+
+
 def _parser(loaded: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     """All commands, with the options of those in ``loaded``; the others are listed, which loads nothing."""
     parser = argparse.ArgumentParser(
@@ -56,6 +69,12 @@ def _parser(loaded: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
         description="Diffusion models whose noise regions own their image regions: train, fine-tune with the "
         "dummy-player penalty, measure, edit.",
         epilog="Try: shapkit-diffusion demo. Every command has its own --help.",
+    )
+    parser.add_argument(
+        "--print-completion",
+        action=_Completion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print what makes this shell complete commands and options, to be sourced from its startup file",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, about) in COMMANDS.items():

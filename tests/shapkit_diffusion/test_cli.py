@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
-from shapkit_diffusion.cli import main
+from shapkit_diffusion.cli import COMMANDS, _parser, main
+from shapkit_diffusion.commands.options import add_settings, settings_of
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
 from shapkit_diffusion.denoisers.denoiser import small_denoiser
 from shapkit_diffusion.denoisers.loading import load_denoiser
 from shapkit_diffusion.evaluation.domains import open_domain
+from shapkit_diffusion.training.config import PenaltyConfig
 
 TRAINING = ["--batch-size", "4", "--count", "8", "--log-every", "1", "--precision", "no"]
 
@@ -37,6 +42,48 @@ def test_help_reads_well(command: str, capsys: pytest.CaptureFixture[str]) -> No
     assert "None" not in shown and "SUPPRESS" not in shown
     if command:
         assert "--out" in shown or command == ""
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "demo"])
+def test_every_option_is_explained(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = capsys.readouterr().out.split("options:", 1)[1].split("\n\nseveral GPUs", 1)[0]
+    for entry in re.split(r"\n  (?=-)", shown)[1:]:
+        words = re.sub(r"^(-\S+( (\{\S+|[A-Z_]+|\[[A-Z_]+ \.\.\.\]))*(, )?)+", "", entry).strip()
+        assert len(words.split()) >= 2 and "``" not in words, entry
+
+
+def test_a_penalty_s_options_are_those_of_its_configuration() -> None:
+    parser = argparse.ArgumentParser()
+    add_settings(parser, PenaltyConfig)
+    assert PenaltyConfig(**settings_of(parser.parse_args([]), PenaltyConfig)) == PenaltyConfig()
+    words = ["--concepts", "eyes", "nose", "--final-weight", "2", "--graph", "own", "--samples", "3"]
+    expected = PenaltyConfig(concepts=("eyes", "nose"), final_weight=2.0, graph="own", samples=3)
+    assert PenaltyConfig(**settings_of(parser.parse_args(words), PenaltyConfig)) == expected
+    for wrong in (["--graph", "ring"], ["--samples", "few"]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(wrong)
+
+
+def test_published_settings_are_set_and_may_be_changed_after() -> None:
+    options = _parser(["finetune"]).parse_args(
+        ["finetune", "--published", "nose", "--samples", "3", "--out", "somewhere"]
+    )
+    expected = replace(PenaltyConfig.published("nose"), samples=3)
+    assert PenaltyConfig(**settings_of(options, PenaltyConfig)) == expected
+    assert (options.learning_rate, options.ema, options.warmup) == (2e-4, 0.9999, 0)
+    assert options.constant_rate and options.target == "noise"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_shells_complete_every_command_and_option(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--print-completion", shell])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+    assert "anchor-stride" in shown and "min_snr" in shown
 
 
 def test_train_then_finetune_leave_run_folders(tmp_path: Path) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, fields
-from typing import get_args
+from dataclasses import asdict
 
 from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of
-from shapkit_diffusion.commands.options import add_data, add_parser_choice, settings
+from shapkit_diffusion.commands.options import add_data, add_parser_choice, add_settings, settings, settings_of
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
-from shapkit_diffusion.evaluation.locality import Normalisation
 from shapkit_diffusion.pictures.comparison import picture_of_swaps
 from shapkit_diffusion.pictures.pages import png
 from shapkit_diffusion.progress import on_terminal
@@ -23,31 +21,13 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add_parser_choice(parser)
     add_model(parser)
     add_sampling(parser)
-    defaults = EvaluateConfig()
-    parser.add_argument(
-        "--concepts", nargs="+", default=list(defaults.concepts), help="labels whose noise is exchanged"
-    )
-    parser.add_argument("--pairs", type=int, default=defaults.pairs, help="noise pairs for the locality")
-    parser.add_argument("--images", type=int, default=defaults.images, help="generated images for the realism")
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="DDIM steps")
-    parser.add_argument("--dilation", type=int, default=defaults.dilation, help="pixels by which concepts grow")
-    parser.add_argument(
-        "--normalisation",
-        choices=get_args(Normalisation),
-        default=defaults.normalisation,
-        help="area that MSE out is divided by: the area outside, or the region's as the paper prints it",
-    )
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
+    add_settings(parser, EvaluateConfig)
     parser.add_argument("--out", required=True, help="folder for evaluation.json and the pictures; must be new")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     model = model_of(options)
-    config = EvaluateConfig(
-        tuple(options.concepts),
-        **{f.name: getattr(options, f.name) for f in fields(EvaluateConfig) if f.name != "concepts"},
-    )
+    config = EvaluateConfig(**settings_of(options, EvaluateConfig))
     domain = domain_of(options)
     with result_folder(options.out, {"evaluation": asdict(config)} | settings(options)) as folder:
         result = evaluate(model, domain, config, on_terminal("measure"))

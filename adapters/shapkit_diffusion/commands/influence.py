@@ -50,7 +50,7 @@ def add_influence(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images that the network is given at once")
     parser.add_argument("--dilation", type=int, default=1, help="pixels by which concepts grow")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the noise, and of the coalitions where drawn")
     parser.add_argument("--out", required=True, help="folder for influence.json and the pictures; must be new")
 
 

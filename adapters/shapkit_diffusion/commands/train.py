@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, fields, replace
-from typing import Any, get_args
+from dataclasses import asdict, replace
+from typing import Any
 
 from accelerate import PartialState
 
 from shapkit._files import user_path
-from shapkit.differentiable.penalty.absence import Fill
-from shapkit.differentiable.penalty.comparisons import Estimator
-from shapkit.differentiable.penalty.penalty import Payoff
 from shapkit_diffusion.commands.models import add_model, model_of, write_samples
-from shapkit_diffusion.commands.options import Formatter, add_data
+from shapkit_diffusion.commands.options import Formatter, add_data, add_settings, settings_of
 from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.demo import demo_config
 from shapkit_diffusion.denoisers.autoencoders import load_autoencoder
@@ -24,12 +21,8 @@ from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.training.batches import concept_names, template_regions
 from shapkit_diffusion.training.config import (
-    GraphName,
     PairedNoise,
-    PayoffsFrom,
     PenaltyConfig,
-    PlayersFrom,
-    TimestepWeighting,
     TrainConfig,
     fast_precision,
     graph_called,
@@ -39,6 +32,12 @@ from shapkit_diffusion.training.stop_signals import EXIT_STOPPED
 
 CONCEPT_WEIGHT, ANCHOR_SUBSTEPS = 4.0, 4
 """The reference study's (docs/study.md)."""
+
+SETTINGS = (
+    *("steps", "batch_size", "learning_rate", "warmup", "ema", "seed", "precision", "save_every", "log_every"),
+    *("flip", "accumulation", "gradient_checkpointing", "gradient_clip", "sample_every", "cache_latents"),
+)
+"""What of ``TrainConfig`` is an option of both commands."""
 
 LAUNCHING = """several GPUs:     accelerate launch --num_processes 8 -m shapkit_diffusion.cli {name} ...
 several nodes:    accelerate launch --num_machines 4 --num_processes 32 --machine_rank RANK --main_process_ip HOST
@@ -60,72 +59,23 @@ class _Published(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         config = TrainConfig.published(values, namespace.steps)
-        penalty = asdict(PenaltyConfig.published(values))
-        for name, value in {
-            "learning_rate": config.learning_rate,
-            "warmup": config.warmup,
-            "ema": config.ema,
-            "constant_rate": True,
-            "target": "noise",
-            **penalty,
-        }.items():
-            setattr(namespace, name, value)
+        published = {name: getattr(config, name) for name in ("learning_rate", "warmup", "ema")}
+        published |= {"constant_rate": True, "target": "noise"} | asdict(PenaltyConfig.published(values))
+        vars(namespace).update(published)
 
 
 def _add_training(parser: argparse.ArgumentParser, defaults: TrainConfig) -> None:
     parser.epilog = LAUNCHING.format(name=parser.prog.split()[-1], status=EXIT_STOPPED)
     parser.formatter_class = _LaunchFormatter
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="optimiser steps")
-    parser.add_argument("--batch-size", type=int, default=defaults.batch_size, help="images per step, even")
-    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
-    parser.add_argument(
-        "--warmup", type=int, default=defaults.warmup, help="steps of linear increase of the learning rate"
-    )
+    add_settings(parser, TrainConfig, defaults, only=SETTINGS)
     parser.add_argument("--constant-rate", action="store_true", help="do not let the learning rate fall to zero")
-    parser.add_argument("--ema", type=float, default=defaults.ema, help="decay of the average of the weights")
-    parser.add_argument("--seed", type=int, default=defaults.seed)
-    parser.add_argument("--precision", choices=("no", "bf16"), default=defaults.precision)
-    parser.add_argument("--save-every", type=int, default=defaults.save_every, help="steps between saved states")
-    parser.add_argument(
-        "--log-every", type=int, default=defaults.log_every, help="steps between lines of metrics.jsonl"
-    )
-    parser.add_argument(
-        "--flip", action=argparse.BooleanOptionalAction, default=defaults.flip, help="mirror half of the images"
-    )
-    parser.add_argument(
-        "--accumulation",
-        type=int,
-        default=defaults.accumulation,
-        help="micro-batches per step and process, to save memory",
-    )
-    parser.add_argument(
-        "--gradient-checkpointing", action="store_true", help="compute activations twice and keep none, to save memory"
-    )
-    parser.add_argument(
-        "--gradient-clip", type=float, default=defaults.gradient_clip, help="the gradient's largest norm"
-    )
-    parser.add_argument(
-        "--sample-every", type=int, default=defaults.sample_every, help="steps between grids of samples; 0 for none"
-    )
-    parser.add_argument(
-        "--cache-latents", action="store_true", help="latent models: encode all images once, before the first step"
-    )
     parser.add_argument("--out", required=True, help="run folder; must be new unless --resume")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state in --out")
 
 
 def _training_config(options: argparse.Namespace, penalty: PenaltyConfig | None, anchor: bool) -> TrainConfig:
-    names = {f.name for f in fields(TrainConfig)} - {
-        "penalty",
-        "decay",
-        "anchor",
-        "anchor_substeps",
-        "anchor_stride",
-        "concept_weight",
-        "paired",
-    }
-    chosen = {name: getattr(options, name) for name in names}
-    return TrainConfig(**chosen, decay=not options.constant_rate, anchor=anchor, penalty=penalty)
+    given = {name: getattr(options, name) for name in SETTINGS}
+    return TrainConfig(**given, decay=not options.constant_rate, anchor=anchor, penalty=penalty)
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -139,7 +89,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--autoencoder", help="folder of the autoencoder whose latents the model is of; a pixel model if left out"
     )
-    parser.add_argument("--prediction", choices=PREDICTIONS, default="v_prediction")
+    parser.add_argument("--prediction", choices=PREDICTIONS, default="v_prediction", help="what the network predicts")
     _add_training(
         parser, TrainConfig(steps=4500, learning_rate=1e-3, warmup=200, ema=0.999, precision=fast_precision())
     )
@@ -164,7 +114,6 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     parser.add_argument("--count", type=int, default=16384, help="how many faces to render")
     add_model(parser)
-    wanted = PenaltyConfig()
     parser.add_argument(
         "--target",
         choices=("model", "noise"),
@@ -178,9 +127,7 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
         help="steps of the model started from that one prediction learns to do the work of; if left out, "
         f"{ANCHOR_SUBSTEPS} where that model is the target (docs/study.md)",
     )
-    parser.add_argument(
-        "--anchor-stride", type=int, default=40, help="timesteps over which: 1000 by the number of sampling steps"
-    )
+    add_settings(parser, TrainConfig, demo_config("faces").finetune, only=("anchor_stride",))
     parser.add_argument(
         "--paired-noise",
         type=int,
@@ -209,43 +156,11 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
         help="of staged models: what a concept's pixel counts in the loss, against one of the rest",
     )
     group = parser.add_argument_group("penalty")
-    group.add_argument(
-        "--weight", type=float, default=wanted.weight, help="lambda at the start; 0 trains without penalty"
-    )
-    group.add_argument(
-        "--final-weight", type=float, help="lambda at the end, reached exponentially; --weight if left out"
-    )
-    group.add_argument(
-        "--concepts",
-        nargs="+",
-        default=list(wanted.concepts),
-        help="labels that become players; one, several, or all, which is every label but the background",
-    )
-    group.add_argument(
-        "--graph", choices=get_args(GraphName), default=wanted.graph, help="star: concepts may look at the rest"
-    )
-    group.add_argument("--estimator", choices=get_args(Estimator), default=wanted.estimator)
-    group.add_argument("--fill", choices=get_args(Fill), default=wanted.fill)
-    group.add_argument("--payoff", choices=get_args(Payoff), default=wanted.payoff)
-    group.add_argument("--samples", type=int, default=wanted.samples, help="coalitions per step")
-    group.add_argument("--dilation", type=int, default=wanted.dilation, help="pixels by which concepts grow")
-    group.add_argument(
-        "--regions",
-        choices=get_args(PlayersFrom),
-        default=wanted.regions,
-        help="one partition for all aligned images, or each image's own",
-    )
-    group.add_argument(
-        "--output",
-        choices=get_args(PayoffsFrom),
-        default=wanted.output,
-        help="payoffs from the predicted clean image, or from the network's own prediction",
-    )
-    group.add_argument(
-        "--timestep-weighting",
-        choices=get_args(TimestepWeighting),
-        default=wanted.timestep_weighting,
-        help="what a sample's penalty counts, by its signal-to-noise ratio",
+    add_settings(
+        group,
+        PenaltyConfig,
+        weight="lambda at the first step; 0 trains without penalty",
+        concepts="labels that become players; one, several, or all, which is every label but the background",
     )
     group.add_argument(
         "--published",
@@ -259,8 +174,7 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
 def _finetune(options: argparse.Namespace) -> None:
     penalty = None
     if options.weight > 0 and options.composed is None:
-        chosen = {field.name: getattr(options, field.name) for field in fields(PenaltyConfig)}
-        penalty = PenaltyConfig(**chosen | {"concepts": tuple(options.concepts)})
+        penalty = PenaltyConfig(**settings_of(options, PenaltyConfig))
     paired = PairedNoise(options.paired_noise, concepts=options.paired_concepts) if options.paired_noise else None
     substeps = options.anchor_substeps
     learns = penalty is not None or options.composed or substeps  # otherwise the anchor holds it where it is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class EvaluateConfig:
         images: generated images for the realism distances.
         steps: DDIM steps per image.
         dilation: pixels by which concepts grow, as in training.
-        normalisation: see ``locality_of``.
+        normalisation: the area that MSE-out is divided by: the area outside, or the region's, as the paper prints it.
         seed: names the noise.
         precision: ``"no"`` or ``"bf16"``, of the network runs.
     """
@@ -60,7 +60,7 @@ class EvaluateConfig:
     dilation: int = 1
     normalisation: Normalisation = "own_area"
     seed: int = 1000
-    precision: str = "no"
+    precision: Literal["no", "bf16"] = "no"
 
 
 @dataclass(frozen=True)

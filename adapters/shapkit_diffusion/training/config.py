@@ -22,12 +22,13 @@ TimestepWeighting = Literal["none", "min_snr", "signal_share", "noise_share"]
 GraphName = Literal["star", "own"]
 PlayersFrom = Literal["template", "label_maps"]
 PayoffsFrom = Literal["clean", "prediction"]
+Precision = Literal["no", "bf16"]
 
 ALL_CONCEPTS = ("all",)
 """As ``PenaltyConfig.concepts``: every label of the data but the background."""
 
 
-def fast_precision() -> str:
+def fast_precision() -> Precision:
     """``"bf16"`` where this machine multiplies in bfloat16 by itself, else ``"no"``.
 
     Without instructions for it, a processor takes several times as long for bfloat16 as for float32.
@@ -63,13 +64,15 @@ class PenaltyConfig:
             published setting, a concept against the rest; several share one model; ``("all",)`` takes every label of
             the data but ``background``.
         graph: ``"star"`` (concepts may look at the rest, never the reverse) or ``"own"``.
-        estimator, fill, payoff, samples: see ``DummyPlayerPenalty``. The mean of ``fill="batch_mean"`` is that of the
-            micro-batch.
+        estimator: which coalitions' outputs are compared, see ``DummyPlayerPenalty``.
+        fill: what stands in for an absent region. The mean of ``"batch_mean"`` is that of the micro-batch.
+        payoff: what of a region's pixels is compared: each of them, or their mean.
+        samples: coalitions per step.
         dilation: pixels by which concepts grow.
-        regions: ``"template"`` takes one partition for all images, where each concept occurs at all (aligned images:
-            a denoiser cannot know at high noise which pixels a concept is going to cover, and a border that moves from
-            image to image punishes it for looking at its neighbours); ``"label_maps"`` takes each image's own, and
-            images without a concept do not count for it.
+        regions: one partition for all aligned images (``"template"``), or each image's own (``"label_maps"``). The
+            template has a concept wherever it occurs at all: a denoiser cannot know at high noise which pixels a
+            concept is going to cover, and a border that moves from image to image punishes it for looking at its
+            neighbours. With label maps, images without a concept do not count for it.
         output: what the payoffs are taken from: ``"clean"``, the clean image that the prediction amounts to, or
             ``"prediction"``, the network's own output (published, where it is the noise). Through the clean image the
             penalty counts at each timestep as much as the leak counts in the image; the bare prediction puts most
@@ -208,7 +211,7 @@ class TrainConfig:
         anchor_substeps: steps of the anchor that one prediction of the model learns to do the work of, over
             ``anchor_stride`` timesteps: more than one makes the model sample in steps of that length with the accuracy
             of shorter ones (`stride_velocity`), at the price of as many runs of the anchor.
-        anchor_stride: timesteps; the default is that of 25 sampling steps of 1,000.
+        anchor_stride: timesteps that these substeps go over; the default is that of 25 sampling steps of 1,000.
         concept_weight: what a pixel counts in the denoising loss, against one of the rest, in regions that a staged
             `ComposedDenoiser` generates given others. Concepts are small, and learn from data what the rest learns from
             an anchor.
@@ -235,7 +238,7 @@ class TrainConfig:
     decay: bool = False
     ema: float = 0.995
     seed: int = 0
-    precision: str = "no"
+    precision: Precision = "no"
     flip: bool = False
     save_every: int = 250
     log_every: int = 25
@@ -263,7 +266,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch_size < 2 or self.batch_size % 2:
             raise ValueError(f"batch_size must be even, since samples are exchanged in pairs, got {self.batch_size}")
-        if self.precision not in ("no", "bf16"):
+        if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must be in [0, 1), got {self.ema}")
