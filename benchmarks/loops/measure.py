@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions, composite, star
+from shapkit_diffusion.evaluation.locality import locality_of
 
 BATCH, HELD_OUT = 16, 256
 PENALTY = DummyPlayerPenalty(graph=star())  # concepts may look at the rest, the rest at no concept
@@ -57,20 +58,22 @@ def locality(loop: Loop, pairs: int = 32) -> tuple[dict[str, dict[str, float]], 
     found, examples = {}, {}
     with torch.no_grad():
         before = loop.generate(noise)
-        masks = _output_regions(loop.regions, before, loop.channels).masks
+        regions = _output_regions(loop.regions, before, loop.channels)
+        masks = regions.masks.flatten(2).unsqueeze(-1)
         for k, name in enumerate(loop.regions.names[:-1]):
             kept = torch.ones(len(loop.regions.names), dtype=torch.bool)
             kept[k] = False
             after = loop.generate(composite(noise, other, loop.regions, kept, channels=loop.channels))
-            change = (after - before).double().square().mean(dim=loop.channels)
-            inside = masks[:, k].double().expand_as(change)
-            outside = 1 - inside
-            found[name] = {
-                "inside": float((change * inside).sum() / inside.sum()),
-                "outside": float((change * outside).sum() / outside.sum()),
-            }
-            examples[name] = {"after": after[0].numpy(), "change": change.mean(dim=0).numpy()}
-    return found, {"before": before[0].numpy(), "mask": masks[0].numpy(), "concepts": examples}
+            measured = locality_of(name, _flat(before, loop.channels), _flat(after, loop.channels), masks[:, [k]])
+            found[name] = {"inside": measured.mse_in, "outside": measured.mse_out}
+            change = (after - before).square().mean(dim=(0, loop.channels))
+            examples[name] = {"after": after[0].numpy(), "change": change.numpy()}
+    return found, {"before": before[0].numpy(), "mask": regions.masks[0].numpy(), "concepts": examples}
+
+
+def _flat(values: Tensor, channels: int) -> Tensor:
+    """(n, channels, *size), or with the channels elsewhere, as (n, channels, places, 1): images of one column."""
+    return values.movedim(channels, 1).flatten(2).unsqueeze(-1)
 
 
 def _output_regions(regions: Regions, output: Tensor, channels: int) -> Regions:
