@@ -48,7 +48,7 @@ def unanimity_share(index: Index, order: int, size: int, carrier: int) -> Fracti
     if index in ("banzhaf", "BII"):
         return Fraction(1, 2**others)
     if index == "k-SII":
-        bernoulli = _bernoulli_numbers(order - size)
+        bernoulli = bernoulli_numbers(order - size)
         terms = (
             number * Fraction(comb(others, joined), others - joined + 1)
             for joined, number in enumerate(bernoulli[: others + 1])
@@ -152,8 +152,12 @@ def checked_order(index: str, order: int | None) -> int:
     return checked
 
 
-def _bernoulli_numbers(last: int) -> list[Fraction]:
-    """B_0 to B_last, with B_1 = -1/2."""
+def bernoulli_numbers(last: int) -> list[Fraction]:
+    """Return B_0 to B_last, with B_1 = -1/2.
+
+    >>> [str(number) for number in bernoulli_numbers(2)]
+    ['1', '-1/2', '1/6']
+    """
     numbers: list[Fraction] = []
     for place in range(last + 1):
         known = sum((comb(place + 1, number) * value for number, value in enumerate(numbers)), Fraction(0))

@@ -1,7 +1,9 @@
 """The loops of the Gaussian process that run once per two pairs of coalitions, compiled with numba.
 
 Pairs are rows of +1 and -1. `products` holds Σ_j β_j x_j x'_j, at most `total` = Σ_j β_j in size, and `linear` the
-same with other weights; `rates` and `variances` are those of the sinh terms of `odd_kernel.py`.
+same with other weights; `rates` and `variances` are those of the waves of `kernel.py`: sinh where `even` is false,
+cosh where it is true. `pair_variance` is that of an even game's products of two players, whose kernel is
+(`linear`² - `squares`) / 2; 0 for an odd game.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ def _exponentials(product: float, total: float, rate: float, least: float) -> tu
 
 
 @compiled
+def _scales(least: Floats, rates: Floats, total: float, even: bool) -> Floats:
+    """1 / (1 ∓ exp(-2 t U)), which makes a wave 1 at u = U."""
+    return 1.0 / (1.0 + least) if even else -1.0 / np.expm1(-2.0 * rates * total)
+
+
+@compiled
 def fill_covariances(
     products: Floats,
     linear: Floats,
@@ -37,6 +45,9 @@ def fill_covariances(
     variances: Floats,
     rates: Floats,
     total: float,
+    pair_variance: float,
+    squares: float,
+    even: bool,
     covariances: Floats,
 ) -> None:
     """Write the covariance of every row's with every column's pair, without the rough part, to `covariances`.
@@ -44,14 +55,16 @@ def fill_covariances(
     `by_sizes` and `slopes_by_sizes` (n_players + 1, n_players + 1) are looked up with the sizes of the two
     coalitions; the second, which includes the variance of the linear part, multiplies `linear`.
     """
-    least, scales = np.exp(-2.0 * rates * total), -1.0 / np.expm1(-2.0 * rates * total)
+    least, sign = np.exp(-2.0 * rates * total), 1.0 if even else -1.0
+    scales = _scales(least, rates, total, even)
     for row in range(products.shape[0]):
         for column in range(products.shape[1]):
             size, other = row_sizes[row], column_sizes[column]
             covariance = by_sizes[size, other] + slopes_by_sizes[size, other] * linear[row, column]
+            covariance += 0.5 * pair_variance * (linear[row, column] * linear[row, column] - squares)
             for term in range(len(rates)):
                 grown, fallen = _exponentials(products[row, column], total, rates[term], least[term])
-                covariance += variances[term] * (grown - fallen) * scales[term]
+                covariance += variances[term] * (grown + sign * fallen) * scales[term]
             covariances[row, column] = covariance
 
 
@@ -65,24 +78,30 @@ def fill_triangle(
     variances: Floats,
     rates: Floats,
     total: float,
+    pair_variance: float,
+    squares: float,
+    even: bool,
     covariances: Floats,
-    sinh_ratios: Floats,
-    cosh_ratios: Floats,
+    waves: Floats,
+    tilts: Floats,
 ) -> None:
     """As `fill_covariances` for the lower triangle of one set of pairs, keeping what the gradient needs.
 
-    `sinh_ratios` and `cosh_ratios` (n_terms, n_pairs, n_pairs) receive sinh(t u)/sinh(t U) and cosh(t u)/sinh(t U).
+    `waves` and `tilts` (n_terms, n_pairs, n_pairs) receive sinh(t u)/sinh(t U) and cosh(t u)/sinh(t U), or, of an even
+    game, cosh(t u)/cosh(t U) and sinh(t u)/cosh(t U): a tilt times t is the derivative of a wave in u.
     """
-    least, scales = np.exp(-2.0 * rates * total), -1.0 / np.expm1(-2.0 * rates * total)
+    least, sign = np.exp(-2.0 * rates * total), 1.0 if even else -1.0
+    scales = _scales(least, rates, total, even)
     for row in range(products.shape[0]):
         for column in range(row + 1):
             size, other = sizes[row], sizes[column]
             covariance = by_sizes[size, other] + slopes_by_sizes[size, other] * linear[row, column]
+            covariance += 0.5 * pair_variance * (linear[row, column] * linear[row, column] - squares)
             for term in range(len(rates)):
                 grown, fallen = _exponentials(products[row, column], total, rates[term], least[term])
-                sinh_ratios[term, row, column] = (grown - fallen) * scales[term]
-                cosh_ratios[term, row, column] = (grown + fallen) * scales[term]
-                covariance += variances[term] * (grown - fallen) * scales[term]
+                waves[term, row, column] = (grown + sign * fallen) * scales[term]
+                tilts[term, row, column] = (grown - sign * fallen) * scales[term]
+                covariance += variances[term] * (grown + sign * fallen) * scales[term]
             covariances[row, column] = covariance
 
 
@@ -95,21 +114,24 @@ def contract_gradient(
     slopes_by_sizes: Floats,
     variances: Floats,
     rates: Floats,
-    sinh_ratios: Floats,
-    cosh_ratios: Floats,
+    pair_variance: float,
+    waves: Floats,
+    tilts: Floats,
     linear_weights: Floats,
     product_weights: Floats,
     totals_by_sizes: Floats,
     linear_by_sizes: Floats,
-    sinh_totals: Floats,
-    cosh_totals: Floats,
+    squared_total: Floats,
+    wave_totals: Floats,
+    tilt_totals: Floats,
 ) -> None:
     """Contract the derivative of the likelihood in each covariance with the derivatives of the covariances.
 
     `gradient` (n_pairs, n_pairs) is read in its lower triangle. Overwritten: `linear_weights` and `product_weights`
     (n_pairs, n_pairs), the derivatives in `linear` and in `products`. Added to: `totals_by_sizes` and
     `linear_by_sizes` (n_players + 1, n_players + 1), sums of the gradient, and of the gradient times `linear`, over
-    pairs of two sizes; `sinh_totals` and `cosh_totals` (n_terms,), its sums times sinh and times u cosh.
+    pairs of two sizes; `squared_total` (1,), its sum times `linear`²; `wave_totals` and `tilt_totals` (n_terms,), its
+    sums times the waves and times u and the tilts.
     """
     for row in range(gradient.shape[0]):
         for column in range(row + 1):
@@ -118,11 +140,13 @@ def contract_gradient(
             both = once if row == column else 2.0 * once
             totals_by_sizes[size, other] += both
             linear_by_sizes[size, other] += both * linear[row, column]
+            squared_total[0] += both * linear[row, column] * linear[row, column]
             weight = 0.0
             for term in range(len(rates)):
-                cosh_ratio = cosh_ratios[term, row, column]
-                sinh_totals[term] += both * sinh_ratios[term, row, column]
-                cosh_totals[term] += both * cosh_ratio * products[row, column]
-                weight += variances[term] * rates[term] * cosh_ratio
-            linear_weights[row, column] = linear_weights[column, row] = once * slopes_by_sizes[size, other]
+                tilt = tilts[term, row, column]
+                wave_totals[term] += both * waves[term, row, column]
+                tilt_totals[term] += both * tilt * products[row, column]
+                weight += variances[term] * rates[term] * tilt
+            slope = slopes_by_sizes[size, other] + pair_variance * linear[row, column]
+            linear_weights[row, column] = linear_weights[column, row] = once * slope
             product_weights[row, column] = product_weights[column, row] = once * weight

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from shapkit.estimators.gaussian_process.odd_kernel import OddKernel, factorised
+from shapkit.estimators.gaussian_process.kernel import PartKernel, factorised
 from shapkit.randomness import counter_bits, counter_permutations
 
 Floats = NDArray[np.float64]
@@ -56,7 +56,7 @@ def random_pairs(n_players: int, n_wanted: int, seed: int, known: Floats) -> Flo
 
 
 def informative_pairs(
-    n_wanted: int, candidates: Floats, known: Floats, kernels: Sequence[OddKernel], weights: Floats
+    n_wanted: int, candidates: Floats, known: Floats, kernels: Sequence[PartKernel], weights: Floats
 ) -> Floats:
     """Return the candidates, chosen one by one, that reduce the posterior variances of Shapley values the most.
 
@@ -94,7 +94,7 @@ def pair_keys(pairs: Floats) -> list[bytes]:
 class _Posterior:
     """Variances of candidate pairs, and covariances with Shapley values, as more and more candidates are known."""
 
-    def __init__(self, kernel: OddKernel, known: Floats, candidates: Floats, n_wanted: int) -> None:
+    def __init__(self, kernel: PartKernel, known: Floats, candidates: Floats, n_wanted: int) -> None:
         kernel, _, factor = factorised(kernel, known)
         whitened, _ = lapack.dtrtrs(factor, kernel.between(known, candidates), lower=1)
         whitened_shapley, _ = lapack.dtrtrs(factor, kernel.with_shapley(known), lower=1)

@@ -1,23 +1,27 @@
-"""Shapley values by a Gaussian process on the odd part of the game, which also chooses what to evaluate next.
+"""Values and interactions by Gaussian processes on the two parts of a game, which also choose what to evaluate next.
 
-The values and their standard errors are the posterior's, in closed form: see `odd_kernel.py`.
+They and their standard errors are the posterior's, in closed form: see `kernel.py` and `functionals.py`.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shapkit._checks import checked_integer
 from shapkit.attribution.attribution import Attribution
-from shapkit.estimators.gaussian_process.odd_components import MAX_CHOOSING_PLAYERS, OddModel, components
-from shapkit.estimators.gaussian_process.odd_kernel import pair_shapley
+from shapkit.estimators.gaussian_process.components import MAX_CHOOSING_PLAYERS, PartModel, components
+from shapkit.estimators.gaussian_process.functionals import index_functionals
+from shapkit.estimators.gaussian_process.kernel import pair_shapley
 from shapkit.estimators.gaussian_process.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
 from shapkit.estimators.pairs.samples import PairedSamples, residual_rates, stratified_variances, weighted_marginals
 from shapkit.estimators.runs.own_unit import GameInOwnUnit
-from shapkit.games.game import Game
+from shapkit.exact.indices import exact
+from shapkit.exact.interactions import Index, checked_order
+from shapkit.games.game import Game, table_game
 from shapkit.randomness import counter_bits
 
 Floats = NDArray[np.float64]
@@ -55,16 +59,22 @@ class GaussianProcessSampler:
     one that treats players alike. With more than 100 players all kernels do, and all pairs are random. Parameters are
     fitted to at most 512 pairs.
 
+    Interactions cost no evaluations of their own: half the sum of a pair's two payoffs, which Shapley values do not
+    depend on, is the even part of the game, and has a process and kernels of its own. Any index is a linear functional
+    of the two parts. They take no more than 4,096 pairs.
+
     Args:
         game: any number of players and outputs.
         seed: an integer in [0, 2**64).
+        index: of `shapkit.exact.interactions.Index`; Shapley values by default.
+        order: the largest size of coalition that has a value; 1 for values of players, 2 by default for interactions.
 
     Attributes:
         game: the game.
         least_budget: the empty and the grand coalition, whose payoffs can be shared out equally.
 
     Raises:
-        ValueError: the seed is not as described.
+        ValueError: an argument is not as described.
 
     >>> import shapkit
     >>> sampler = GaussianProcessSampler(shapkit.weighted_voting([4, 4, 4, 3, 3, 2, 2, 1, 1, 1], quota=13), seed=0)
@@ -75,22 +85,26 @@ class GaussianProcessSampler:
     (1.0, True)
     """
 
-    def __init__(self, game: Game, seed: int = 0) -> None:
+    def __init__(self, game: Game, seed: int = 0, index: Index = "shapley", order: int | None = None) -> None:
         self.game = game
         self._measured = GameInOwnUnit(game)
         self.seed = checked_integer("seed", seed, least=0)
         counter_bits(self.seed)  # refuses what is too large
+        self.index: Index = index
+        self.order = checked_order(index, order)
         n_players = game.n_players
         self.least_budget = min(n_players, 1) + 1
         self._n_pairs = min(n_pairs_of(n_players), MAX_PAIRS)
         self._signs = np.empty((0, n_players))
         self._odd = np.empty((0, 0))  # (n_known, n_outputs)
+        self._even = np.empty((0, 0))
         self._planned = np.ones((1, n_players))
         self._ends: tuple[Floats, Floats] | None = None  # payoffs of the empty and of the grand coalition
         self._n_evaluations = 0
         self._starts: dict[int, Floats] = {}  # parameters of the last fits
+        self._even_starts: dict[int, Floats] = {}
         self._more: PairedSamples | None = None  # pairs beyond the most that the process takes
-        self._model: OddModel | None = None  # of the process, once it takes no more
+        self._model: PartModel | None = None  # of the process, once it takes no more
         self._known: tuple[Floats, Floats] | None = None  # values and variances, until more is evaluated
 
     def advance(self, n_evaluations: int) -> int:
@@ -113,6 +127,8 @@ class GaussianProcessSampler:
         spent = 2 * (len(self._signs) - n_before)
         if len(self._signs) < self._n_pairs or self._n_pairs == n_pairs_of(self.game.n_players):
             return spent
+        if self.index != "shapley":
+            return spent
         return spent + self._evaluate_more(n_left - spent)
 
     @property
@@ -134,9 +150,9 @@ class GaussianProcessSampler:
         if self._known is None:
             self._known = self._posterior()
         values, variances = self._known
-        # What the posterior misses efficiency by is rounding: it is shared out.
-        values = values + ((grand - empty).ravel() - values.sum(axis=0)) / max(len(values), 1)
-        shape = (self.game.n_players, *empty.shape)
+        if self.index == "shapley":  # what the posterior misses efficiency by is rounding: it is shared out
+            values = values + ((grand - empty).ravel() - values.sum(axis=0)) / max(len(values), 1)
+        shape = (len(values), *empty.shape)
         known = Attribution(
             values=values.reshape(shape),
             standard_errors=np.sqrt(variances).reshape(shape),
@@ -144,8 +160,9 @@ class GaussianProcessSampler:
             grand_value=grand.copy(),
             n_evaluations=self._n_evaluations + (0 if self._more is None else self._more.n_evaluations),
             names=self.game.names,
-            index="shapley",
+            index=self.index,
             method="gaussian_process",
+            order=self.order,
             seeds=(self.seed,),
         )
         return self._measured.restored(known)
@@ -157,7 +174,7 @@ class GaussianProcessSampler:
         payoff = self._measured(np.zeros((1, 0), dtype=bool))[0]
         self._n_evaluations = 1
         self._ends = payoff, payoff
-        self._signs, self._odd = np.ones((1, 0)), np.zeros((1, payoff.size))
+        self._signs, self._odd, self._even = np.ones((1, 0)), np.zeros((1, payoff.size)), payoff.reshape(1, -1)
         return 1
 
     def _evaluate(self, n_most: int) -> None:
@@ -167,12 +184,14 @@ class GaussianProcessSampler:
         payoffs = self._measured(np.concatenate([members, ~members]))
         self._n_evaluations += len(payoffs)
         outputs = payoffs.reshape(len(payoffs), -1)
-        odd = outputs[: len(signs)] / 2 - outputs[len(signs) :] / 2  # halved first: the difference may overflow
+        members_half, others_half = outputs[: len(signs)] / 2, outputs[len(signs) :] / 2  # their sum may overflow
+        odd, even = members_half - others_half, members_half + others_half
         if self._ends is None:
             self._ends = payoffs[len(signs)], payoffs[0]
         else:
             signs, odd = np.concatenate([self._signs, signs]), np.concatenate([self._odd, odd])
-        self._signs, self._odd, self._planned, self._known = signs, odd, planned, None
+            even = np.concatenate([self._even, even])
+        self._signs, self._odd, self._even, self._planned, self._known = signs, odd, even, planned, None
 
     def _evaluate_more(self, n_left: int) -> int:
         """Pairs that the model of all pairs before is corrected by."""
@@ -203,8 +222,10 @@ class GaussianProcessSampler:
         return informative_pairs(n_wanted, candidates, self._signs, kernels, weights), starts
 
     def _posterior(self) -> tuple[Floats, Floats]:
-        """Values and their variances (n_players, n_outputs)."""
+        """Values and their variances (n_terms, n_outputs)."""
         n_players, n_outputs = self.game.n_players, self._odd.shape[1]
+        if self.index != "shapley":
+            return self._index_posterior()
         if self._more is not None and self._more.complete:
             return self._more.exact_values(), np.zeros((n_players, n_outputs))
         if self.complete:
@@ -213,12 +234,43 @@ class GaussianProcessSampler:
         if len(self._signs) == 1:
             return np.tile(2 * self._odd / n_players, (n_players, 1)), np.full((n_players, n_outputs), np.nan)
         if self._more is None:
-            return OddModel(self._signs, self._odd, self._starts).shapley()
+            return PartModel(self._signs, self._odd, self._starts).shapley()
         if self._model is None:
-            self._model = OddModel(self._signs, self._odd, self._starts)
+            self._model = PartModel(self._signs, self._odd, self._starts)
         return self._corrected(self._model, self._more)
 
-    def _corrected(self, model: OddModel, samples: PairedSamples) -> tuple[Floats, Floats]:
+    def _index_posterior(self) -> tuple[Floats, Floats]:
+        """Another index and its variances (n_terms, n_outputs), from both parts."""
+        n_players = self.game.n_players
+        if self.complete:
+            exact_values = exact(self._table(), self.index, self.order).values
+            return exact_values, np.zeros_like(exact_values)
+        by_size = [
+            np.array(list(combinations(range(n_players), size))) for size in range(1, min(self.order, n_players) + 1)
+        ]
+        n_terms = sum(map(len, by_size))
+        if len(self._signs) == 1:
+            return np.zeros((n_terms, self._odd.shape[1])), np.full((n_terms, self._odd.shape[1]), np.nan)
+        parts = (
+            PartModel(self._signs, self._odd, self._starts),
+            PartModel(self._signs, self._even, self._even_starts, even=True),
+        )
+        found = [
+            np.sum([part.index(functional, members) for part in parts], axis=0)
+            for functional, members in zip(index_functionals(self.index, self.order, n_players), by_size, strict=True)
+        ]
+        values, variances = np.concatenate(found, axis=1)
+        return values, variances
+
+    def _table(self) -> Game:
+        """The whole game, once all pairs are known."""
+        powers = 1 << np.arange(self.game.n_players)
+        table = np.empty((2**self.game.n_players, self._odd.shape[1]))
+        for sign in (1, -1):
+            table[((sign * self._signs) > 0) @ powers] = self._even + sign * self._odd
+        return table_game(table)
+
+    def _corrected(self, model: PartModel, samples: PairedSamples) -> tuple[Floats, Floats]:
         """The model's values, and what more pairs say it is wrong by, each weighted with the other's variance."""
         values, variances = model.shapley()
         if (samples.counts[samples.counts < samples.populations] < 2).any():

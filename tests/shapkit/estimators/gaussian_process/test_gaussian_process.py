@@ -13,17 +13,17 @@ from scipy.stats import binom
 
 import shapkit
 from shapkit.coalitions import enumerate_coalitions
-from shapkit.estimators.gaussian_process import odd_components
+from shapkit.estimators.gaussian_process import components as component_module
 from shapkit.estimators.gaussian_process import sampler as sampler_module
-from shapkit.estimators.gaussian_process.odd_components import OddModel, additive_values
-from shapkit.estimators.gaussian_process.odd_kernel import (
-    OddPosterior,
+from shapkit.estimators.gaussian_process.components import PartModel, additive_values
+from shapkit.estimators.gaussian_process.kernel import (
+    PartPosterior,
     coalition_sizes,
     factorised,
     pair_shapley,
     rough_shapley_variance,
 )
-from shapkit.estimators.gaussian_process.odd_kernel_fit import KernelFamily, fit_kernel, objective
+from shapkit.estimators.gaussian_process.kernel_fit import KernelFamily, fit_kernel, objective
 from shapkit.estimators.gaussian_process.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
 from shapkit.estimators.gaussian_process.sampler import GaussianProcessSampler
 
@@ -105,7 +105,7 @@ def test_posterior_equals_that_of_the_dense_process():
     expected = shapkit.shapley_values(gain @ odd)
     remaining = dense - gain @ dense[rows]
     spread = shapkit.shapley_values(np.ascontiguousarray(shapkit.shapley_values(remaining).T))
-    means, variances = OddPosterior(kernel, pairs, odd).shapley()
+    means, variances = PartPosterior(kernel, pairs, odd).shapley()
     np.testing.assert_allclose(means, expected, atol=1e-10)
     np.testing.assert_allclose(variances, np.diag(spread), atol=1e-10)
 
@@ -164,7 +164,7 @@ def test_informative_pairs_minimise_the_variances_left_one_by_one():
 
     def left(pairs):
         odd = np.zeros((len(pairs), 1))
-        return sum(w * OddPosterior(k, pairs, odd).shapley()[1].sum() for w, k in zip(weights, kernels, strict=True))
+        return sum(w * PartPosterior(k, pairs, odd).shapley()[1].sum() for w, k in zip(weights, kernels, strict=True))
 
     for pair in chosen:
         totals = [
@@ -322,7 +322,7 @@ def test_more_players_than_it_can_tell_apart():
 
 
 def test_parameters_are_fitted_to_some_of_many_pairs(monkeypatch):
-    monkeypatch.setattr(odd_components, "_MAX_FITTED_PAIRS", 30)
+    monkeypatch.setattr(component_module, "_MAX_FITTED_PAIRS", 30)
     table = smooth_table(8, 4)
     phi = run(shapkit.table_game(table), 160)
     assert np.abs(phi.values - shapkit.shapley_values(table)).max() < 0.02
@@ -332,7 +332,7 @@ def test_the_model_of_some_pairs_predicts_others_as_the_dense_process_does():
     table = smooth_table(6, n_outputs=2)
     pairs = some_pairs(6, 15)
     odd = ((table - table[::-1]) / 2)[table_rows(pairs)]
-    model = OddModel(pairs, odd, {})
+    model = PartModel(pairs, odd, {})
     every, (values, _) = all_signs(6), model.shapley()
     keys = dict(zip(pair_keys(pairs), odd * pairs[:, :1], strict=True))  # of the coalition with player 0
     expected = model.predict(every)
@@ -442,7 +442,7 @@ def test_a_model_predicts_additive_outputs_beside_others():
     signs = random_pairs(8, 60, 0, np.empty((0, 8)))
     own = rng.normal(size=(8, 2))
     odd = np.stack([signs @ own[:, 0] / 2, np.tanh(signs @ own[:, 0]), signs @ own[:, 1] / 2], axis=1)
-    model = OddModel(signs[:40], odd[:40], {})
+    model = PartModel(signs[:40], odd[:40], {})
     predicted = model.predict(signs[40:])
     np.testing.assert_allclose(predicted[:, [0, 2]], odd[40:, [0, 2]], atol=1e-12)
     assert np.abs(predicted[:, 1] - odd[40:, 1]).mean() < 0.5 * np.abs(odd[40:, 1]).mean()

@@ -1,14 +1,15 @@
-"""The outputs of a game as components with a kernel each: every output by itself, or principal components of many."""
+"""The outputs of a game's odd or even part as components with a kernel each: every output, or principal components."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit.estimators.gaussian_process.odd_kernel import OddKernel, OddPosterior
-from shapkit.estimators.gaussian_process.odd_kernel_fit import KernelFamily, fit_kernel
+from shapkit.estimators.gaussian_process.functionals import IndexFunctional, prior_variances, with_pairs
+from shapkit.estimators.gaussian_process.kernel import PartKernel, PartPosterior
+from shapkit.estimators.gaussian_process.kernel_fit import KernelFamily, fit_kernel
 
 Floats = NDArray[np.float64]
 
@@ -61,7 +62,7 @@ class Component:
     Attributes:
         key: which component it is, from one fit to the next.
         scores: (n_pairs, n_columns).
-        loadings: (n_columns, n_outputs): odd payoffs are sums over components of scores @ loadings.
+        loadings: (n_columns, n_outputs): payoffs are sums over components of scores @ loadings.
         mean_square: relative, of all columns together: 1 for an output of its own.
         family: its kernel's.
     """
@@ -72,7 +73,7 @@ class Component:
     mean_square: float
     family: KernelFamily
 
-    def refitted(self, signs: Floats, starts: dict[int, Floats]) -> OddKernel:
+    def refitted(self, signs: Floats, starts: dict[int, Floats]) -> PartKernel:
         """The kernel to choose pairs by; `starts` is read, and updated for the next fit."""
         rows = _fitted_rows(len(signs))
         start = starts.get(self.key)
@@ -81,7 +82,7 @@ class Component:
         starts[self.key] = parameters
         return self.family.kernel(parameters)
 
-    def best_kernel(self, signs: Floats, starts: dict[int, Floats]) -> OddKernel:
+    def best_kernel(self, signs: Floats, starts: dict[int, Floats]) -> PartKernel:
         """The most probable kernel of several fits, from the last parameters and from general ones."""
         rows = _fitted_rows(len(signs))
         signs, scores = signs[rows], on_grid(self.scores[rows])
@@ -105,12 +106,19 @@ class Component:
         return 1 + n_parameters / len(_fitted_rows(n_pairs))
 
 
-def components(signs: Floats, odd: Floats) -> list[Component]:
-    """The outputs that are not additive, each by itself, or as principal components where there are many."""
-    outputs = np.flatnonzero(~additive_values(signs, odd)[1] & odd.any(axis=0))
-    largest = np.abs(odd).max(axis=0)[outputs]  # divided by first, so that squares neither overflow nor vanish
-    scales = largest * np.sqrt(((odd[:, outputs] / largest) ** 2).mean(axis=0))
-    scores, loadings = odd[:, outputs] / scales, np.zeros((len(outputs), odd.shape[1]))
+def components(signs: Floats, payoffs: Floats, even: bool = False) -> list[Component]:
+    """The outputs that are not additive, each by itself, or as principal components where there are many.
+
+    Args:
+        signs: (n_pairs, n_players) of +1 and -1.
+        payoffs: (n_pairs, n_outputs), odd ones, or even ones of mean zero.
+        even: which of the two.
+    """
+    modelled = payoffs.any(axis=0)
+    outputs = np.flatnonzero(modelled if even else modelled & ~additive_values(signs, payoffs)[1])
+    largest = np.abs(payoffs).max(axis=0)[outputs]  # divided by first, so that squares neither overflow nor vanish
+    scales = largest * np.sqrt(((payoffs[:, outputs] / largest) ** 2).mean(axis=0))
+    scores, loadings = payoffs[:, outputs] / scales, np.zeros((len(outputs), payoffs.shape[1]))
     loadings[np.arange(len(outputs)), outputs] = scales
     individual = signs.shape[1] <= MAX_CHOOSING_PLAYERS
     if len(outputs) <= _MAX_OUTPUTS:
@@ -120,29 +128,59 @@ def components(signs: Floats, odd: Floats) -> list[Component]:
                 scores[:, [column]],
                 loadings[[column]],
                 1.0,
-                KernelFamily(signs.shape[1], 1, individual, _least_roughness(odd[:, output])),
+                KernelFamily(signs.shape[1], 1, individual, _least_roughness(payoffs[:, output]), even),
             )
             for column, output in enumerate(outputs)
         ]
-    return _principal_components(scores, loadings, KernelFamily(signs.shape[1], 1, individual))
+    return _principal_components(scores, loadings, KernelFamily(signs.shape[1], 1, individual, even=even))
 
 
-class OddModel:
-    """The posterior of a whole game, given some of its pairs.
+class PartModel:
+    """The posterior of a game's odd or even part, given some of its pairs.
 
     Args:
         signs: float64 (n_pairs, n_players) of +1 and -1, distinct pairs.
-        odd: (n_pairs, n_outputs), odd payoffs.
+        payoffs: (n_pairs, n_outputs), odd or even payoffs.
         starts: parameters of earlier fits by component.
+        even: which of the two.
     """
 
-    def __init__(self, signs: Floats, odd: Floats, starts: dict[int, Floats]) -> None:
-        self._additive, _ = additive_values(signs, odd)
+    def __init__(self, signs: Floats, payoffs: Floats, starts: dict[int, Floats], even: bool = False) -> None:
+        self.even = even
+        if even:  # what all coalitions have in common is no interaction, and may be much larger than the rest
+            payoffs = payoffs - payoffs.mean(axis=0)
+            self._additive = np.zeros((signs.shape[1], payoffs.shape[1]))
+        else:
+            self._additive, _ = additive_values(signs, payoffs)
+        self._signs = signs
         self._n_pairs = len(signs)
         self._parts = [
-            (component, OddPosterior(component.best_kernel(signs, starts), signs, component.scores))
-            for component in components(signs, odd)
+            (component, PartPosterior(component.best_kernel(signs, starts), signs, component.scores))
+            for component in components(signs, payoffs, even)
         ]
+
+    def index(self, functional: IndexFunctional, members: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """Return what this part adds to an index of coalitions, and its variances: both (n_coalitions, n_outputs).
+
+        Args:
+            functional: the index, of coalitions of one size.
+            members: (n_coalitions, size), their players.
+        """
+        values, variances = np.zeros((2, len(members), self._additive.shape[1]))
+        part = functional.of_part(self.even)
+        if part is None:
+            return values, variances
+        if functional.size == 1:
+            values += self._additive[members[:, 0]]
+        for component, posterior in self._parts:
+            means, spread = posterior.of_functionals(
+                with_pairs(posterior.kernel, self._signs, part, members),
+                prior_variances(posterior.kernel, part, members),
+            )
+            values += means @ component.loadings
+            spread *= component.inflation(self._n_pairs) ** 2
+            variances += spread[:, None] * (component.loadings**2).sum(axis=0)
+        return values, variances
 
     def shapley(self) -> tuple[Floats, Floats]:
         """Return the values and their variances, both (n_players, n_outputs)."""
@@ -155,7 +193,10 @@ class OddModel:
         return values, variances
 
     def predict(self, signs: Floats) -> Floats:
-        """Return the odd payoffs (n, n_outputs) to expect of pairs (n, n_players) that have not been evaluated."""
+        """Return the odd payoffs (n, n_outputs) to expect of pairs (n, n_players) that have not been evaluated.
+
+        Of the odd part only.
+        """
         expected = signs @ self._additive / 2
         for component, posterior in self._parts:
             expected += posterior.predict(signs) @ component.loadings
@@ -176,7 +217,7 @@ def _principal_components(scores: Floats, loadings: Floats, family: KernelFamily
             scores[:, group],
             loadings[group],
             float(on_grid((sizes[group] ** 2).sum())),
-            KernelFamily(family.n_players, 1, individual=False) if group in tail else family,
+            replace(family, individual=False) if group in tail else family,
         )
         for group in leading + tail
     ]

@@ -1,7 +1,9 @@
-"""A prior for the odd part of a game, and what it says of the Shapley values in closed form.
+"""A prior for the odd or the even part of a game, and what it says of the Shapley values in closed form.
 
-Only the odd part o(S) = (v(S) - v(N\\S)) / 2 counts for Shapley values. Coalitions are written as rows x of +1 for
-members and -1 for the others, so that o(-x) = -o(x), and a row stands for a coalition and its complement: a pair.
+Only the odd part o(S) = (v(S) - v(N\\S)) / 2 counts for Shapley values, and only the even part
+e(S) = (v(S) + v(N\\S)) / 2 for the Shapley interactions of pairs. Coalitions are written as rows x of +1 for members
+and -1 for the others, so that o(-x) = -o(x) and e(-x) = e(x), and a row stands for a coalition and its complement: a
+pair.
 """
 
 from __future__ import annotations
@@ -20,24 +22,28 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 _MAX_NODES = 24  # Gauss-Legendre: exact up to 47 players; beyond, the integrands are smooth
+CONSTANT_VARIANCE = 1.0  # of an even game's mean, in the unit in which its mean square is 1
 _BLOCK_FLOATS = 2**22  # of covariances held at once, about
 _ROUGHER = 10.0  # by how much the rough part grows where rounding has made a Gram matrix indefinite
 
 
 @dataclass(frozen=True)
-class OddKernel:
-    """The covariance of a random odd game, a sum of five independent parts.
+class PartKernel:
+    """The covariance of a random odd or even game, a sum of five independent parts.
 
     With z = x x' (elementwise), u = β·z and U = Σ β, the covariance of o(x) and o(x') is
 
         linear_variance λ·z                                     an additive game
-        + Σ_q sinh_variances[q] sinh(t_q u) / sinh(t_q U)       interactions of every odd order
+        + Σ_q wave_variances[q] sinh(t_q u) / sinh(t_q U)       interactions of every odd order
         + size_variance κ_odd(|S|, |S'|)                        a function of the size of the coalition
         + slope_variance (λ·z) κ_even(|S|, |S'|)                additive, with weights that depend on the size
         + rough_variance [x = x']                               nothing that other coalitions could tell.
 
     sinh(t u) is, up to a factor, the odd part of Π_j (1 + tanh(t β_j) z_j): independent Fourier coefficients, with
     variances that are products over their players. κ is a Matérn-3/2 kernel of (2|S| - n)/n, made odd or even.
+
+    An even game has products of two players instead of the additive part, linear_variance Σ_{i<j} λ_i λ_j z_i z_j, the
+    even waves cosh(t_q u) / cosh(t_q U), κ_even and κ_odd in each other's place, and a constant of variance 1.
     The rough part belongs to the game; since it is part of what is estimated, efficiency holds exactly, and so do the
     values once all pairs are known.
 
@@ -45,20 +51,21 @@ class OddKernel:
         influences: β (n_players,), positive: how much each player interacts.
         slopes: λ (n_players,), positive: how much each counts by itself.
         linear_variance, size_variance, slope_variance, rough_variance: in the squared unit of the payoff.
-        sinh_variances, rates: (n_terms,); t is `rates`.
+        wave_variances, rates: (n_terms,); t is `rates`.
         size_length, slope_length: correlation lengths of κ, where the sizes 0 and n are 2 apart.
     """
 
     influences: Floats
     slopes: Floats
     linear_variance: float
-    sinh_variances: Floats
+    wave_variances: Floats
     rates: Floats
     size_variance: float
     size_length: float
     slope_variance: float
     slope_length: float
     rough_variance: float
+    even: bool = False
 
     @property
     def n_players(self) -> int:
@@ -82,9 +89,12 @@ class OddKernel:
             coalition_sizes(columns),
             by_sizes,
             slopes_by_sizes,
-            self.sinh_variances,
+            self.wave_variances,
             self.rates,
             float(self.influences.sum()),
+            self.pair_variance,
+            float(self.slopes @ self.slopes),
+            self.even,
             covariances,
         )
         return covariances
@@ -96,10 +106,11 @@ class OddKernel:
         return covariances
 
     def variances(self, signs: Floats) -> Floats:
-        """Return the variance (n_pairs,) of each pair's odd payoff."""
+        """Return the variance (n_pairs,) of each pair's odd or even payoff."""
         by_sizes, slopes_by_sizes = (np.diag(table) for table in self.size_tables())
         sizes = coalition_sizes(signs)
-        same_for_all = float(self.sinh_variances.sum()) + self.rough_variance
+        same_for_all = float(self.wave_variances.sum()) + self.rough_variance
+        same_for_all += self.pair_variance * float(self.slopes.sum() ** 2 - self.slopes @ self.slopes) / 2
         return np.asarray(by_sizes[sizes] + slopes_by_sizes[sizes] * self.slopes.sum() + same_for_all)
 
     def with_shapley(self, signs: Floats) -> Floats:
@@ -110,12 +121,12 @@ class OddKernel:
         covariances = 2 * self.linear_variance * self.slopes * signs + self.rough_variance * pair_shapley(signs)
         covariances += self._sizes_with_shapley(signs)
         nodes, weights = _legendre(self.n_players)
-        for variance, rate in zip(self.sinh_variances, self.rates, strict=True):
+        for variance, rate in zip(self.wave_variances, self.rates, strict=True):
             # Σ over T ∋ i of 1/|T| is an integral over r of the product over the other players: nodes are values of r.
             tanh = np.tanh(rate * self.influences)
             damped = nodes[:, None] * tanh
             log_products = 0.5 * np.log1p(-(damped**2)).sum(axis=1) + signs @ np.arctanh(damped).T
-            products = weights * np.exp(self._log_scale(rate) + log_products)
+            products = weights * np.exp(self.log_scale(rate) + log_products)
             without_player = np.where(signs > 0, products @ (1 / (1 + damped)), products @ (1 / (1 - damped)))
             covariances += variance * tanh * signs * without_player
         return covariances
@@ -129,26 +140,34 @@ class OddKernel:
         nodes, weights = _legendre(self.n_players)
         node_products = np.outer(nodes, nodes).ravel()[:, None]
         weight_products = np.outer(weights, weights).ravel()
-        for variance, rate in zip(self.sinh_variances, self.rates, strict=True):
+        for variance, rate in zip(self.wave_variances, self.rates, strict=True):
             tanh = np.tanh(rate * self.influences)
             factors = 1 + node_products * tanh
-            products = weight_products * np.exp(self._log_scale(rate) + np.log(factors).sum(axis=1))
+            products = weight_products * np.exp(self.log_scale(rate) + np.log(factors).sum(axis=1))
             variances += variance * (products @ (tanh / factors))
         return variances
 
     def size_tables(self) -> tuple[Floats, Floats]:
         """Return the covariances by the two coalitions' sizes, and the factors of λ·z: both (n + 1, n + 1)."""
         n_players = self.n_players
-        by_sizes = self.size_variance * size_kernel(n_players, self.size_length, odd=True)[0]
-        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=False)[0]
+        by_sizes = self.size_variance * size_kernel(n_players, self.size_length, odd=not self.even)[0]
+        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=self.even)[0]
+        if self.even:
+            return by_sizes + CONSTANT_VARIANCE, slopes
         return by_sizes, self.linear_variance + slopes
 
-    def _log_scale(self, rate: float) -> float:
-        """log(Π_j cosh(t β_j) / sinh(t U)), without overflow."""
+    @property
+    def pair_variance(self) -> float:
+        """The variance of an even game's products of two players; 0 of an odd game."""
+        return self.linear_variance if self.even else 0.0
+
+    def log_scale(self, rate: float) -> float:
+        """log(Π_j cosh(t β_j) / sinh(t U)), or over cosh(t U) of an even game, without overflow."""
         exponents = rate * self.influences
         log_cosh = exponents + np.log1p(np.exp(-2 * exponents))
-        log_sinh = exponents.sum() + np.log(-np.expm1(-2 * exponents.sum()))
-        return float(log_cosh.sum() - log_sinh - np.log(2) * (len(exponents) - 1))
+        doubled = -2 * exponents.sum()
+        log_wave = exponents.sum() + (np.log1p(np.exp(doubled)) if self.even else np.log(-np.expm1(doubled)))
+        return float(log_cosh.sum() - log_wave - np.log(2) * (len(exponents) - 1))
 
     def _sizes_with_shapley(self, signs: Floats) -> Floats:
         """The parts of `with_shapley` that depend on sizes."""
@@ -173,7 +192,7 @@ class OddKernel:
         return np.asarray(everyone + of_own + self.slopes.sum() * (others @ slopes @ others))
 
 
-def factorised(kernel: OddKernel, signs: Floats) -> tuple[OddKernel, Floats, Floats]:
+def factorised(kernel: PartKernel, signs: Floats) -> tuple[PartKernel, Floats, Floats]:
     """Return the kernel, the Gram matrix of the pairs and its lower Cholesky factor.
 
     Where rounding has made the matrix indefinite, the kernel returned is rougher than the one given.
@@ -186,37 +205,46 @@ def factorised(kernel: OddKernel, signs: Floats) -> tuple[OddKernel, Floats, Flo
         kernel = replace(kernel, rough_variance=_ROUGHER * kernel.rough_variance)
 
 
-class OddPosterior:
-    """What is known of odd games with one kernel once some of their pairs have been evaluated.
+class PartPosterior:
+    """What is known of odd, or of even, games with one kernel once some of their pairs have been evaluated.
 
     Args:
         kernel: the prior covariance of each column.
         signs: float64 (n_pairs, n_players) of +1 and -1, distinct pairs.
-        odd: (n_pairs, n_columns), half the difference of each coalition's payoff and its complement's.
+        payoffs: (n_pairs, n_columns), half the difference of each coalition's payoff and its complement's, or half
+            their sum.
     """
 
-    def __init__(self, kernel: OddKernel, signs: Floats, odd: Floats) -> None:
-        self._kernel, gram, self._factor = factorised(kernel, signs)
+    def __init__(self, kernel: PartKernel, signs: Floats, payoffs: Floats) -> None:
+        self.kernel, gram, self._factor = factorised(kernel, signs)
         self._signs = signs
-        weights, _ = lapack.dpotrs(self._factor, odd, lower=1)
-        weights += lapack.dpotrs(self._factor, odd - gram @ weights, lower=1)[0]  # it may be ill-conditioned
+        weights, _ = lapack.dpotrs(self._factor, payoffs, lower=1)
+        weights += lapack.dpotrs(self._factor, payoffs - gram @ weights, lower=1)[0]  # it may be ill-conditioned
         self._weights = weights
+
+    def of_functionals(self, with_pairs: Floats, prior_variances: Floats) -> tuple[Floats, Floats]:
+        """Return the means (n_functionals, n_columns) of linear functionals of the game, and their variances.
+
+        Args:
+            with_pairs: (n_pairs, n_functionals), the prior covariances of the pairs' payoffs with the functionals.
+            prior_variances: (n_functionals,), those of the functionals.
+        """
+        whitened, _ = lapack.dtrtrs(self._factor, with_pairs, lower=1)
+        variances = prior_variances - (whitened**2).sum(axis=0)
+        return with_pairs.T @ self._weights, np.maximum(variances, 0.0)
 
     def shapley(self) -> tuple[Floats, Floats]:
         """Return the means of the Shapley values (n_players, n_columns), and their variances (n_players,).
 
         The variances do not depend on the payoffs.
         """
-        with_shapley = self._kernel.with_shapley(self._signs)
-        whitened, _ = lapack.dtrtrs(self._factor, with_shapley, lower=1)
-        variances = self._kernel.shapley_variances() - (whitened**2).sum(axis=0)
-        return with_shapley.T @ self._weights, np.maximum(variances, 0.0)
+        return self.of_functionals(self.kernel.with_shapley(self._signs), self.kernel.shapley_variances())
 
     def predict(self, signs: Floats) -> Floats:
-        """Return the means of the odd payoffs of pairs (n, n_players) that have not been evaluated: (n, n_columns)."""
+        """Return the means of the payoffs of pairs (n, n_players) that have not been evaluated: (n, n_columns)."""
         step = max(1, _BLOCK_FLOATS // len(self._signs))
         blocks = (signs[first : first + step] for first in range(0, len(signs), step))
-        means = [self._kernel.between(block, self._signs) @ self._weights for block in blocks]
+        means = [self.kernel.between(block, self._signs) @ self._weights for block in blocks]
         return np.concatenate([np.empty((0, self._weights.shape[1])), *means])
 
 

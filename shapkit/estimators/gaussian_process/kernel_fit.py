@@ -1,8 +1,8 @@
-"""The parameters of an `OddKernel` from odd payoffs: the mode of their posterior, by L-BFGS with exact gradients."""
+"""The parameters of a `PartKernel` from odd or even payoffs: the mode of their posterior, by L-BFGS."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from scipy.linalg import lapack
 from scipy.optimize import minimize
 
 from shapkit.estimators.gaussian_process import loops
-from shapkit.estimators.gaussian_process.odd_kernel import OddKernel, coalition_sizes, size_kernel, weighted_products
+from shapkit.estimators.gaussian_process.kernel import PartKernel, coalition_sizes, size_kernel, weighted_products
 
 Floats = NDArray[np.float64]
 
@@ -37,19 +37,21 @@ _RESTARTS = 3  # the line search sometimes gives up early
 
 @dataclass(frozen=True)
 class KernelFamily:
-    """Which parameters an `OddKernel` has, and their meaning as a vector of logarithms.
+    """Which parameters a `PartKernel` has, and their meaning as a vector of logarithms.
 
     Attributes:
         n_players: of the game.
-        n_terms: sinh terms, 1 or 2.
+        n_terms: waves, 1 or 2.
         individual: whether players may differ; if not, all have the same influence and slope.
         least_roughness: what the rough variance is at least.
+        even: whether the game is even, and not odd.
     """
 
     n_players: int
     n_terms: int = 1
     individual: bool = True
     least_roughness: float = 1e-9
+    even: bool = False
 
     def table(self) -> Floats:
         """Return start, prior mean, prior standard deviation, least and greatest value: (n_parameters, 5)."""
@@ -59,33 +61,34 @@ class KernelFamily:
         return np.concatenate([_SCALARS, np.array(variances + rates + players)])
 
     def split(self, parameters: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """Return views of a vector: scalars, sinh variances, rates, log influences, log slopes over influences."""
+        """Return views of a vector: scalars, wave variances, rates, log influences, log slopes over influences."""
         ends = np.cumsum([_N_SCALARS, self.n_terms, self.n_terms, self.n_players * self.individual])
         scalars, variances, rates, influences, ratios = np.split(parameters, ends)
         return scalars, variances, rates, influences, ratios
 
-    def kernel(self, parameters: Floats) -> OddKernel:
+    def kernel(self, parameters: Floats) -> PartKernel:
         """Return the kernel with these parameters (n_parameters,)."""
         scalars, variances, rates, log_influences, log_ratios = self.split(parameters)
         values = np.exp(scalars)
         n_players = self.n_players
         influences = np.exp(log_influences) / n_players if self.individual else np.full(n_players, 1 / n_players)
-        return OddKernel(
+        return PartKernel(
             influences=influences,
             slopes=influences * np.exp(log_ratios) if self.individual else influences,
             linear_variance=float(values[_LINEAR]),
-            sinh_variances=np.exp(variances),
+            wave_variances=np.exp(variances),
             rates=np.exp(rates),
             size_variance=float(values[_SIZE]),
             size_length=float(values[_SIZE_LENGTH]),
             slope_variance=float(values[_SLOPE]),
             slope_length=float(values[_SLOPE_LENGTH]),
             rough_variance=float(values[_ROUGH]) + self.least_roughness,
+            even=self.even,
         )
 
     def widened(self, parameters: Floats) -> tuple[KernelFamily, Floats]:
-        """Return the family with a second sinh term, and these parameters of one term with a faint second."""
-        family = KernelFamily(self.n_players, 2, self.individual, self.least_roughness)
+        """Return the family with a second wave, and these parameters of one wave with a faint second."""
+        family = replace(self, n_terms=2)
         start = family.table()[:, 0]
         for new, old in zip(family.split(start), self.split(parameters), strict=True):
             new[: len(old)] = old
@@ -109,21 +112,40 @@ def fit_kernel(
     best = table[:, 0] if start is None else np.clip(start, table[:, 3], table[:, 4])
     lowest = np.inf
     for _ in range(_RESTARTS):
+        scale = _step_scale(best, family, signs, payoffs)
         found = minimize(
-            objective,
+            _scaled_objective,
             best,
-            args=(family, signs, payoffs),
+            args=(family, signs, payoffs, scale),
             jac=True,
             method="L-BFGS-B",
             bounds=table[:, 3:],
             options={"maxiter": n_iterations, "maxcor": 20},
         )
-        much_lower = found.fun < lowest - 0.5
-        if found.fun < lowest:
-            best, lowest = found.x, float(found.fun)
+        value = float(found.fun) * scale
+        much_lower = value < lowest - 0.5
+        if value < lowest:
+            best, lowest = found.x, value
         if found.status != 2 or not much_lower:
             break
     return best, lowest
+
+
+def _step_scale(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats) -> float:
+    """What the objective is divided by: where all parameters have bounds, the first step is as long as the gradient.
+
+    Even payoffs can be far less likely at the start than odd ones, with a gradient that leads from bound to bound.
+    """
+    if not family.even:
+        return 1.0
+    return max(1.0, float(np.abs(objective(parameters, family, signs, payoffs)[1]).max()))
+
+
+def _scaled_objective(
+    parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats, scale: float
+) -> tuple[float, Floats]:
+    value, gradient = objective(parameters, family, signs, payoffs)
+    return value / scale, gradient / scale
 
 
 def objective(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats) -> tuple[float, Floats]:
@@ -147,27 +169,30 @@ def objective(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: 
 class _Parts:
     """The Gram matrix of a kernel (its lower triangle), and what its derivatives need."""
 
-    def __init__(self, kernel: OddKernel, signs: Floats) -> None:
+    def __init__(self, kernel: PartKernel, signs: Floats) -> None:
         n_pairs, n_terms = len(signs), len(kernel.rates)
         self.kernel, self.signs, self.sizes = kernel, signs, coalition_sizes(signs)
         self.products = weighted_products(signs, signs, kernel.influences)
         self.linear = (signs * kernel.slopes) @ signs.T
         by_sizes, self.slopes_by_sizes = kernel.size_tables()
         self.covariances = np.zeros((n_pairs, n_pairs))
-        self.sinh_ratios = np.empty((n_terms, n_pairs, n_pairs))
-        self.cosh_ratios = np.empty((n_terms, n_pairs, n_pairs))
+        self.waves = np.empty((n_terms, n_pairs, n_pairs))
+        self.tilts = np.empty((n_terms, n_pairs, n_pairs))
         loops.fill_triangle(
             self.products,
             self.linear,
             self.sizes,
             by_sizes,
             self.slopes_by_sizes,
-            kernel.sinh_variances,
+            kernel.wave_variances,
             kernel.rates,
             float(kernel.influences.sum()),
+            kernel.pair_variance,
+            float(kernel.slopes @ kernel.slopes),
+            kernel.even,
             self.covariances,
-            self.sinh_ratios,
-            self.cosh_ratios,
+            self.waves,
+            self.tilts,
         )
         self.covariances[np.diag_indices(n_pairs)] += kernel.rough_variance
 
@@ -176,41 +201,48 @@ class _Parts:
         kernel, n_terms, n_sizes = self.kernel, len(self.kernel.rates), self.kernel.n_players + 1
         linear_weights, product_weights = np.empty_like(self.linear), np.empty_like(self.linear)
         by_sizes, linear_by_sizes = np.zeros((n_sizes, n_sizes)), np.zeros((n_sizes, n_sizes))
-        sinh_totals, cosh_totals = np.zeros(n_terms), np.zeros(n_terms)
+        squared_total, wave_totals, tilt_totals = np.zeros(1), np.zeros(n_terms), np.zeros(n_terms)
         loops.contract_gradient(
             by_covariance,
             self.products,
             self.linear,
             self.sizes,
             self.slopes_by_sizes,
-            kernel.sinh_variances,
+            kernel.wave_variances,
             kernel.rates,
-            self.sinh_ratios,
-            self.cosh_ratios,
+            kernel.pair_variance,
+            self.waves,
+            self.tilts,
             linear_weights,
             product_weights,
             by_sizes,
             linear_by_sizes,
-            sinh_totals,
-            cosh_totals,
+            squared_total,
+            wave_totals,
+            tilt_totals,
         )
         gradient = np.zeros(len(parameters))
         scalars, variances, rates, influences, ratios = family.split(gradient)  # views, filled in place
-        size_table, size_slope = size_kernel(kernel.n_players, kernel.size_length, odd=True)
-        slope_table, slope_slope = size_kernel(kernel.n_players, kernel.slope_length, odd=False)
-        scalars[_LINEAR] = kernel.linear_variance * linear_by_sizes.sum()
+        size_table, size_slope = size_kernel(kernel.n_players, kernel.size_length, odd=not kernel.even)
+        slope_table, slope_slope = size_kernel(kernel.n_players, kernel.slope_length, odd=kernel.even)
+        squares, total_gradient = float(kernel.slopes @ kernel.slopes), float(by_sizes.sum())
+        additive = (squared_total[0] - squares * total_gradient) / 2 if kernel.even else linear_by_sizes.sum()
+        scalars[_LINEAR] = kernel.linear_variance * additive
         scalars[_ROUGH] = (kernel.rough_variance - family.least_roughness) * np.trace(by_covariance)
         scalars[_SIZE] = kernel.size_variance * np.sum(by_sizes * size_table)
         scalars[_SIZE_LENGTH] = kernel.size_variance * np.sum(by_sizes * size_slope)
         scalars[_SLOPE] = kernel.slope_variance * np.sum(linear_by_sizes * slope_table)
         scalars[_SLOPE_LENGTH] = kernel.slope_variance * np.sum(linear_by_sizes * slope_slope)
         total = float(kernel.influences.sum())
-        normalised = sinh_totals / np.tanh(kernel.rates * total)  # from sinh(t U) in the denominator
-        variances[:] = kernel.sinh_variances * sinh_totals
-        rates[:] = kernel.sinh_variances * kernel.rates * (cosh_totals - total * normalised)
+        steepness = np.tanh(kernel.rates * total)
+        # from sinh(t U) or cosh(t U) in the denominator
+        normalised = wave_totals * steepness if kernel.even else wave_totals / steepness
+        variances[:] = kernel.wave_variances * wave_totals
+        rates[:] = kernel.wave_variances * kernel.rates * (tilt_totals - total * normalised)
         if family.individual:
-            ratios[:] = kernel.slopes * np.sum((linear_weights @ self.signs) * self.signs, axis=0)
-            shared = float(np.sum(kernel.sinh_variances * kernel.rates * normalised))
+            shrunk = kernel.pair_variance * kernel.slopes * total_gradient  # from the squares that pairs leave out
+            ratios[:] = kernel.slopes * (np.sum((linear_weights @ self.signs) * self.signs, axis=0) - shrunk)
+            shared = float(np.sum(kernel.wave_variances * kernel.rates * normalised))
             curved = np.sum((product_weights @ self.signs) * self.signs, axis=0) - shared
             influences[:] = ratios + kernel.influences * curved
         return gradient
