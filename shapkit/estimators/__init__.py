@@ -1,4 +1,4 @@
-"""Estimates of Shapley values from fewer evaluations than there are coalitions, one file per family.
+"""Estimates of values and interactions from fewer evaluations than there are coalitions, one file per family.
 
 `estimate` is the way in by name; `explain` decides between the exact values and an estimate.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from math import comb
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from shapkit.estimators.runs.stopping import Budget, RelativeError, Seconds, Sta
 from shapkit.estimators.stratified import StratifiedSampler
 from shapkit.estimators.surrogates.regression_adjusted import RegressionAdjustedSampler
 from shapkit.exact.indices import MAX_EXACT_PLAYERS, exact
+from shapkit.exact.interactions import Index, checked_order
 from shapkit.games.game import Game
 from shapkit.randomness import counter_bits
 
@@ -32,6 +34,7 @@ DEFAULT_STOP = RelativeError(0.02) | Seconds(DEFAULT_SECONDS)
 """What ends `explain` without a budget or a rule, where there are too many coalitions to evaluate them all."""
 
 _MOST_MODELLED_PLAYERS = 1_000  # with more, "auto" samples permutations
+_MOST_TERMS = 200_000  # of an index: their covariances are formed one by one
 _MOST_ENUMERATED_PLAYERS = 20  # by `explain`, unasked
 _LONG_ENOUGH = 0.1  # seconds, to judge by
 
@@ -54,8 +57,10 @@ def estimate(
     seed: int = 0,
     stop: StoppingRule | None = None,
     progress: bool = False,
+    index: Index = "shapley",
+    order: int | None = None,
 ) -> Attribution:
-    """Return estimated Shapley values with standard errors; exact ones once all coalitions are known.
+    """Return estimated values, or interactions, with standard errors; exact ones once all coalitions are known.
 
     No run takes more than the 2**n_players evaluations that all coalitions cost: then the values are exact, their
     `standard_errors` are None, and `stopped_by` says so. That holds where the payoffs of all coalitions fit in 32 MiB,
@@ -82,13 +87,19 @@ def estimate(
         stop: when to stop, such as `StandardError(0.01) | Seconds(60)`; see `StoppingRule`. Rules on
             standard errors are asked whenever the evaluations have grown by a quarter.
         progress: show a bar with an estimate of the time left.
+        index: "shapley", or another of `exact`: "banzhaf", or interactions "SII", "k-SII", "STII", "FSII", "BII" and
+            "FBII". Others than Shapley values are estimated by "gaussian_process" alone, from the same evaluations:
+            one run that was asked for pairs has the players' values as well.
+        order: the largest size of coalition that gets a value; by default 1 for values, 2 for interactions.
 
     Returns:
-        an Attribution with values and standard_errors (n_players, *output_shape) in the unit of the payoff. Its
-        `extend` goes on where the estimate stopped, with the same method.
+        an Attribution with values and standard_errors (n_terms, *output_shape) in the unit of the payoff: a row per
+        player, then, of interactions, one per pair, and so on. Its `extend` goes on where the estimate stopped, with
+        the same method.
 
     Raises:
-        ValueError: an unknown method, a budget that is too small for it, a bad seed or rule, or what `Game` raises.
+        ValueError: an unknown method or index, a budget that is too small for it, a bad seed or rule, or what `Game`
+            raises.
         ImportError: `progress`, and tqdm is not installed.
 
     >>> import shapkit
@@ -101,17 +112,22 @@ def estimate(
     'StandardError(0.02)'
     >>> estimate(game, budget=2_000, method="antithetic").stopped_by  # there are 1,024
     'all coalitions'
+    >>> joint = shapkit.unanimity_sum(12, [(0, 1, 2), (3, 4)], [6.0, -1.0])
+    >>> pairs = estimate(joint, budget=200, index="SII")
+    >>> pairs.order, len(pairs.values), round(float(pairs[0, 1]), 1), round(float(pairs[3, 4]), 1)
+    (2, 78, 3.0, -1.0)
     """
+    order = checked_order(index, order)
     if method == "auto":
         counter_bits(seed)  # refuses what is no seed, whatever is chosen
         if stop is None and budget is not None and affordable(game, positive_integer("budget", budget)):
-            return exact(game, progress=progress)
-        method = _modelling(game)
+            return exact(game, index, order, progress=progress)
+        method = _modelling(game, index)
         if method == "antithetic" and budget is not None and budget < 2 * game.n_players:  # pays for no pair
             method = "permutation"
     if method not in SAMPLERS:
         raise ValueError(f"method must be 'auto' or one of {', '.join(map(repr, SAMPLERS))}, got {method!r}")
-    run = _run(game, method, seed)
+    run = _run(game, method, seed, index, order)
     return run.go_on(run.limit(0, budget, stop), stop, progress)
 
 
@@ -121,8 +137,10 @@ def explain(
     seed: int = 0,
     stop: StoppingRule | None = None,
     progress: bool = False,
+    index: Index = "shapley",
+    order: int | None = None,
 ) -> Attribution:
-    """Return Shapley values, exact where that is affordable and estimated otherwise.
+    """Return Shapley values, or another index, exact where that is affordable and estimated otherwise.
 
     Without `budget` and `stop`, the first evaluations are timed. Where there are at most 2**20 coalitions and they will
     take at most a minute, all are evaluated. Otherwise `DEFAULT_STOP` ends an estimate: standard errors of 2 % of the
@@ -135,9 +153,10 @@ def explain(
         stop: as for `estimate`, of which `method="auto"` does the work; with a rule, values are not exact unless the
             rule waits for that.
         progress: show a bar with an estimate of the time left.
+        index, order: as for `estimate`.
 
     Returns:
-        an Attribution with values (n_players, *output_shape) in the unit of the payoff. Its `method` says which way
+        an Attribution with values (n_terms, *output_shape) in the unit of the payoff. Its `method` says which way
         was taken, and its `stopped_by` what ended it; `standard_errors` is None when the values are exact.
 
     Raises:
@@ -150,21 +169,35 @@ def explain(
     >>> explain(shapkit.weighted_voting(range(20), quota=100), budget=200).method
     'gaussian_process'
     """
+    order = checked_order(index, order)
     if budget is not None or stop is not None:
-        return estimate(game, budget, seed=seed, stop=stop, progress=progress)
-    run = _run(game, _modelling(game), seed)
+        return estimate(game, budget, seed=seed, stop=stop, progress=progress, index=index, order=order)
+    run = _run(game, _modelling(game, index), seed, index, order)
     if game.n_players <= _MOST_ENUMERATED_PLAYERS and _seconds_for_all(run.game) <= DEFAULT_SECONDS:
-        return replace(exact(run.game, progress=progress), n_evaluations=2**game.n_players)
+        return replace(exact(run.game, index, order, progress=progress), n_evaluations=2**game.n_players)
     return run.go_on(run.limit(0, None, DEFAULT_STOP), DEFAULT_STOP, progress)
 
 
-def _run(game: Game, method: str, seed: int) -> Run:
-    return Run(game, lambda known: SAMPLERS[method](known, seed), method)
+def _run(game: Game, method: str, seed: int, index: Index, order: int) -> Run:
+    if index == "shapley":
+        return Run(game, lambda known: SAMPLERS[method](known, seed), method)
+    if method != "gaussian_process":
+        raise ValueError(
+            f"method {method!r} estimates Shapley values only, got index {index!r}: "
+            "leave the method out, or choose 'gaussian_process'"
+        )
+    n_terms = sum(comb(game.n_players, size) for size in range(1, order + 1))
+    if n_terms > _MOST_TERMS:
+        raise ValueError(
+            f"index {index!r} of order {order} has {n_terms:,} values for {game.n_players} players, expected at most "
+            f"{_MOST_TERMS:,}: choose a smaller order, or join players to groups"
+        )
+    return Run(game, lambda known: GaussianProcessSampler(known, seed, index, order), method, index, order)
 
 
-def _modelling(game: Game) -> str:
+def _modelling(game: Game, index: Index = "shapley") -> str:
     """The method for this number of players, where the budget is no matter."""
-    return "gaussian_process" if game.n_players <= _MOST_MODELLED_PLAYERS else "antithetic"
+    return "antithetic" if index == "shapley" and game.n_players > _MOST_MODELLED_PLAYERS else "gaussian_process"
 
 
 def _seconds_for_all(game: KnownPayoffs) -> float:

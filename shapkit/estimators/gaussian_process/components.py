@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 MAX_CHOOSING_PLAYERS = 100  # with more, players are alike in the prior, which has nothing to choose by
 
 _MAX_FITTED_PAIRS = 512  # that parameters are fitted to
+_BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _FEW_PAIRS = 250  # fits are cheap: one from the general start too
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
@@ -172,14 +173,16 @@ class PartModel:
             return values, variances
         if functional.size == 1:
             values += self._additive[members[:, 0]]
-        for component, posterior in self._parts:
-            means, spread = posterior.of_functionals(
-                with_pairs(posterior.kernel, self._signs, part, members),
-                prior_variances(posterior.kernel, part, members),
-            )
-            values += means @ component.loadings
-            spread *= component.inflation(self._n_pairs) ** 2
-            variances += spread[:, None] * (component.loadings**2).sum(axis=0)
+        for first in range(0, len(members), _BLOCK_COALITIONS):
+            block = slice(first, first + _BLOCK_COALITIONS)
+            for component, posterior in self._parts:
+                means, spread = posterior.of_functionals(
+                    with_pairs(posterior.kernel, self._signs, part, members[block]),
+                    prior_variances(posterior.kernel, part, members[block]),
+                )
+                values[block] += means @ component.loadings
+                spread *= component.inflation(self._n_pairs) ** 2
+                variances[block] += spread[:, None] * (component.loadings**2).sum(axis=0)
         return values, variances
 
     def shapley(self) -> tuple[Floats, Floats]:

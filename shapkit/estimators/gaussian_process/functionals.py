@@ -172,7 +172,7 @@ def prior_variances(kernel: PartKernel, functional: IndexFunctional, members: In
     variances += kernel.slope_variance * inside * (own @ slopes @ own)
     variances += kernel.slope_variance * (kernel.slopes.sum() - inside) * (others @ slopes @ others)
     counts = np.array([comb(n_others, number) for number in range(n_others + 1)], dtype=np.float64)
-    return variances + kernel.rough_variance * 2 * 2**size * float(counts @ functional.by_size**2)
+    return np.asarray(variances + kernel.rough_variance * 2 * 2**size * float(counts @ functional.by_size**2))
 
 
 def _joined(ratios: Floats, functional: IndexFunctional, members: Integers) -> Floats | float:
@@ -230,7 +230,9 @@ def _additive_with_pairs(
     mass, mean = float(functional.weights.sum()), float(functional.weights @ functional.nodes)
     weighted = kernel.slopes * signs
     if not kernel.even:
-        return 2 * mass * kernel.linear_variance * weighted[:, members[:, 0]] if functional.size == 1 else 0.0
+        if functional.size > 1:
+            return 0.0
+        return np.asarray(2 * mass * kernel.linear_variance * weighted[:, members[:, 0]])
     if functional.size == 2:
         return np.asarray(4 * mass * kernel.linear_variance * weighted[:, members].prod(axis=2))
     if functional.size > 2:
@@ -244,7 +246,7 @@ def _additive_variances(kernel: PartKernel, functional: IndexFunctional, members
     mass, mean = float(functional.weights.sum()), float(functional.weights @ functional.nodes)
     own = kernel.slopes[members]
     if not kernel.even:
-        return 4 * mass**2 * kernel.linear_variance * own[:, 0] if functional.size == 1 else 0.0
+        return 0.0 if functional.size > 1 else np.asarray(4 * mass**2 * kernel.linear_variance * own[:, 0])
     if functional.size == 2:
         return np.asarray(16 * mass**2 * kernel.linear_variance * own.prod(axis=1))
     if functional.size > 2:

@@ -5,7 +5,7 @@ A pair, a coalition and its complement, is a row of +1 (members) and -1 (the oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from math import comb
 
@@ -56,9 +56,14 @@ def random_pairs(n_players: int, n_wanted: int, seed: int, known: Floats) -> Flo
 
 
 def informative_pairs(
-    n_wanted: int, candidates: Floats, known: Floats, kernels: Sequence[PartKernel], weights: Floats
+    n_wanted: int,
+    candidates: Floats,
+    known: Floats,
+    kernels: Sequence[PartKernel],
+    weights: Floats,
+    targets: Callable[[PartKernel, Floats], Floats] = PartKernel.with_shapley,
 ) -> Floats:
-    """Return the candidates, chosen one by one, that reduce the posterior variances of Shapley values the most.
+    """Return the candidates, chosen one by one, that reduce the posterior variances of the targets the most.
 
     Evaluating pair c reduces the sum of the variances of all players' values by Σ_i Cov(φ_i, o(c))² / Var(o(c)), given
     what is known: for a given kernel this needs no payoffs, so that all choices can be made before any evaluation.
@@ -69,11 +74,12 @@ def informative_pairs(
         known: likewise (n_known, n_players), the pairs evaluated.
         kernels: one for each independent component of the game's payoff.
         weights: (n_kernels,), of each component's variances in the sum.
+        targets: the covariances (n_pairs, n_targets) of pairs with what is to be known; Shapley values by default.
 
     Returns:
         float64 (n_wanted, n_players), in the order of choice.
     """
-    posteriors = [_Posterior(kernel, known, candidates, n_wanted) for kernel in kernels]
+    posteriors = [_Posterior(kernel, known, candidates, n_wanted, targets) for kernel in kernels]
     chosen: list[int] = []
     free = np.ones(len(candidates), dtype=bool)
     for _ in range(min(n_wanted, len(candidates))):
@@ -92,13 +98,20 @@ def pair_keys(pairs: Floats) -> list[bytes]:
 
 
 class _Posterior:
-    """Variances of candidate pairs, and covariances with Shapley values, as more and more candidates are known."""
+    """Variances of candidate pairs, and covariances with the targets, as more and more candidates are known."""
 
-    def __init__(self, kernel: PartKernel, known: Floats, candidates: Floats, n_wanted: int) -> None:
+    def __init__(
+        self,
+        kernel: PartKernel,
+        known: Floats,
+        candidates: Floats,
+        n_wanted: int,
+        targets: Callable[[PartKernel, Floats], Floats],
+    ) -> None:
         kernel, _, factor = factorised(kernel, known)
         whitened, _ = lapack.dtrtrs(factor, kernel.between(known, candidates), lower=1)
-        whitened_shapley, _ = lapack.dtrtrs(factor, kernel.with_shapley(known), lower=1)
-        self._with_shapley = kernel.with_shapley(candidates) - whitened.T @ whitened_shapley
+        whitened_targets, _ = lapack.dtrtrs(factor, targets(kernel, known), lower=1)
+        self._with_targets = targets(kernel, candidates) - whitened.T @ whitened_targets
         self._covariances = kernel.gram(candidates)
         self._covariances -= whitened.T @ whitened
         self._variances = self._covariances.diagonal().copy()
@@ -107,14 +120,14 @@ class _Posterior:
 
     def gains(self) -> Floats:
         """By how much each candidate would reduce the sum of the values' variances: (n_candidates,)."""
-        return np.asarray((self._with_shapley**2).sum(axis=1) / np.maximum(self._variances, _LEAST_VARIANCE))
+        return np.asarray((self._with_targets**2).sum(axis=1) / np.maximum(self._variances, _LEAST_VARIANCE))
 
     def observe(self, candidate: int) -> None:
         """Take the candidate as known: one more row of the Cholesky factor, and rank-one updates."""
         deviation = np.sqrt(max(self._variances[candidate], _LEAST_VARIANCE))
         added = self._added[: self._n_added]
         row = (self._covariances[candidate] - added[:, candidate] @ added) / deviation
-        self._with_shapley -= np.outer(row, self._with_shapley[candidate] / deviation)
+        self._with_targets -= np.outer(row, self._with_targets[candidate] / deviation)
         self._variances -= row**2
         self._added[self._n_added] = row
         self._n_added += 1

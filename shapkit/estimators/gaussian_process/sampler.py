@@ -6,6 +6,7 @@ They and their standard errors are the posterior's, in closed form: see `kernel.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from shapkit._checks import checked_integer
 from shapkit.attribution.attribution import Attribution
 from shapkit.estimators.gaussian_process.components import MAX_CHOOSING_PLAYERS, PartModel, components
-from shapkit.estimators.gaussian_process.functionals import index_functionals
-from shapkit.estimators.gaussian_process.kernel import pair_shapley
+from shapkit.estimators.gaussian_process.functionals import IndexFunctional, index_functionals, with_pairs
+from shapkit.estimators.gaussian_process.kernel import PartKernel, pair_shapley
 from shapkit.estimators.gaussian_process.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
 from shapkit.estimators.pairs.samples import PairedSamples, residual_rates, stratified_variances, weighted_marginals
 from shapkit.estimators.runs.own_unit import GameInOwnUnit
@@ -32,6 +33,7 @@ _STREAM = 0x6770  # of random numbers, this method's own
 _MORE_STREAM = 0x67702B  # of the pairs beyond
 _GROWTH = 1.35  # of the number of pairs from one choice of pairs to the next
 _CANDIDATES = 600
+_MOST_TARGETS = 6_000  # coalitions of one size, to choose pairs for
 
 
 class GaussianProcessSampler:
@@ -103,6 +105,8 @@ class GaussianProcessSampler:
         self._n_evaluations = 0
         self._starts: dict[int, Floats] = {}  # parameters of the last fits
         self._even_starts: dict[int, Floats] = {}
+        n_sizes = 0 if index == "shapley" else min(self.order, n_players)
+        self._members = [_coalitions(n_players, size) for size in range(1, n_sizes + 1)]
         self._more: PairedSamples | None = None  # pairs beyond the most that the process takes
         self._model: PartModel | None = None  # of the process, once it takes no more
         self._known: tuple[Floats, Floats] | None = None  # values and variances, until more is evaluated
@@ -122,7 +126,7 @@ class GaussianProcessSampler:
         n_goal = min(n_before + n_left // 2, self._n_pairs)
         while len(self._signs) < n_goal:
             if not len(self._planned):
-                self._planned, self._starts = self._next_phase()
+                self._planned, self._starts, self._even_starts = self._next_phase()
             self._evaluate(n_goal - len(self._signs))
         spent = 2 * (len(self._signs) - n_before)
         if len(self._signs) < self._n_pairs or self._n_pairs == n_pairs_of(self.game.n_players):
@@ -205,21 +209,43 @@ class GaussianProcessSampler:
             self._known = None
         return spent
 
-    def _next_phase(self) -> tuple[Floats, dict[int, Floats]]:
-        """The pairs to evaluate until the kernels are fitted again, and the parameters to start from then."""
+    def _next_phase(self) -> tuple[Floats, dict[int, Floats], dict[int, Floats]]:
+        """The pairs to evaluate until the kernels are fitted again, and the parameters of both parts to start from."""
         n_known, n_players = self._signs.shape
         seed = int(counter_bits(self.seed, _STREAM, n_known))
         n_first = n_players + 2
         n_wanted = min(max(n_first, math.ceil(_GROWTH * n_known)), self._n_pairs) - n_known
         chooses = n_known >= n_first and n_players <= MAX_CHOOSING_PLAYERS
         parts = components(self._signs, self._odd) if chooses else []
-        if not parts:
-            return random_pairs(n_players, n_wanted, seed, self._signs), self._starts
-        starts = self._starts.copy()
+        centred = self._even - self._even.mean(axis=0) if len(self._even) else self._even
+        even_parts = components(self._signs, centred, even=True) if chooses and self._members else []
+        starts, even_starts = self._starts.copy(), self._even_starts.copy()
+        if not parts and not even_parts:
+            return random_pairs(n_players, n_wanted, seed, self._signs), starts, even_starts
         kernels = [component.refitted(self._signs, starts) for component in parts]
+        kernels += [component.refitted(self._signs, even_starts) for component in even_parts]
         weights = np.array([component.mean_square for component in parts])
+        targets: Callable[[PartKernel, Floats], Floats] = PartKernel.with_shapley
+        if self._members:
+            total = (self._odd**2).mean(axis=0) + (centred**2).mean(axis=0)  # each output counts as much
+            units = np.where(total > 0, total, 1.0)
+            weights = np.array([(component.loadings**2 / units).sum() for component in parts + even_parts])
+            targets = self._with_index
         candidates = random_pairs(n_players, max(_CANDIDATES, 2 * n_wanted), seed, self._signs)
-        return informative_pairs(n_wanted, candidates, self._signs, kernels, weights), starts
+        chosen = informative_pairs(n_wanted, candidates, self._signs, kernels, weights, targets)
+        return chosen, starts, even_starts
+
+    def _with_index(self, kernel: PartKernel, signs: Floats) -> Floats:
+        """The covariances (n_pairs, n_terms) of pairs with what of the index depends on the kernel's part."""
+        found = [
+            with_pairs(kernel, signs, part, members)
+            for functional, members in zip(self._functionals(), self._members, strict=True)
+            if len(members) <= _MOST_TARGETS and (part := functional.of_part(kernel.even)) is not None
+        ]
+        return np.concatenate([np.empty((len(signs), 0)), *found], axis=1)
+
+    def _functionals(self) -> tuple[IndexFunctional, ...]:
+        return index_functionals(self.index, self.order, self.game.n_players)
 
     def _posterior(self) -> tuple[Floats, Floats]:
         """Values and their variances (n_terms, n_outputs)."""
@@ -241,23 +267,19 @@ class GaussianProcessSampler:
 
     def _index_posterior(self) -> tuple[Floats, Floats]:
         """Another index and its variances (n_terms, n_outputs), from both parts."""
-        n_players = self.game.n_players
         if self.complete:
             exact_values = exact(self._table(), self.index, self.order).values
             return exact_values, np.zeros_like(exact_values)
-        by_size = [
-            np.array(list(combinations(range(n_players), size))) for size in range(1, min(self.order, n_players) + 1)
-        ]
-        n_terms = sum(map(len, by_size))
         if len(self._signs) == 1:
-            return np.zeros((n_terms, self._odd.shape[1])), np.full((n_terms, self._odd.shape[1]), np.nan)
+            shape = (sum(map(len, self._members)), self._odd.shape[1])
+            return np.zeros(shape), np.full(shape, np.nan)
         parts = (
             PartModel(self._signs, self._odd, self._starts),
             PartModel(self._signs, self._even, self._even_starts, even=True),
         )
         found = [
             np.sum([part.index(functional, members) for part in parts], axis=0)
-            for functional, members in zip(index_functionals(self.index, self.order, n_players), by_size, strict=True)
+            for functional, members in zip(self._functionals(), self._members, strict=True)
         ]
         values, variances = np.concatenate(found, axis=1)
         return values, variances
@@ -289,3 +311,8 @@ class GaussianProcessSampler:
         shares = np.divide(variances, claimed, out=np.full_like(variances, 1 / len(variances)), where=claimed > 0)
         weight = np.divide(actual, actual + sampled, out=np.zeros_like(actual), where=actual > 0)
         return values + weight * errors, (1 - weight) ** 2 * actual * shares + weight**2 * spread
+
+
+def _coalitions(n_players: int, size: int) -> NDArray[np.int64]:
+    """All coalitions of one size, (n_coalitions, size), in lexicographic order."""
+    return np.array(list(combinations(range(n_players), size)), dtype=np.int64).reshape(-1, size)

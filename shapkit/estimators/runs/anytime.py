@@ -16,6 +16,7 @@ from shapkit.attribution.attribution import Attribution, Rule
 from shapkit.estimators.runs.known_payoffs import KnownPayoffs
 from shapkit.estimators.runs.stopping import StoppingRule
 from shapkit.exact.indices import MAX_EXACT_PLAYERS, exact
+from shapkit.exact.interactions import Index
 from shapkit.games.game import Game
 from shapkit.progress import forecast_bar
 
@@ -63,6 +64,8 @@ class Run:
         game: any number of players.
         sampler: makes a sampler of a game.
         method: what that is called.
+        index: what is estimated; Shapley values by default.
+        order: the largest size of coalition that has a value; that of `exact` if left out.
 
     Attributes:
         game: the game, with what is remembered of it.
@@ -74,8 +77,16 @@ class Run:
         known_at: after how many evaluations that was.
     """
 
-    def __init__(self, game: Game, sampler: Callable[[Game], Sampler], method: str) -> None:
+    def __init__(
+        self,
+        game: Game,
+        sampler: Callable[[Game], Sampler],
+        method: str,
+        index: Index = "shapley",
+        order: int | None = None,
+    ) -> None:
         self.game = KnownPayoffs(game)
+        self.index, self.order = index, order
         self.sampler = sampler(self.game)
         self.method = method
         self.n_evaluations = 0
@@ -162,7 +173,7 @@ class Run:
         cost = self._n_coalitions - (self.n_evaluations if self.game.remembers else 0)
         if self.n_evaluations + cost > limit:
             return spent + self._sample(n_evaluations, most - spent)
-        found = exact(self.game)  # what it remembers is not evaluated again
+        found = exact(self.game, self.index, self.order)  # what it remembers is not evaluated again
         self.n_evaluations += int(cost)
         self.known = replace(found, n_evaluations=self.n_evaluations, method=self.method)
         self.known_at, self.complete = self.n_evaluations, True
