@@ -25,7 +25,7 @@ from benchmarks.loops.measure import BATCH, HELD_OUT, PENALTY, Loop, figures_of,
 from shapkit.differentiable import Regions
 
 NAME = "train_unconditional"
-WEIGHT = 30.0
+WEIGHT = 8.0
 PLACE = "                accelerator.backward(loss)\n"
 """The line of the script before which something is said."""
 LINE = """\

@@ -1,0 +1,347 @@
+"""How accurate sampled interactions of pairs are, beside shapiq's, on games that others have computed.
+
+    python -m benchmarks.accuracy.interactions run --games DIR --methods shapkit   # each result is kept: goes on
+    python -m benchmarks.accuracy.interactions run --games DIR --methods peers     # in an interpreter with shapiq
+    python -m benchmarks.accuracy.interactions report --games DIR --publish        # docs/results/interactions.json
+    python -m benchmarks.accuracy.interactions report --redraw                     # print what was published
+
+DIR holds games as npz files with `table`, float64 (2**n_players,), bit i of the index set where player i is in. The
+published figures are of shapiq's 78 precomputed games (Muschalik and others, NeurIPS 2024; branch benchmark_dump of
+mmschlk/shapiq, commit 1458edcb, MIT), brought into this order. What is measured is the Shapley interaction index of all
+pairs, whose squared error is given relative to the sum of their squares; with `--order 3` that of all triples. The
+games in `TUNED`, every family once, were looked at while the method was made; the others were not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import shapkit
+from benchmarks.accuracy.games import BenchmarkGame
+from benchmarks.accuracy.methods import Estimate, Floats, Value, is_peer
+from benchmarks.accuracy.records import Cell, Record, fill, read_lines, write_whole
+from benchmarks.accuracy.runs import measure
+from benchmarks.machine import machine
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results" / "interactions.json"
+FACTORS, SEEDS = (5, 10, 20, 40), 2  # evaluations per player
+KEY = ("game", "method", "factor", "seed")
+RESAMPLES = 2000
+TUNED = (
+    "AdultCensus_DatasetValuation_n10__model_name-decision_tree",
+    "AdultCensus_EnsembleSelection",
+    "AdultCensus_FeatureSelection_n14__model_name-random_forest",
+    "AdultCensus_GlobalExplanation_n14__model_name-gradient",
+    "AdultCensus_LocalExplanation_n14__model_name-gradient_boosting_imputer-marginal",
+    "AdultCensus_LocalExplanation_n14__model_name-random_forest_imputer-conditional",
+    "AdultCensus_UncertaintyExplanation_n14__uncertainty_to_explain-epistemic_imputer-conditional",
+    "AdultCensus_UncertaintyExplanation_n14__uncertainty_to_explain-total_imputer-marginal",
+    "BikeSharing_FeatureSelection_n12__model_name-decision",
+    "BikeSharing_GlobalExplanation_n12__model_name-random",
+    "BikeSharing_LocalExplanation_n12__model_name-gradient_boosting_imputer-conditional",
+    "BikeSharing_RandomForestEns",
+    "CaliforniaHousing_DatasetValuation_n10__model_name-gradient",
+    "ImageClassifier_n14__model_name-resnet_18_n_superpixel_resnet-14__2",
+    "ImageClassifier_n9__model_name-vit_9_patches__4",
+    "SOUM_n15__n-15_n_basis_games-30_min_interaction_size-1_max_interaction_size-5__2",
+    "SentimentAnalysis_n14__mask_strategy-mask__2",
+    "SentimentAnalysis_n14__mask_strategy-mask__6",
+)
+
+
+def family(name: str) -> str:
+    """What kind of game it is, from its file's name: DataValuation, LocalExplanation, ..."""
+    head = name.split("__")[0].split("_n")[0]
+    return head.split("_")[-1]
+
+
+def shapkit_methods(order: int) -> dict[str, Estimate]:
+    """The default of `estimate`; where its intervals lie is measured too."""
+
+    def estimated(value: Value, n_players: int, budget: int, seed: int) -> Floats:
+        game = shapkit.Game(value, n_players)
+        found = shapkit.estimate(game, budget, method="gaussian_process", seed=seed, index="SII", order=order)
+        values = found.values[_of_size(n_players, order)]
+        errors = np.zeros_like(values) if found.standard_errors is None else found.standard_errors[-len(values) :]
+        return np.stack([values, errors])
+
+    return {"auto": estimated}
+
+
+def peer_methods(order: int) -> dict[str, Estimate]:
+    """shapiq's estimators of interactions, of those that can run here."""
+    import shapiq
+
+    makers: dict[str, tuple[str, dict[str, Any]]] = {
+        "KernelSHAPIQ": ("KernelSHAPIQ", {}),
+        "KernelSHAPIQ, pairs": ("KernelSHAPIQ", {"pairing_trick": True}),
+        "InconsistentKernelSHAPIQ": ("InconsistentKernelSHAPIQ", {}),
+        "SVARMIQ": ("SVARMIQ", {}),
+        "SVARMIQ, pairs": ("SVARMIQ", {"pairing_trick": True}),
+        "SHAPIQ": ("SHAPIQ", {}),
+        "permutation": ("PermutationSamplingSII", {}),
+        "ProxySHAP": ("ProxySHAP", {}),
+        "ProxySHAP, adjusted": ("ProxySHAP", {"adjustment": True}),
+        "ProxySPEX": ("ProxySPEX", {"hpo": False}),
+    }
+
+    def method(kind: Callable[..., Any], options: dict[str, Any]) -> Estimate:
+        def estimated(value: Value, n_players: int, budget: int, seed: int) -> Floats:
+            estimator = kind(n=n_players, max_order=order, index="SII", random_state=seed, **options)
+            found = estimator.approximate(budget, value)
+            return np.array([float(found[players]) for players in combinations(range(n_players), order)])
+
+        return estimated
+
+    return {
+        f"shapiq {name}": method(getattr(shapiq, kind), options)
+        for name, (kind, options) in makers.items()
+        if hasattr(shapiq, kind)
+    }
+
+
+METHODS: dict[str, Callable[[int], dict[str, Estimate]]] = {"shapkit": shapkit_methods, "peers": peer_methods}
+
+
+def _of_size(n_players: int, size: int) -> slice:
+    """Where the coalitions of one size are among the terms."""
+    sizes = [len(term) for term in shapkit.interaction_terms(n_players, size)]
+    return slice(sizes.index(size), len(sizes))
+
+
+def open_games(folder: Path, order: int) -> Iterator[BenchmarkGame]:
+    """Each game with its exact interactions, of coalitions of `order` players."""
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as arrays:
+            table = arrays["table"]
+        n_players = len(table).bit_length() - 1
+        exact = shapkit.exact(shapkit.table_game(table), "SII", order).values[_of_size(n_players, order)]
+        powers = 1 << np.arange(n_players)
+
+        def value(coalitions: Any, table: Floats = table, powers: Any = powers) -> Floats:
+            return np.asarray(table[np.atleast_2d(coalitions).astype(bool) @ powers])
+
+        yield BenchmarkGame(path.stem, n_players, value, exact)
+
+
+def cells(methods: dict[str, Estimate], options: argparse.Namespace) -> Iterator[Cell]:
+    for game in open_games(options.games, options.order):
+        for factor in FACTORS:
+            if factor * game.n_players >= 2**game.n_players:
+                continue
+            for name, estimate in methods.items():
+                for seed in range(options.seeds):
+                    key = (game.name, name, factor, seed)
+                    yield key, lambda game=game, key=key, estimate=estimate: _measured(game, key, estimate)
+
+
+def _measured(game: BenchmarkGame, key: tuple[str, str, int, int], estimate: Estimate) -> Record:
+    """The record of one estimate; of shapkit's, how often the 95 % intervals hold the exact value."""
+    covered: list[float] = []
+
+    def values(value: Value, n_players: int, budget: int, seed: int) -> Floats:
+        found = estimate(value, n_players, budget, seed)
+        if found.ndim == 1:
+            return found
+        covered.append(float((np.abs(found[0] - game.exact) <= 1.96 * found[1]).mean()))
+        return np.asarray(found[0])
+
+    record = dict(zip(KEY, key, strict=True)) | measure(values, game, key[2] * game.n_players, key[3], tries=4)
+    record["squares"] = float((game.exact**2).sum())
+    return record | ({"coverage": covered[0]} if covered else {})
+
+
+def aggregate(folder: Path, n_seeds: int) -> dict[str, Any]:
+    """Per game and budget the mean relative error of each method; then ratios to the best peer of each game."""
+    records: dict[str, dict[str, dict[str, list[Record]]]] = {}
+    for which in METHODS:
+        for record in read_lines(folder / f"{which}.jsonl"):
+            by_factor = records.setdefault(record["game"], {})
+            by_factor.setdefault(str(record["factor"]), {}).setdefault(record["method"], []).append(record)
+    games: dict[str, Any] = {}
+    for game, by_factor in sorted(records.items()):
+        games[game] = {"family": family(game), "tuned": game.startswith(TUNED), "factors": {}}
+        for factor, by_method in by_factor.items():
+            found = {name: rows for name, rows in by_method.items() if all("squared_error" in row for row in rows)}
+            games[game]["factors"][factor] = {
+                name: {
+                    "errors": [row["squared_error"] / row["squares"] for row in rows[:n_seeds]],
+                    "seconds": float(np.median([row["seconds"] for row in rows])),
+                    **(
+                        {"coverage": float(np.mean([row["coverage"] for row in rows]))} if "coverage" in rows[0] else {}
+                    ),
+                }
+                for name, rows in found.items()
+            }
+    return {"games": games, "summary": {name: _summary(games, wanted) for name, wanted in _GROUPS.items()}}
+
+
+_GROUPS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "not looked at before": lambda game: not game["tuned"],
+    "looked at": lambda game: game["tuned"],
+    "all": lambda game: True,
+}
+
+
+def _summary(games: dict[str, Any], wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Of the games wanted and each budget: the geometric mean of the ratios, its bootstrap interval, the worst."""
+    summary: dict[str, Any] = {}
+    for factor in map(str, FACTORS):
+        ratios, coverages, seconds, worst = [], [], [], ("", 0.0)
+        for name, game in games.items():
+            cell = game["factors"].get(factor, {})
+            peers = [np.mean(found["errors"]) for method, found in cell.items() if is_peer(method)]
+            if not wanted(game) or not peers or "auto" not in cell:
+                continue
+            ratio = float(np.mean(cell["auto"]["errors"]) / min(peers))
+            ratios.append(ratio)
+            coverages.append(cell["auto"]["coverage"])
+            seconds.append(cell["auto"]["seconds"])
+            worst = max(worst, (name, ratio), key=lambda entry: entry[1])
+        if not ratios:
+            continue
+        logs = np.log(ratios)
+        draws = np.random.default_rng(0).integers(len(logs), size=(RESAMPLES, len(logs)))
+        low, high = np.exp(np.quantile(logs[draws].mean(axis=1), [0.025, 0.975]))
+        summary[factor] = {
+            "n_games": len(ratios),
+            "ratio": float(np.exp(logs.mean())),
+            "low": float(low),
+            "high": float(high),
+            "worst": worst[1],
+            "worst_game": worst[0],
+            "n_above_one": int((np.array(ratios) > 1).sum()),
+            "coverage": float(np.mean(coverages)),
+            "seconds": float(np.median(seconds)),
+        }
+    return summary
+
+
+def report(results: dict[str, Any]) -> str:
+    """The measured figures as text, the same in the terminal and in the docs."""
+    lines = []
+    for order, found in results["orders"].items():
+        what = {"2": "pairs", "3": "triples"}[order]
+        lines.append(
+            f"squared error of the interactions (SII) of {what}, divided by that of each game's best of shapiq"
+        )
+        lines.append(f"{'evaluations per player':<34}" + "".join(f"{f'{factor}n':>22}" for factor in FACTORS))
+        for group, summary in found["summary"].items():
+            if not summary:
+                continue
+            n_games = max(entry["n_games"] for entry in summary.values())
+            lines.append(f"{f'{n_games} games, {group}':<34}" + _row(summary, lambda e: _ratio(e)))
+            lines.append(
+                f"{'  worst game (above 1)':<34}" + _row(summary, lambda e: f"{e['worst']:.2f} ({e['n_above_one']})")
+            )
+            lines.append(f"{'  coverage of 95 % intervals':<34}" + _row(summary, lambda e: f"{e['coverage']:.1%}"))
+        lines.append(
+            f"{'median seconds beside the game':<34}" + _row(found["summary"]["all"], lambda e: f"{e['seconds']:.2f}")
+        )
+        lines += ["", *_by_method(found["games"], what), "", *_by_family(found["games"]), ""]
+    lines.append(f"{results['n_seeds']} seeds; {results['machine']}")
+    return "\n".join(lines)
+
+
+def _row(summary: dict[str, Any], shown: Callable[[dict[str, Any]], str]) -> str:
+    return "".join(f"{shown(summary[str(f)]) if str(f) in summary else '-':>22}" for f in FACTORS)
+
+
+def _ratio(entry: dict[str, Any]) -> str:
+    return f"{entry['ratio']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+
+
+def _by_method(games: dict[str, Any], what: str) -> list[str]:
+    """Each method's own error, geometric mean over the games that all methods of the budget could do."""
+    lines = [f"{f'squared error of {what} ÷ their squares':<40}" + "".join(f"{f'{factor}n':>12}" for factor in FACTORS)]
+    names = sorted({name for game in games.values() for cell in game["factors"].values() for name in cell})
+    for name in names:
+        row = []
+        for factor in map(str, FACTORS):
+            cells = [game["factors"][factor] for game in games.values() if factor in game["factors"]]
+            found = [np.mean(cell[name]["errors"]) for cell in cells if name in cell]
+            row.append(f"{np.exp(np.mean(np.log(found))):.3g}" if found and len(found) == len(cells) else "-")
+        lines.append(f"{name:<40}" + "".join(f"{cell:>12}" for cell in row))
+    return lines
+
+
+def _by_family(games: dict[str, Any]) -> list[str]:
+    """The ratio to the best peer by kind of game."""
+    lines = [f"{'ratio by kind of game (coverage)':<40}" + "".join(f"{f'{factor}n':>16}" for factor in FACTORS)]
+    for kind in sorted({game["family"] for game in games.values()}):
+        some = {name: game for name, game in games.items() if game["family"] == kind}
+        summary = _summary(some, lambda game: True)
+        shown = [
+            f"{summary[f]['ratio']:.2f} ({summary[f]['coverage']:.0%})" if f in summary else "-"
+            for f in map(str, FACTORS)
+        ]
+        lines.append(f"{f'{kind} ({len(some)})':<40}" + "".join(f"{cell:>16}" for cell in shown))
+    return lines
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("run", "report"))
+    parser.add_argument("--games", type=Path, help="folder of the games' tables")
+    parser.add_argument("--methods", choices=METHODS, default="shapkit")
+    parser.add_argument("--order", type=int, choices=(2, 3), default=2, help="2 for pairs, 3 for triples")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--publish", action="store_true", help="write docs/results/interactions.json")
+    parser.add_argument("--redraw", action="store_true", help="print what was published before")
+    parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "interactions")
+    options = parser.parse_args(arguments)
+    folder = options.cache / f"order-{options.order}"
+    if options.command == "run":
+        if options.games is None:
+            parser.error("run needs --games, a folder of tables")
+        folder.mkdir(parents=True, exist_ok=True)
+        methods = METHODS[options.methods](options.order)
+        fill(folder / f"{options.methods}.jsonl", KEY, cells(methods, options), options.minutes)
+        packages = ("numpy", "numba") if options.methods == "shapkit" else ("shapiq", "xgboost", "lightgbm")
+        installed = {distribution.name for distribution in importlib.metadata.distributions()}
+        known = [package for package in packages if package in installed]
+        write_whole(folder / f"machine-{options.methods}.txt", machine(*known, n_threads=_threads()))
+        return
+    if options.redraw:
+        print(report(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        return
+    orders = {
+        order: aggregate(options.cache / f"order-{order}", options.seeds)
+        for order in ("2", "3")
+        if (options.cache / f"order-{order}").exists()
+    }
+    where = [
+        (options.cache / "order-2" / f"machine-{which}.txt").read_text(encoding="utf-8")
+        for which in METHODS
+        if (options.cache / "order-2" / f"machine-{which}.txt").exists()
+    ]
+    results = {
+        "command": "python -m benchmarks.accuracy.interactions",
+        "orders": orders,
+        "n_seeds": options.seeds,
+        "machine": "; peers: ".join(where),
+        "measured": time.strftime("%Y-%m-%d"),
+    }
+    print(report(results))
+    if options.publish:
+        write_whole(RESULTS, json.dumps(results, indent=1) + "\n")
+
+
+def _threads() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1))
+
+
+if __name__ == "__main__":
+    main()
