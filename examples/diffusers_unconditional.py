@@ -1,8 +1,7 @@
 """The loop of diffusers' `train_unconditional.py` with the dummy-player penalty: the two lines marked `# shapkit`.
 
 Accelerator, DataLoader, UNet2DModel, DDPMScheduler, EMAModel and learning-rate schedule are as they are there, and so
-is the line that draws every image's own timestep. For its sake the penalty compares an image with itself alone
-(`estimator="present"`); by default it compares it with its neighbour too, and they would have to share a timestep.
+is the line that draws every image's own timestep: the penalty compares an image with itself alone.
 
     python examples/diffusers_unconditional.py      (a few minutes on one CPU core; a GPU is used if there is one)
 """
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions, star
 
-penalty = DummyPlayerPenalty("present", graph=star())  # concepts may look at the rest, the rest at no concept
+penalty = DummyPlayerPenalty(graph=star())  # concepts may look at the rest, the rest at no concept
 
 
 def main(steps: int = 500, weight: float = 10.0, cpu: bool = False) -> Trained:

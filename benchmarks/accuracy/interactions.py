@@ -254,6 +254,19 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def headline(results: dict[str, Any]) -> str:
+    """The few figures that the README shows."""
+    summary = results["orders"]["2"]["summary"]["not looked at before"]
+    n_games = max(entry["n_games"] for entry in summary.values())
+    lines = [
+        f"squared error of all pairs' interactions, divided by that of shapiq's best method, on {n_games} real games",
+        f"{'evaluations per player':<34}" + "".join(f"{f'{factor}n':>22}" for factor in FACTORS),
+        f"{'geometric mean over games':<34}" + _row(summary, _ratio),
+        f"{'the worst game':<34}" + _row(summary, lambda e: f"{e['worst']:.2f}"),
+    ]
+    return "\n".join(lines)
+
+
 def _row(summary: dict[str, Any], shown: Callable[[dict[str, Any]], str]) -> str:
     return "".join(f"{shown(summary[str(f)]) if str(f) in summary else '-':>22}" for f in FACTORS)
 

@@ -418,7 +418,7 @@ def main() -> None:
     sizes, turns, batch = ((2, 4), 1, 2) if arguments.quick else (N_REGIONS, 7, 4)
     problems = [
         measured_problem(shipped_problem(batch), sizes, turns, batch_on_cpu=batch),
-        measured_problem(dit_problem(batch), sizes, turns, batch_on_cpu=None),
+        measured_problem(dit_problem(batch), sizes, min(turns, 4), batch_on_cpu=None),
     ]
     if torch.cuda.is_available():
         problems += [measured_problem(problem, sizes, turns, batch_on_cpu=None) for problem in gpu_problems()]
