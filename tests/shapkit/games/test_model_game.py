@@ -346,3 +346,150 @@ def test_names_come_from_the_row_where_the_background_has_none():
     assert by_background.names == tuple(labels[::-1])
     with pytest.raises(ValueError, match="row lacks s1"):
         model_game(linear, series.drop("s1"), pandas.DataFrame(BACKGROUND, columns=labels))
+
+
+# Rows of several dimensions, tensors, modules and sparse rows.
+
+
+@pytest.mark.parametrize("fill", ["marginal", "baseline"])
+def test_a_window_of_a_series_has_its_elements_or_groups_of_them_as_players(fill):
+    row, background = RNG.normal(size=(4, 2)), RNG.normal(size=(5, 4, 2))
+    weights = RNG.normal(size=(4, 2))
+
+    def predict(rows):
+        assert rows.shape[1:] == (4, 2)
+        return (rows * weights).sum(axis=(1, 2))
+
+    expected = weights * (row - background.mean(axis=0))
+    phi = exact(model_game(predict, row, background, fill))
+    assert phi.names[:3] == ("0,0", "0,1", "1,0")
+    np.testing.assert_allclose(phi.values, expected.reshape(-1), atol=1e-12)
+    steps = {f"t{i}": [(i, 0), (i, 1)] for i in range(4)}
+    np.testing.assert_allclose(
+        exact(model_game(predict, row, background, fill, groups=steps)).values, expected.sum(axis=1)
+    )
+    flat = {"first": [0, 1, "1,0"], "rest": [3, (2, 0), (2, 1), (3, 0), 7]}
+    assert model_game(predict, row, background, fill, groups=flat).names == ("first", "rest")
+    labels = np.array([["a", "b"]] * 4)
+    found = exact(model_game(predict, row, background, fill, groups=labels))
+    assert found.names == ("a", "b")
+    np.testing.assert_allclose(found.values, expected.sum(axis=0))
+    one = exact(model_game(predict, row[None], background[:1], groups=labels))  # a batch of one is a row
+    np.testing.assert_allclose(one.values, (weights * (row - background[0])).sum(axis=0))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"row": np.ones((4, 3))}, r"row has shape \(4, 3\), expected \(4, 2\)"),
+        ({"background": np.ones((0, 4, 2))}, r"background has shape \(0, 4, 2\), expected \(n_background, \*shape"),
+        (
+            {"groups": {"a": [(4, 0)]}},
+            r"groups\['a'\] has \(4, 0\), expected the place of a feature in a row of \(4, 2\)",
+        ),
+        ({"groups": {"a": [(0,)]}}, r"has \(0,\), expected the place"),
+        ({"groups": np.zeros((2, 4))}, r"groups has shape \(2, 4\), expected \(4, 2\): one label for each feature"),
+        ({"groups": {"a": ["0,0"]}}, "groups leaves out 0,1, 1,0"),
+    ],
+)
+def test_errors_of_rows_of_two_dimensions(arguments, message):
+    given = {"predict": lambda rows: rows.sum(axis=(1, 2)), "row": np.ones((4, 2)), "background": np.zeros((3, 4, 2))}
+    with pytest.raises(ValueError, match=message):
+        model_game(**given | arguments)
+
+
+@pytest.mark.parametrize("fill", ["marginal", "baseline"])
+@pytest.mark.parametrize("max_rows", [3, 2**14])
+def test_sparse_rows_are_as_dense_ones(fill, max_rows):
+    sparse = pytest.importorskip("scipy.sparse")
+    background = RNG.normal(size=(6, 5)) * (RNG.random((6, 5)) < 0.4)
+    row = np.array([0.0, 2.0, 0.0, -1.0, 3.0])
+    seen = []
+
+    def predict(rows):
+        assert sparse.issparse(rows) and rows.format == "csr" and rows.shape[1] == 5
+        seen.append(rows.shape[0])
+        return np.tanh(np.asarray(rows @ WEIGHTS).reshape(-1))
+
+    expected = exact(model_game(lambda rows: np.tanh(rows @ WEIGHTS), row, background, fill)).values
+    for rows in (sparse.csr_matrix(row), sparse.coo_array(row[None]), row):
+        game = model_game(predict, rows, sparse.csc_matrix(background), fill, max_rows=max_rows)
+        np.testing.assert_allclose(exact(game).values, expected, atol=1e-12)
+    assert max(seen) <= max(max_rows, 1)
+    with pytest.raises(ValueError, match=r"row has shape \(1, 4\), expected \(5,\)"):
+        model_game(predict, sparse.csr_matrix(row[:4]), sparse.csr_matrix(background))
+
+
+def test_text_has_many_features_and_few_players():
+    sparse = pytest.importorskip("scipy.sparse")
+    n_words = 20_000
+    row = sparse.csr_array((np.ones(3), ([0, 0, 0], [5, 700, 19_999])), shape=(1, n_words))
+    labels = np.where(np.isin(np.arange(n_words), [5, 700, 19_999]), np.arange(n_words).astype(str), "other")
+    phi = exact(
+        model_game(
+            lambda rows: np.asarray(rows.sum(axis=1)).reshape(-1), row, sparse.csr_array((2, n_words)), groups=labels
+        )
+    )
+    assert phi.names == ("19999", "5", "700", "other")
+    np.testing.assert_allclose(phi.values, [1, 1, 1, 0])
+
+
+def test_tensors_stay_tensors_and_modules_are_run_as_they_are_used():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2)
+    )
+    net[2].eval()
+    row, background = torch.randn(5), torch.randn(4, 5)
+    states = {name: value.clone() for name, value in net.state_dict().items()}
+    phi = exact(model_game(net, row, background))
+    assert net.training and not net[2].training and net[1].training  # as it was
+    assert all(torch.equal(value, states[name]) for name, value in net.state_dict().items())
+    net.eval()
+    with torch.no_grad():
+        np.testing.assert_allclose(phi.grand_value, net(row[None])[0], atol=1e-6)
+        np.testing.assert_allclose(phi.empty_value, net(background).mean(dim=0), atol=1e-6)
+    for rows in ((row.numpy(), background.numpy()), (row, background.numpy()), (row.double(), background.tolist())):
+        np.testing.assert_allclose(exact(model_game(net, *rows)).values, phi.values, atol=1e-5)
+
+    def predict(rows):
+        assert isinstance(rows, torch.Tensor) and rows.dtype == torch.float32
+        return net(rows)  # with a gradient
+
+    np.testing.assert_allclose(exact(model_game(predict, row, background)).values, phi.values, atol=1e-6)
+    half = exact(model_game(net.bfloat16(), row, background))
+    np.testing.assert_allclose(half.values, phi.values, atol=0.05)
+
+
+def test_modules_of_pictures_and_of_tokens():
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(32, 1))
+    picture, background = torch.randn(1, 4, 4), torch.zeros(1, 1, 4, 4)
+    quadrants = np.kron([[0, 1], [2, 3]], np.ones((2, 2), int))[None]
+    phi = exact(model_game(net, picture, background, groups=quadrants))
+    assert phi.values.shape == (4, 1)
+    with torch.no_grad():
+        change = float(net(picture[None]) - net(background))
+    assert float(phi.values.sum()) == pytest.approx(change, abs=1e-5)
+    words = torch.nn.Sequential(torch.nn.Embedding(10, 3), torch.nn.Flatten(), torch.nn.Linear(12, 1))
+    found = exact(model_game(words, torch.tensor([1, 2, 3, 4]), torch.zeros(1, 4, dtype=torch.long)))
+    assert found.values.shape == (4, 1)
+
+
+def test_games_of_modules_run_in_threads_and_in_other_processes():
+    torch = pytest.importorskip("torch")
+    import pickle
+    from concurrent.futures import ThreadPoolExecutor
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
+    row, background = torch.randn(5), torch.randn(4, 5)
+    alone = exact(model_game(net, row, background)).values
+    with ThreadPoolExecutor(4) as executor:
+        game = model_game(net, row, background, batch_size=2, executor=executor)
+        np.testing.assert_allclose(exact(game).values, alone, atol=1e-6)
+    assert net.training
+    copied = pickle.loads(pickle.dumps(model_game(net, row, background)))
+    np.testing.assert_array_equal(exact(copied).values, alone)
