@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 
 from shapkit.estimators.gaussian_process import loops
 from shapkit.estimators.gaussian_process.kernel import PartKernel, coalition_sizes, size_kernel, weighted_products
+from shapkit.estimators.gaussian_process.threads import threads_for
 
 Floats = NDArray[np.float64]
 
@@ -108,6 +109,13 @@ def fit_kernel(
         start: parameters to start from; by default those of the family.
         n_iterations: the most steps of L-BFGS.
     """
+    with threads_for(len(signs)):
+        return _fitted(family, signs, payoffs, start, n_iterations)
+
+
+def _fitted(
+    family: KernelFamily, signs: Floats, payoffs: Floats, start: Floats | None, n_iterations: int
+) -> tuple[Floats, float]:
     table = family.table()
     best = table[:, 0] if start is None else np.clip(start, table[:, 3], table[:, 4])
     lowest = np.inf

@@ -18,6 +18,7 @@ from shapkit.estimators.gaussian_process.components import MAX_CHOOSING_PLAYERS,
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, index_functionals, with_pairs
 from shapkit.estimators.gaussian_process.kernel import PartKernel, pair_shapley
 from shapkit.estimators.gaussian_process.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
+from shapkit.estimators.gaussian_process.threads import threads_for
 from shapkit.estimators.pairs.samples import PairedSamples, residual_rates, stratified_variances, weighted_marginals
 from shapkit.estimators.runs.own_unit import GameInOwnUnit
 from shapkit.exact.indices import exact
@@ -126,7 +127,8 @@ class GaussianProcessSampler:
         n_goal = min(n_before + n_left // 2, self._n_pairs)
         while len(self._signs) < n_goal:
             if not len(self._planned):
-                self._planned, self._starts, self._even_starts = self._next_phase()
+                with threads_for(len(self._signs)):
+                    self._planned, self._starts, self._even_starts = self._next_phase()
             self._evaluate(n_goal - len(self._signs))
         spent = 2 * (len(self._signs) - n_before)
         if len(self._signs) < self._n_pairs or self._n_pairs == n_pairs_of(self.game.n_players):
@@ -152,7 +154,8 @@ class GaussianProcessSampler:
             raise ValueError("no coalition has been evaluated yet: call advance(n_evaluations) with at least 2")
         empty, grand = self._ends
         if self._known is None:
-            self._known = self._posterior()
+            with threads_for(len(self._signs)):
+                self._known = self._posterior()
         values, variances = self._known
         if self.index == "shapley":  # what the posterior misses efficiency by is rounding: it is shared out
             values = values + ((grand - empty).ravel() - values.sum(axis=0)) / max(len(values), 1)

@@ -1,0 +1,26 @@
+"""How many threads the linear algebra gets."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+_SMALL = 1_024  # rows of a matrix
+
+
+def threads_for(n_rows: int) -> AbstractContextManager[Any]:
+    """Return a context in which matrices of so many rows are worked on: one thread for small ones.
+
+    A run is hundreds of factorisations of small matrices. On more threads they take as long where cores are idle, and
+    twenty times as long where others work there too, because the threads wait for each other in a loop; and their
+    last digits would depend on how many threads there are.
+    """
+    return _libraries().limit(limits=1, user_api="blas") if n_rows <= _SMALL else nullcontext()
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
