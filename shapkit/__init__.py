@@ -1,6 +1,6 @@
 """Game-theoretic attribution: what each player of a cooperative game contributes, exactly or estimated.
 
-Importing this package needs NumPy, SciPy and numba. Everything on torch tensors is in
+Importing this package needs NumPy, SciPy, numba and threadpoolctl. Everything on torch tensors is in
 `shapkit.differentiable`.
 """
 

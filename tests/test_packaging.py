@@ -1,4 +1,4 @@
-"""The distribution: types are announced, versions are ranges, and the core needs nothing but its three packages."""
+"""The distribution: types are announced, versions are ranges, and the core needs nothing but its four packages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_both_packages_announce_their_types() -> None:
 
 def test_published_requirements_are_ranges_and_development_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {name.split(">")[0] for name in project["dependencies"]} == {"numpy", "scipy", "numba"}
+    assert {name.split(">")[0] for name in project["dependencies"]} == {"numpy", "scipy", "numba", "threadpoolctl"}
     extras = project["optional-dependencies"]
     assert set(extras) >= {"torch", "diffusion", "plots", "docs", "test"}
     for requirement in [*project["dependencies"], *(r for extra in extras.values() for r in extra)]:

@@ -91,7 +91,8 @@ def peer_methods(order: int) -> dict[str, Estimate]:
         "SVARMIQ, pairs": ("SVARMIQ", {"pairing_trick": True}),
         "SHAPIQ": ("SHAPIQ", {}),
         "permutation": ("PermutationSamplingSII", {}),
-        "ProxySHAP": ("ProxySHAP", {}),
+        "ProxySHAP": ("ProxySHAP", {}),  # with xgboost
+        "ProxySHAP, tree": ("ProxySHAP", {"proxy_model": "tree"}),  # what it takes where xgboost is not installed
         "ProxySHAP, adjusted": ("ProxySHAP", {"adjustment": True}),
         "ProxySPEX": ("ProxySPEX", {"hpo": False}),
     }

@@ -61,7 +61,7 @@ def improved_diffusion() -> Loop:
     the prediction itself sees little of them.
     """
     images, regions = data.faces()
-    return _improved_diffusion(_openai_unet(3, 6), images, regions, learned=True, weight=8.0)
+    return _improved_diffusion(_openai_unet(3, 6), images, regions, learned=True, weight=2.0)
 
 
 def _improved_diffusion(
@@ -98,6 +98,7 @@ def _improved_diffusion(
         lambda noise: sampler.ddim_sample_loop(network, noise.shape, noise=noise),
         tuple(samples.shape[1:]),
         weight,
+        learning_rate=1e-3,
         watch={"output": lambda result: result[:, : samples.shape[1]]},  # the other half are the variances
     )
 
@@ -236,7 +237,7 @@ def improved_diffusion_3d() -> Loop:
     network = KarrasUnet3D(
         image_size=12, frames=12, dim=8, channels=1, num_downsamples=1, num_blocks_per_stage=1, attn_res=(), dropout=0.0
     )
-    return _improved_diffusion(network, volumes, regions, weight=8.0)
+    return _improved_diffusion(network, volumes, regions, weight=2.0)
 
 
 def pythae() -> Loop:
