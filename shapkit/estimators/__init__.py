@@ -18,6 +18,7 @@ from shapkit.coalitions import members_of_masks
 from shapkit.estimators.gaussian_process.sampler import GaussianProcessSampler
 from shapkit.estimators.pairs.kernel import KernelSampler
 from shapkit.estimators.pairs.leverage import LeverageSampler
+from shapkit.estimators.pairs.shap_iq import ShapIqSampler
 from shapkit.estimators.permutation import AntitheticSampler, PermutationSampler
 from shapkit.estimators.runs.anytime import Run, Sampler
 from shapkit.estimators.runs.known_payoffs import KnownPayoffs
@@ -48,6 +49,12 @@ SAMPLERS: dict[str, Callable[[Game, int], Sampler]] = {
     "gaussian_process": GaussianProcessSampler,
 }
 """What `estimate` knows by name: takes the game and a seed, and says what it does in its docstring."""
+
+INDEX_SAMPLERS: dict[str, Callable[[Game, int, Index, int], Sampler]] = {
+    "gaussian_process": GaussianProcessSampler,
+    "shap_iq": ShapIqSampler,
+}
+"""Those that estimate any index: they take the index and its order, too."""
 
 
 def estimate(
@@ -88,8 +95,8 @@ def estimate(
             standard errors are asked whenever the evaluations have grown by a quarter.
         progress: show a bar with an estimate of the time left.
         index: "shapley", or another of `exact`: "banzhaf", or interactions "SII", "k-SII", "STII", "FSII", "BII" and
-            "FBII". Others than Shapley values are estimated by "gaussian_process" alone, from the same evaluations:
-            one run that was asked for pairs has the players' values as well.
+            "FBII". "auto" estimates them by "gaussian_process", too, from the same evaluations: one run that was asked
+            for pairs has the players' values as well. "shap_iq" is unbiased, and assumes nothing of the game.
         order: the largest size of coalition that gets a value; by default 1 for values, 2 for interactions.
 
     Returns:
@@ -125,8 +132,9 @@ def estimate(
         method = _modelling(game, index)
         if method == "antithetic" and budget is not None and budget < 2 * game.n_players:  # pays for no pair
             method = "permutation"
-    if method not in SAMPLERS:
-        raise ValueError(f"method must be 'auto' or one of {', '.join(map(repr, SAMPLERS))}, got {method!r}")
+    if method not in SAMPLERS and method not in INDEX_SAMPLERS:
+        known = dict.fromkeys([*SAMPLERS, *INDEX_SAMPLERS])
+        raise ValueError(f"method must be 'auto' or one of {', '.join(map(repr, known))}, got {method!r}")
     run = _run(game, method, seed, index, order)
     return run.go_on(run.limit(0, budget, stop), stop, progress)
 
@@ -179,12 +187,17 @@ def explain(
 
 
 def _run(game: Game, method: str, seed: int, index: Index, order: int) -> Run:
-    if index == "shapley":
+    if index == "shapley" and method in SAMPLERS:
         return Run(game, lambda known: SAMPLERS[method](known, seed), method)
-    if method != "gaussian_process":
+    if method not in INDEX_SAMPLERS:
         raise ValueError(
-            f"method {method!r} estimates Shapley values only, got index {index!r}: "
-            "leave the method out, or choose 'gaussian_process'"
+            f"method {method!r} estimates Shapley values only, got index {index!r}: leave the method out, or choose "
+            f"one of {', '.join(map(repr, INDEX_SAMPLERS))}"
+        )
+    if game.n_players > _MOST_MODELLED_PLAYERS:
+        raise ValueError(
+            f"index {index!r} is estimated for at most {_MOST_MODELLED_PLAYERS:,} players, got {game.n_players:,}: "
+            "join players to groups"
         )
     n_terms = sum(comb(game.n_players, size) for size in range(1, order + 1))
     if n_terms > _MOST_TERMS:
@@ -192,7 +205,7 @@ def _run(game: Game, method: str, seed: int, index: Index, order: int) -> Run:
             f"index {index!r} of order {order} has {n_terms:,} values for {game.n_players} players, expected at most "
             f"{_MOST_TERMS:,}: choose a smaller order, or join players to groups"
         )
-    return Run(game, lambda known: GaussianProcessSampler(known, seed, index, order), method, index, order)
+    return Run(game, lambda known: INDEX_SAMPLERS[method](known, seed, index, order), method, index, order)
 
 
 def _modelling(game: Game, index: Index = "shapley") -> str:
@@ -225,6 +238,7 @@ def affordable(game: Game, budget: int) -> bool:
 
 __all__ = [
     "DEFAULT_STOP",
+    "INDEX_SAMPLERS",
     "SAMPLERS",
     "Budget",
     "RelativeError",
