@@ -29,7 +29,7 @@ import numpy as np
 import shapkit
 from benchmarks.accuracy.games import BenchmarkGame
 from benchmarks.accuracy.methods import Estimate, Floats, Value, is_peer
-from benchmarks.accuracy.records import Cell, Record, fill, read_lines, write_whole
+from benchmarks.accuracy.records import Cell, Record, fill, read_lines, rounded, write_whole
 from benchmarks.accuracy.runs import measure
 from benchmarks.machine import machine
 
@@ -350,7 +350,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     print(report(results))
     if options.publish:
-        write_whole(RESULTS, json.dumps(results, indent=1) + "\n")
+        write_whole(RESULTS, json.dumps(rounded(results), indent=1) + "\n")
 
 
 def _threads() -> int:
