@@ -6,6 +6,7 @@ Importing this package needs NumPy, SciPy, numba and threadpoolctl. Everything o
 
 from shapkit._moved import MovedModules
 from shapkit.attribution.attribution import Attribution, interaction_terms, to_shap
+from shapkit.attribution.overlays import draw_on_image, text_html
 from shapkit.dummies.dummy import DummyResidual, dummy_residual, isolation_residual
 from shapkit.dummies.influence import InfluenceGraph, influence_graph
 from shapkit.estimators import Budget, RelativeError, Seconds, StandardError, estimate, explain
@@ -14,7 +15,9 @@ from shapkit.games.cache import CoalitionCache
 from shapkit.games.classic import airport_game, bankruptcy_game, glove_game, unanimity_sum, weighted_voting
 from shapkit.games.executors import RestartingExecutor
 from shapkit.games.game import Game, table_game
+from shapkit.games.image_game import image_game, image_segments
 from shapkit.games.model_game import model_game
+from shapkit.games.text_game import text_game
 from shapkit.transforms import moebius_transform, zeta_transform
 
 __version__ = "0.1.0"
@@ -32,11 +35,14 @@ __all__ = [
     "StandardError",
     "airport_game",
     "bankruptcy_game",
+    "draw_on_image",
     "dummy_residual",
     "estimate",
     "exact",
     "explain",
     "glove_game",
+    "image_game",
+    "image_segments",
     "influence_graph",
     "interaction_terms",
     "isolation_residual",
@@ -44,6 +50,8 @@ __all__ = [
     "moebius_transform",
     "shapley_values",
     "table_game",
+    "text_game",
+    "text_html",
     "to_shap",
     "unanimity_sum",
     "weighted_voting",

@@ -102,3 +102,15 @@ def test_an_edit_of_the_local_model_changes_nothing_outside(tmp_path: Path, monk
         assert local[concept][1] == 0 < plain[concept][1]
         assert local[concept][0] > 0.25 * plain[concept][0]
     assert (tmp_path / "local.png").stat().st_size > 1000
+
+
+def test_a_picture_and_a_text_are_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib").use("Agg")
+    picture: Any = _example("explain_image", monkeypatch)
+    phi = picture.main(str(tmp_path / "digit.png"), steps=60)
+    assert (tmp_path / "digit.png").stat().st_size > 5_000 and phi.n_players == 16
+    assert float(phi.grand_value - phi.empty_value) > 1 and abs(float(phi.efficiency_gap)) < 1e-4
+    text: Any = _example("explain_text", monkeypatch)
+    pairs = text.main(str(tmp_path / "text.html"))
+    assert "wonderful" in (tmp_path / "text.html").read_text(encoding="utf-8")
+    assert pairs["not", "good"] < -1 < pairs["plot", "music"] < 1  # a negation turns the word behind it round

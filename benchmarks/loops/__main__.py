@@ -46,6 +46,8 @@ def train(name: str, steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
     for _ in range(2):
         torch.manual_seed(0)
         pair.append(LOOPS[name]())
+    if pair[0].steps is not None:
+        steps = min(steps, pair[0].steps)
     optimizers = [torch.optim.AdamW(loop.trained.parameters(), lr=loop.learning_rate) for loop in pair]
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) for optimizer in optimizers]
     seconds: list[list[float]] = [[], []]
@@ -136,7 +138,9 @@ def report(results: dict[str, Any]) -> str:
         loss = f"x {with_['loss'] / without['loss']:.3f}"
         seconds = f"{without['seconds']:.3f} > {with_['seconds']:.3f}"
         lines.append(f"{name:<20}{fall:>18}{loss:>9}{cells[0]:>30}{cells[1]:>26}{seconds:>16}")
-    lines.append(f"{results['steps']} steps of {results['batch']} samples; {results['machine']}")
+    fewer = ", ".join(f"{row['steps']} of {name}" for name, row in results["loops"].items() if row.get("steps"))
+    steps = f"{results['steps']} steps{f' ({fewer})' if fewer else ''} of {results['batch']} samples"
+    lines.append(f"{steps}; {results['machine']}")
     return "\n".join(lines)
 
 

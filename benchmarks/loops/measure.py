@@ -34,6 +34,7 @@ class Loop:
         weight: of the penalty.
         watch: arguments of ``watching``.
         channels: the axis of the channels.
+        steps: of training, where it is not the benchmark's number.
     """
 
     source: str
@@ -49,6 +50,7 @@ class Loop:
     learning_rate: float = 2e-3
     watch: dict[str, Any] = field(default_factory=dict)
     channels: int = 1
+    steps: int | None = None
 
 
 def locality(loop: Loop, pairs: int = 32) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
@@ -100,6 +102,7 @@ def figures_of(loop: Loop, rows: dict[str, Any], step_ratio: float) -> dict[str,
         "call": loop.call,
         "shape": list(loop.samples.shape[1:]),
         "weight": loop.weight,
+        "steps": loop.steps,
         "n_parameters": sum(weights.numel() for weights in loop.trained.parameters()),
         "step_ratio": step_ratio,
         **rows,

@@ -7,6 +7,7 @@ rendered faces of 16 x 16 pixels, and small signals and volumes where the loop i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -237,7 +238,7 @@ def improved_diffusion_3d() -> Loop:
     network = KarrasUnet3D(
         image_size=12, frames=12, dim=8, channels=1, num_downsamples=1, num_blocks_per_stage=1, attn_res=(), dropout=0.0
     )
-    return _improved_diffusion(network, volumes, regions, weight=2.0)
+    return replace(_improved_diffusion(network, volumes, regions, weight=2.0), steps=600)  # a step takes long
 
 
 def pythae() -> Loop:

@@ -65,7 +65,7 @@ def bars(
     >>> [float(bar.get_width()) for bar in axes.patches]
     [2.0, 3.0]
     """
-    scalar = _drawn_output(attribution, output)
+    scalar = drawn_output(attribution, output)
     n_shown = min(len(scalar), positive_integer("max_players", max_players))
     rows = np.arange(len(scalar)) if n_shown == len(scalar) else by_size(scalar.values)[:n_shown]
     lengths = scalar.values[rows]
@@ -77,7 +77,7 @@ def bars(
         errors = None if errors is None else np.append(errors, np.nan)
         labels.append(f"{len(scalar) - n_shown} other{'s' if len(scalar) - n_shown > 1 else ''}")
         colours.append(OTHERS)
-    ax = ax or _new_axes(6.4, 1.1 + 0.3 * len(lengths))
+    ax = ax or new_axes(6.4, 1.1 + 0.3 * len(lengths))
     positions = np.arange(len(lengths))
     ax.barh(positions, lengths, xerr=errors, color=colours, ecolor="black", capsize=3)
     ax.set_yticks(positions, labels=labels)
@@ -113,12 +113,12 @@ def heatmap(
     >>> axes.images[0].get_array().tolist()
     [[2.0, 1.0], [1.0, 3.0]]
     """
-    scalar = _drawn_output(attribution, output)
+    scalar = drawn_output(attribution, output)
     players, matrix = _largest_players(scalar, max_players)
     labels = [_labels(scalar.names)[player] for player in players]
     side = 1.8 + (0.5 if len(players) <= _ANNOTATED_PLAYERS else 0.25) * len(players)
     longest = max(map(len, labels))
-    ax = ax or _new_axes(side + 1.3 + 0.08 * longest, side + 1.0 + 0.06 * longest)
+    ax = ax or new_axes(side + 1.3 + 0.08 * longest, side + 1.0 + 0.06 * longest)
     limit = float(np.nanmax(np.abs(matrix), initial=0)) or 1.0
     image = ax.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit)
     font = "medium" if len(players) <= 20 else "small"
@@ -158,7 +158,7 @@ def network(
     >>> sorted(text.get_text() for text in axes.texts)
     ['eyes', 'nose']
     """
-    scalar = _drawn_output(attribution, output)
+    scalar = drawn_output(attribution, output)
     players, matrix = _largest_players(scalar, max_players)
     angles = np.pi / 2 - 2 * np.pi * np.arange(len(players)) / len(players)  # clockwise from the top
     places = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -243,7 +243,7 @@ def _explain_network(ax: Axes, matrix: NDArray[np.float64], title: str, below: f
     ax.legend(handles=keys, title=title, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=lowered)
 
 
-def _drawn_output(attribution: Drawn, output: int | tuple[int, ...] | None) -> Drawn:
+def drawn_output(attribution: Drawn, output: int | tuple[int, ...] | None) -> Drawn:
     """The scalar attribution to draw."""
     if attribution.n_players == 0:
         raise ValueError("the attribution has no players, so that there is nothing to draw")
@@ -315,7 +315,7 @@ def _axes_in_margins(side: float, top: float, bottom: float) -> Axes:
     return axes
 
 
-def _new_axes(width: float, height: float) -> Axes:
+def new_axes(width: float, height: float) -> Axes:
     """Axes of a new figure, of a size in inches."""
     pyplot = require("matplotlib.pyplot", "plots", "plots of an Attribution")
     _, ax = pyplot.subplots(figsize=(width, height), layout="constrained")

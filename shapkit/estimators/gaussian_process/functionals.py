@@ -89,10 +89,12 @@ def _functional(index: Index, order: int, size: int, n_players: int) -> IndexFun
         # r = -1 is the empty coalition; its mirror image is there too, so that nodes are symmetric
         inside = weights / 2 * np.polynomial.polynomial.polyval((1 + nodes) / 2, density)
         nodes, weights = np.concatenate([[-1.0], nodes, [1.0]]), np.concatenate([[at_empty], inside, [0.0]])
-    else:
+    elif index in ("shapley", "SII", "k-SII"):
         weights = weights / 2
         if index == "k-SII":
             joined = tuple(float(number) for number in bernoulli_numbers(order - size))
+    else:
+        raise ValueError(f"index {index!r} has no measure here: say of what its derivatives are a mean")
     return IndexFunctional(size, nodes, weights, joined, by_size)
 
 
