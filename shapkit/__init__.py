@@ -6,10 +6,12 @@ Importing this package needs NumPy, SciPy, numba and threadpoolctl. Everything o
 
 from shapkit._moved import MovedModules
 from shapkit.attribution.attribution import Attribution, interaction_terms, to_shap
+from shapkit.attribution.attributions import Attributions
 from shapkit.attribution.overlays import draw_on_image, text_html
 from shapkit.dummies.dummy import DummyResidual, dummy_residual, isolation_residual
 from shapkit.dummies.influence import InfluenceGraph, influence_graph
 from shapkit.estimators import Budget, RelativeError, Seconds, StandardError, estimate, explain
+from shapkit.estimators.many_rows import explain_rows
 from shapkit.exact.indices import exact, shapley_values
 from shapkit.games.cache import CoalitionCache
 from shapkit.games.classic import airport_game, bankruptcy_game, glove_game, unanimity_sum, weighted_voting
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Attribution",
+    "Attributions",
     "Budget",
     "CoalitionCache",
     "DummyResidual",
@@ -40,6 +43,7 @@ __all__ = [
     "estimate",
     "exact",
     "explain",
+    "explain_rows",
     "glove_game",
     "image_game",
     "image_segments",
