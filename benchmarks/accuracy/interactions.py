@@ -361,7 +361,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     print(report(results))
     if options.publish:
-        write_whole(RESULTS, json.dumps(rounded(results), indent=1) + "\n")
+        write_whole(RESULTS, json.dumps(rounded(results), separators=(",", ":")) + "\n")
 
 
 def _threads() -> int:
