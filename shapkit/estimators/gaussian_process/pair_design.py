@@ -55,6 +55,28 @@ def random_pairs(n_players: int, n_wanted: int, seed: int, known: Floats) -> Flo
     return np.asarray(fresh[order[:n_wanted]])
 
 
+def single_pairs(n_players: int, n_wanted: int, seed: int) -> Floats:
+    """Return distinct pairs, those of one player against all others first, in random order, then random ones.
+
+    They observe each player's marginal contribution at both ends, where interaction indices weigh single coalitions
+    the most. The pair of the grand and the empty coalition is not among them.
+
+    Args:
+        n_players: at least 3: of two players the pairs of one are the same.
+        n_wanted: how many; fewer are returned where fewer are left.
+        seed: an integer in [0, 2**64).
+
+    >>> single_pairs(3, 2, seed=0).sum(axis=1)
+    array([-1., -1.])
+    """
+    singles = 2 * np.eye(n_players) - 1
+    singles = singles[np.argsort(counter_bits(seed, 2, np.arange(n_players)), kind="stable")]
+    if n_wanted <= n_players:
+        return np.asarray(singles[:n_wanted])
+    known = np.concatenate([np.ones((1, n_players)), singles])
+    return np.concatenate([singles, random_pairs(n_players, n_wanted - n_players, seed, known)])
+
+
 def informative_pairs(
     n_wanted: int,
     candidates: Floats,

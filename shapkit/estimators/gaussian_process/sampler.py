@@ -17,7 +17,13 @@ from shapkit.attribution.attribution import Attribution
 from shapkit.estimators.gaussian_process.components import MAX_CHOOSING_PLAYERS, PartModel, components
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, index_functionals, with_pairs
 from shapkit.estimators.gaussian_process.kernel import PartKernel, pair_shapley
-from shapkit.estimators.gaussian_process.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
+from shapkit.estimators.gaussian_process.pair_design import (
+    informative_pairs,
+    n_pairs_of,
+    pair_keys,
+    random_pairs,
+    single_pairs,
+)
 from shapkit.estimators.gaussian_process.threads import threads_for
 from shapkit.estimators.pairs.samples import PairedSamples, residual_rates, stratified_variances, weighted_marginals
 from shapkit.estimators.runs.own_unit import GameInOwnUnit
@@ -64,7 +70,7 @@ class GaussianProcessSampler:
 
     Interactions cost no evaluations of their own: half the sum of a pair's two payoffs, which Shapley values do not
     depend on, is the even part of the game, and has a process and kernels of its own. Any index is a linear functional
-    of the two parts. They take no more than 4,096 pairs.
+    of the two parts. They take no more than 4,096 pairs, and begin with those of one player against all others.
 
     Args:
         game: any number of players and outputs.
@@ -224,6 +230,8 @@ class GaussianProcessSampler:
         even_parts = components(self._signs, centred, even=True) if chooses and self._members else []
         starts, even_starts = self._starts.copy(), self._even_starts.copy()
         if not parts and not even_parts:
+            if self._members and n_known == 1 and n_players > 2:
+                return single_pairs(n_players, n_wanted, seed), starts, even_starts
             return random_pairs(n_players, n_wanted, seed, self._signs), starts, even_starts
         kernels = [component.refitted(self._signs, starts) for component in parts]
         kernels += [component.refitted(self._signs, even_starts) for component in even_parts]

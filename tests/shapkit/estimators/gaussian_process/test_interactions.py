@@ -20,7 +20,12 @@ from shapkit.estimators.gaussian_process.components import PartModel
 from shapkit.estimators.gaussian_process.functionals import index_functionals, prior_variances, with_pairs
 from shapkit.estimators.gaussian_process.kernel import PartKernel, PartPosterior
 from shapkit.estimators.gaussian_process.kernel_fit import KernelFamily, fit_kernel, objective
-from shapkit.estimators.gaussian_process.pair_design import informative_pairs, random_pairs
+from shapkit.estimators.gaussian_process.pair_design import (
+    informative_pairs,
+    pair_keys,
+    random_pairs,
+    single_pairs,
+)
 from shapkit.estimators.gaussian_process.sampler import GaussianProcessSampler
 from shapkit.exact.interactions import VALUES, Index
 
@@ -171,6 +176,14 @@ def test_the_posterior_equals_that_of_the_dense_process():
     twice = shapkit.exact(shapkit.table_game(once.T), "SII").values[6:]
     np.testing.assert_allclose(variances, np.diag(twice), atol=1e-8)
     assert len(signs) == 64
+
+
+@pytest.mark.parametrize("n_wanted", [2, 6, 8, 40])
+def test_the_first_pairs_are_those_of_one_player(n_wanted):
+    pairs = single_pairs(6, n_wanted, seed=3)
+    assert len(pairs) == min(n_wanted, 2**5 - 1) and len(set(pair_keys(pairs))) == len(pairs)
+    assert (np.sort((pairs > 0).sum(axis=1)[:6]) == 1).all() and not (np.abs(pairs.sum(axis=1)) == 6).any()
+    assert (single_pairs(6, 6, seed=3) != single_pairs(6, 6, seed=4)).any()
 
 
 def test_pairs_are_chosen_for_what_is_asked():
