@@ -1,6 +1,7 @@
 """Many rows: the same numbers as one by one, whatever the workers; tables, files, summaries and errors."""
 
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_estimates_do_not_depend_on_the_workers_and_rows_have_seeds_of_their_own
     alone = explain_rows(model, rows, background, budget=60, index="SII", order=2)
     assert alone.values.shape == (4, 45) and (alone.standard_errors >= 0).all()
     assert len({row.seeds for row in alone}) == 4
-    for executor in (ThreadPoolExecutor(3), ProcessPoolExecutor(2)):
+    for executor in (ThreadPoolExecutor(3), ProcessPoolExecutor(2, mp_context=get_context("spawn"))):
         with executor:
             again = explain_rows(model, rows, background, budget=60, index="SII", order=2, executor=executor)
         np.testing.assert_array_equal(again.values, alone.values)
