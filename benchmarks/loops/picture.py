@@ -70,7 +70,7 @@ def _shapes(folder: Path, path: Path) -> None:
         axes[line, 0].set_ylabel(f"{which} the penalty\n\nvalue")
     axes[1, 0].set_xlabel("sample")
     for column, title in enumerate(
-        ("1-D: noise of the middle wave", "3-D: of the left ball (middle slice)", "tokens: of the mouth's patches")
+        ("1-D: noise of the middle wave", "3-D: of the left ball (a slice)", "tokens: of the mouth's patches")
     ):
         axes[0, column].set_title(title, loc="left", fontsize=10)
     axes[0, 0].legend(frameon=False, loc="upper left", fontsize=8)

@@ -29,7 +29,7 @@ from diffusers import DiTTransformer2DModel, UNet2DModel
 from torch import Tensor, nn
 
 from benchmarks.machine import machine
-from shapkit.differentiable import DummyPlayerPenalty, Regions
+from shapkit.differentiable import DummyPlayerPenalty, RandomState, Regions
 from shapkit_diffusion.denoisers.loading import load_denoiser
 
 ROOT = Path(__file__).parents[2]
@@ -154,11 +154,14 @@ def train_step(problem: Problem, penalty: DummyPlayerPenalty | None, regions: Re
         return output
 
     with torch.autocast(problem.device.type, torch.bfloat16, enabled=problem.autocast):
+        state = RandomState.of(problem.device)  # a DiT drops labels at random: the penalty's runs must drop the same
         output = network(problem.x)
         loss = (output.float() - problem.target).square().mean()
         if penalty is not None:
             paired = None if penalty.estimator == "present" else "paired"  # it compares no two samples
-            loss = loss + penalty(network, problem.x, regions, output=output, step=step, conditions=paired)
+            loss = loss + penalty(
+                network, problem.x, regions, output=output, random_state=state, step=step, conditions=paired
+            )
     loss.backward()
     problem.optimizer.step()
     problem.optimizer.zero_grad(set_to_none=True)
@@ -418,7 +421,7 @@ def main() -> None:
     sizes, turns, batch = ((2, 4), 1, 2) if arguments.quick else (N_REGIONS, 7, 4)
     problems = [
         measured_problem(shipped_problem(batch), sizes, turns, batch_on_cpu=batch),
-        measured_problem(dit_problem(batch), sizes, min(turns, 4), batch_on_cpu=None),
+        measured_problem(dit_problem(batch), sizes, min(turns, 2), batch_on_cpu=None),
     ]
     if torch.cuda.is_available():
         problems += [measured_problem(problem, sizes, turns, batch_on_cpu=None) for problem in gpu_problems()]
