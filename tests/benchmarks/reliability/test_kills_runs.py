@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,13 @@ def test_what_a_killed_process_leaves_is_found(tmp_path: Path) -> None:
     child = "import subprocess, sys; subprocess.Popen(['sleep', '1000']); print('begun', flush=True)"
     environment = {**os.environ, kills_runs.MARKER: str(tmp_path)}
     subprocess.run([sys.executable, "-c", child], env=environment, check=True, stdout=subprocess.DEVNULL)
-    (left,) = kills_runs.processes_marked(str(tmp_path))
+    found: list[int] = []
+    for _ in range(100):  # the system shows a program's environment a moment after it has begun
+        found = kills_runs.processes_marked(str(tmp_path))
+        if found:
+            break
+        time.sleep(0.05)
+    (left,) = found
     os.kill(left, signal.SIGKILL)
 
 
