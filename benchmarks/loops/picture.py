@@ -75,7 +75,7 @@ def _shapes(folder: Path, path: Path) -> None:
         axes[0, column].set_title(title, loc="left", fontsize=10)
     axes[0, 0].legend(frameon=False, loc="upper left", fontsize=8)
     figure.colorbar(drawn, ax=axes[:, 1:], label="mean square change (log scale)", shrink=0.8)
-    figure.suptitle("An exchange of noise stays in its region, whatever the shape of the data", x=0.01, ha="left")
+    figure.suptitle("With the penalty, an exchange of noise changes less outside of its region", x=0.01, ha="left")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
