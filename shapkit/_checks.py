@@ -133,6 +133,19 @@ def real_array(numbers: Any, argument: str | None = None) -> NDArray[np.float64]
     return array.astype(np.float64, copy=False)
 
 
+def is_tensor(numbers: Any) -> bool:
+    """Return whether this is a torch tensor, without importing torch."""
+    return type(numbers).__module__.partition(".")[0] == "torch" and hasattr(numbers, "detach")
+
+
+def from_torch(numbers: Any) -> Any:
+    """Return a torch tensor, on any device and with a gradient or not, as what NumPy converts; all else as it is."""
+    if not is_tensor(numbers):
+        return numbers
+    found = numbers.detach().cpu()
+    return found.float() if str(found.dtype) == "torch.bfloat16" else found  # which NumPy does not have
+
+
 def is_masked(numbers: Any) -> bool:
     """Return whether an array, or one in a list, is a NumPy masked array with entries that are masked.
 

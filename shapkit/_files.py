@@ -228,6 +228,22 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]
         np.savez(file, allow_pickle=False, **arrays)
 
 
+@contextmanager
+def reading_what(method: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """A context in which a file of `method` is read: whatever it holds, the caller has one kind of error to expect.
+
+    Raises:
+        OSError: as in the context.
+        ValueError: for every other exception, with the path.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{os.fspath(path)} is not a file that {method} wrote ({error})") from error
+
+
 def read_arrays(path: str | os.PathLike[str], names: Collection[str]) -> dict[str, NDArray[Any]]:
     """Return the arrays that `write_arrays` wrote to `path`.
 

@@ -7,6 +7,7 @@ with bit i set when player i is in the coalition, where coalitions are counted o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
@@ -80,6 +81,15 @@ def masks_of_members(coalitions: Coalitions) -> Masks:
     masks = np.empty(array.shape[0], dtype=np.uint64)
     kernels.pack_members(array, masks)
     return masks
+
+
+def coalitions_of_size(n_players: int, size: int) -> NDArray[np.int64]:
+    """Return the players of every coalition of `size` players, (n_coalitions, size), in lexicographic order.
+
+    >>> coalitions_of_size(3, 2).tolist()
+    [[0, 1], [0, 2], [1, 2]]
+    """
+    return np.array(list(combinations(range(n_players), size)), dtype=np.int64).reshape(-1, size)
 
 
 def enumerate_coalitions(

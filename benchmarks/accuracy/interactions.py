@@ -9,7 +9,7 @@ DIR holds games as npz files with `table`, float64 (2**n_players,), bit i of the
 published figures are of shapiq's 78 precomputed games (Muschalik and others, NeurIPS 2024; branch benchmark_dump of
 mmschlk/shapiq, commit 1458edcb, MIT), brought into this order. What is measured is the Shapley interaction index of all
 pairs, whose squared error is given relative to the sum of their squares; with `--order 3` that of all triples. The
-games in `TUNED`, every family once, were looked at while the method was made; the others were not.
+games in `TUNED`, of all kinds but data valuation, were looked at while the method was made; the others were not.
 """
 
 from __future__ import annotations

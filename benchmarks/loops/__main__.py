@@ -2,7 +2,7 @@
 
     python -m benchmarks.loops              # docs/results/loops.json and the pictures; an hour; goes on where stopped
     python -m benchmarks.loops --quick      # a few steps of each, prints only
-    python -m benchmarks.loops --redraw     # the pictures and the text from the JSON
+    python -m benchmarks.loops --redraw     # the text from the JSON, and the pictures with what the run left beside it
 
 In each loop two lines are added, the same everywhere:
 
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.loops import picture, script, sources
-from benchmarks.loops.measure import BATCH, HELD_OUT, PENALTY, Loop, figures_of, held_out_loss, locality
+from benchmarks.loops.measure import BATCH, HELD_OUT, PENALTY, Loop, figures_of, measured
 from benchmarks.loops.others import LOOPS
 from benchmarks.machine import machine
 from shapkit.differentiable import watching
@@ -81,19 +81,8 @@ def train(name: str, steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
         if step % 100 == 99:
             print(f"{name}: step {step + 1} of {steps}, penalty {statistics.mean(leaks[1][-100:]):.5f}", flush=True)
     rows, examples = {}, {}
-    for which, loop in zip(("without", "with"), pair, strict=True):
-        penalised = which == "with"
-        last = len(leaks[penalised]) // 10 or 1
-        loss = held_out_loss(loop)
-        loop.trained.eval()
-        places, examples[which] = locality(loop)
-        rows[which] = {
-            "loss": loss,
-            "penalty": statistics.mean(leaks[penalised][-last:]),
-            "seconds": statistics.median(seconds[penalised]),
-            "locality": places,
-            "first_penalty": statistics.mean(leaks[penalised][: max(1, len(leaks[penalised]) // 50)]),
-        }
+    for which, loop, leak, times in zip(("without", "with"), pair, leaks, seconds, strict=True):
+        rows[which], examples[which] = measured(loop, leak, statistics.median(times))
     ratios = [b / a for a, b in zip(*seconds, strict=True)]
     return figures_of(pair[0], rows, statistics.median(ratios)), examples
 
@@ -151,7 +140,7 @@ def _ratios(places: dict[str, dict[str, float]]) -> str:
 def whose(results: dict[str, Any]) -> str:
     """Whose loop each is, its line and the shape of its samples, as text."""
     return "\n".join(
-        f"{name:<20}{row['source']:<36}{' x '.join(map(str, row['shape'])):<18}{row['call']}"
+        f"{name:<20}{row['source']:<38}{' x '.join(map(str, row['shape'])):<18}{row['call']}"
         for name, row in results["loops"].items()
     )
 
@@ -159,7 +148,11 @@ def whose(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a few steps of each, prints only")
-    parser.add_argument("--redraw", action="store_true", help="the pictures and the text from the JSON")
+    parser.add_argument(
+        "--redraw",
+        action="store_true",
+        help="the text from the JSON, and the pictures with what the run left in its folder",
+    )
     parser.add_argument("--only", nargs="+", help="these loops, prints only")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps of training")
     parser.add_argument("--one", help=argparse.SUPPRESS)

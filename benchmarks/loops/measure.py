@@ -95,6 +95,21 @@ def held_out_loss(loop: Loop, batches: int = 32) -> float:
     return statistics.mean(losses)
 
 
+def measured(loop: Loop, leaks: list[float], seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the results keep of one network, and its examples: the penalties of its steps and a step's seconds given."""
+    loss = held_out_loss(loop)
+    loop.trained.eval()
+    places, examples = locality(loop)
+    figures = {
+        "loss": loss,
+        "penalty": statistics.mean(leaks[-max(1, len(leaks) // 10) :]),
+        "seconds": seconds,
+        "locality": places,
+        "first_penalty": statistics.mean(leaks[: max(1, len(leaks) // 50)]),
+    }
+    return figures, examples
+
+
 def figures_of(loop: Loop, rows: dict[str, Any], step_ratio: float) -> dict[str, Any]:
     """What the results keep of a loop that was trained without and with the penalty."""
     return {

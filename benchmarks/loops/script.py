@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.loops import data, sources
-from benchmarks.loops.measure import BATCH, HELD_OUT, PENALTY, Loop, figures_of, held_out_loss, locality
+from benchmarks.loops.measure import BATCH, HELD_OUT, PENALTY, Loop, figures_of, measured
 from shapkit.differentiable import Regions
 
 NAME = "train_unconditional"
@@ -52,15 +52,7 @@ def train(steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
         out = folder / which
         leaks, seconds[which] = _run(which == "with", pictures, out, round(steps / per_epoch), regions)
         loop = _saved(out, images, regions)
-        found, examples[which] = locality(loop)
-        last = max(1, len(leaks) // 10)
-        rows[which] = {
-            "loss": held_out_loss(loop),
-            "penalty": statistics.mean(leaks[-last:]),
-            "seconds": seconds[which],
-            "locality": found,
-            "first_penalty": statistics.mean(leaks[: max(1, len(leaks) // 50)]),
-        }
+        rows[which], examples[which] = measured(loop, leaks, seconds[which])
     return figures_of(loop, rows, seconds["with"] / seconds["without"]), examples
 
 

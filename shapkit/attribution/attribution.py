@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from shapkit._checks import checked_integer, checked_names, positive_integer
-from shapkit._files import read_arrays, write_arrays
+from shapkit._files import read_arrays, reading_what, write_arrays
 from shapkit._optional import require
 from shapkit.attribution import text
 
@@ -37,8 +37,9 @@ _FILE_FORMAT = "shapkit.Attribution 4"
 _READABLE_FORMATS = (*(f"shapkit.Attribution {number}" for number in (1, 2, 3)), _FILE_FORMAT)
 _PAYOFFS = ("values", "standard_errors", "empty_value", "grand_value")
 _BY_TERM = ("values", "standard_errors", "degrees_of_freedom")
-_ARRAYS = (*_PAYOFFS, "degrees_of_freedom")
-_FACTS = ("n_evaluations", "names", "index", "method", "order", "seeds", "interrupted", "stopped_by")
+ARRAYS = (*_PAYOFFS, "degrees_of_freedom")
+"""The fields of an Attribution that are arrays; `FACTS` are the others, which JSON holds."""
+FACTS = ("n_evaluations", "names", "index", "method", "order", "seeds", "interrupted", "stopped_by")
 _NAMES_IN_ERRORS = 20
 
 
@@ -129,7 +130,7 @@ class Attribution:
     _continuation: ClassVar[Continuation | None] = None  # an instance may have its own, which no copy shares
 
     def __post_init__(self) -> None:
-        for name in _ARRAYS:
+        for name in ARRAYS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
         for name in ("index", "method", "stopped_by"):
@@ -422,8 +423,8 @@ class Attribution:
         Raises:
             OSError: the file cannot be written.
         """
-        facts = {"format": _FILE_FORMAT, **{name: getattr(self, name) for name in _FACTS}}
-        arrays = {name: getattr(self, name) for name in _ARRAYS if getattr(self, name) is not None}
+        facts = {"format": _FILE_FORMAT, **{name: getattr(self, name) for name in FACTS}}
+        arrays = {name: getattr(self, name) for name in ARRAYS if getattr(self, name) is not None}
         write_arrays(path, {"facts": np.array(json.dumps(facts)), **arrays})
 
     @classmethod
@@ -434,8 +435,8 @@ class Attribution:
             OSError: there is no such file, or it cannot be read.
             ValueError: the file is not one that `save` wrote.
         """
-        try:
-            arrays = read_arrays(path, ("facts", *_ARRAYS))
+        with reading_what("Attribution.save", path):
+            arrays = read_arrays(path, ("facts", *ARRAYS))
             facts = json.loads(str(arrays.pop("facts")))
             file_format = facts.pop("format")
             if file_format not in _READABLE_FORMATS:
@@ -444,10 +445,6 @@ class Attribution:
                 raise ValueError("an array does not hold floating-point numbers")
             absent = dict.fromkeys(("standard_errors", "degrees_of_freedom"))
             return cls(**{**absent, **arrays, **facts, "names": tuple(facts["names"])})
-        except OSError:
-            raise
-        except Exception as error:  # whatever the file holds, the caller has one kind of error to expect
-            raise ValueError(f"{os.fspath(path)} is not a file that Attribution.save wrote ({error})") from error
 
     def to_shap(self, data: ArrayLike | None = None) -> Any:
         """Return the values as a `shap.Explanation` of one sample, for shap's plots.

@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from shapkit._checks import checked_names
-from shapkit._files import read_arrays, write_arrays
+from shapkit._files import read_arrays, reading_what, write_arrays
 from shapkit._optional import require
-from shapkit.attribution.attribution import Attribution, to_shap
+from shapkit.attribution.attribution import ARRAYS, FACTS, Attribution, to_shap
+from shapkit.attribution.text import term_label
 
 Floats = NDArray[np.float64]
 
 _FILE_FORMAT = "shapkit.Attributions 1"
-_ARRAYS = ("values", "standard_errors", "degrees_of_freedom", "empty_value", "grand_value")
 _SHARED = ("names", "index", "order")
-_FACTS = tuple(f.name for f in fields(Attribution) if f.name not in (*_ARRAYS, *_SHARED))
+_OF_EACH = tuple(name for name in FACTS if name not in _SHARED)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -162,7 +161,7 @@ class Attributions:
                 f"the payoffs have shape {self.output_shape}: choose one element with .output(...), a table has one "
                 "number in each cell"
             )
-        columns = [" × ".join(self.names[player] for player in term) for term in self.rows[0].terms]
+        columns = [term_label(self.rows[0], row) for row in range(len(self.rows[0]))]
         return pandas.DataFrame(self.values, index=list(self.labels or ()), columns=columns)
 
     def to_shap(self, data: ArrayLike | None = None) -> Any:
@@ -187,10 +186,10 @@ class Attributions:
             "format": _FILE_FORMAT,
             "labels": list(self.labels),
             **{name: getattr(self.rows[0], name) for name in _SHARED},
-            "rows": [{name: getattr(row, name) for name in _FACTS} for row in self.rows],
+            "rows": [{name: getattr(row, name) for name in _OF_EACH} for row in self.rows],
         }
         arrays = {}
-        for name in _ARRAYS:
+        for name in ARRAYS:
             parts = [getattr(row, name) for row in self.rows]
             known = [part is not None for part in parts]
             if any(known):
@@ -207,23 +206,17 @@ class Attributions:
             OSError: there is no such file, or it cannot be read.
             ValueError: the file is not one that `save` wrote.
         """
-        try:
-            arrays = read_arrays(path, ("facts", *_ARRAYS, *(f"{name}_known" for name in _ARRAYS)))
+        with reading_what("Attributions.save", path):
+            arrays = read_arrays(path, ("facts", *ARRAYS, *(f"{name}_known" for name in ARRAYS)))
             facts = json.loads(str(arrays.pop("facts")))
             if facts["format"] != _FILE_FORMAT:
                 raise ValueError(f"its format is {facts['format']!r}, expected {_FILE_FORMAT!r}")
-            shared = {name: facts[name] for name in _SHARED} | {
-                "names": checked_names(facts["names"], len(facts["names"]))
-            }
+            shared = {name: facts[name] for name in _SHARED} | {"names": tuple(facts["names"])}
             rows = []
             for number, own in enumerate(facts["rows"]):
                 parts: dict[str, Any] = {
                     name: arrays[name][number] if name in arrays and arrays[f"{name}_known"][number] else None
-                    for name in _ARRAYS
+                    for name in ARRAYS
                 }
                 rows.append(Attribution(**parts, **shared, **own))
             return cls(rows, facts["labels"])
-        except OSError:
-            raise
-        except Exception as error:  # whatever the file holds, the caller has one kind of error to expect
-            raise ValueError(f"{os.fspath(path)} is not a file that Attributions.save wrote ({error})") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from shapkit._checks import from_torch
 from shapkit.attribution.plots import Drawn, drawn_output, new_axes
 from shapkit.attribution.text import NEGATIVE, POSITIVE
 
@@ -65,7 +66,7 @@ def draw_on_image(
         ValueError: what `value_map` raises, or the image has another size.
     """
     values = value_map(attribution, segments, output)
-    grey = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image, dtype=np.float64)
+    grey = np.asarray(from_torch(image), dtype=np.float64)
     if grey.ndim == 3:
         grey = grey.mean(axis=0 if grey.shape[1:] == values.shape else -1)
     if grey.shape != values.shape:

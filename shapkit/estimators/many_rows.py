@@ -14,7 +14,7 @@ from shapkit.estimators.runs.stopping import StoppingRule
 from shapkit.exact.interactions import Index
 from shapkit.games.game import Game
 from shapkit.games.model_game import Groups, Predict, model_game
-from shapkit.games.rows import Fill, is_frame
+from shapkit.games.rows import Fill, is_frame, is_sparse
 from shapkit.progress import evaluations_bar
 from shapkit.randomness import counter_bits
 
@@ -96,7 +96,7 @@ def _explained(asked: tuple[Game, int, int, int | None, StoppingRule | None, Ind
 def _rows_of(rows: Any) -> Iterator[Any]:
     if is_frame(rows):
         return (rows.iloc[at : at + 1] for at in range(len(rows)))
-    if hasattr(rows, "tocsr"):
+    if is_sparse(rows):
         compressed = rows.tocsr()
         return (compressed[[at]] for at in range(compressed.shape[0]))
     return (row for row in rows)

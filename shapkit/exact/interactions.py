@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapkit._checks import positive_integer
+from shapkit.coalitions import coalitions_of_size
 from shapkit.exact.superset_sums import Family, subset_masks
 
 Index: TypeAlias = Literal["shapley", "banzhaf", "SII", "k-SII", "STII", "FSII", "BII", "FBII"]
@@ -118,8 +119,8 @@ def from_superset_sums(n_players: int, size: int, totals: Sequence[NDArray[np.fl
     Returns:
         float64 (n_coalitions, n_columns), in lexicographic order.
     """
-    members = np.array(list(combinations(range(n_players), size)), dtype=np.uint64).reshape(-1, size)
-    bits = np.uint64(1) << members
+    members = coalitions_of_size(n_players, size)
+    bits = np.uint64(1) << members.astype(np.uint64)
     values = np.repeat(totals[0], len(members), axis=0)
     for part in range(1, size + 1):
         masks = subset_masks(n_players, part)

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from shapkit._checks import positive_integer
+from shapkit._checks import from_torch, is_tensor, positive_integer
 from shapkit._optional import require
 from shapkit.games.cache import CoalitionCache
 from shapkit.games.game import Game
 from shapkit.games.model_game import Predict, model_game
-from shapkit.games.rows import is_tensor
 
 Segments: TypeAlias = int | tuple[int, int] | Mapping[str, Any] | Any
 """A number of superpixels, (rows, columns) of a grid, masks by name, or labels (height, width)."""
@@ -63,7 +62,7 @@ def image_game(
     >>> game.names, game(np.eye(4, dtype=bool))
     (('0', '1', '2', '3'), array([4., 0., 0., 0.]))
     """
-    pixels = _numbers(image)
+    pixels = np.asarray(from_torch(image))
     axis = _channel_axis(image, pixels.shape, channels)
     labels = image_segments(image, segments, channels)
     if axis is not None:
@@ -103,7 +102,7 @@ def image_segments(image: Any, segments: Segments = 50, channels: int | None = N
     array([[0, 0, 1, 1],
            [0, 0, 1, 1]])
     """
-    pixels = _numbers(image)
+    pixels = np.asarray(from_torch(image))
     axis = _channel_axis(image, pixels.shape, channels)
     size = tuple(side for at, side in enumerate(pixels.shape) if at != axis)
     if isinstance(segments, Mapping):
@@ -111,7 +110,7 @@ def image_segments(image: Any, segments: Segments = 50, channels: int | None = N
     if isinstance(segments, tuple):
         return _grid(segments, size)
     if not isinstance(segments, int | np.integer):
-        labels = _numbers(segments) if is_tensor(segments) else np.asarray(segments)
+        labels = np.asarray(from_torch(segments))
         if labels.shape != size:
             raise ValueError(f"segments has shape {labels.shape}, expected {size}: a label for every pixel")
         return labels
@@ -122,10 +121,6 @@ def image_segments(image: Any, segments: Segments = 50, channels: int | None = N
         scaled, positive_integer("segments", int(segments)), channel_axis=axis, start_label=0, convert2lab=None
     )
     return np.asarray(found)
-
-
-def _numbers(image: Any) -> NDArray[Any]:
-    return np.asarray(image.detach().cpu() if is_tensor(image) else image)
 
 
 def _channel_axis(image: Any, shape: tuple[int, ...], channels: int | None) -> int | None:
@@ -163,7 +158,7 @@ def _absent(pixels: NDArray[Any], absent: Any, axis: int | None) -> NDArray[np.f
         if absent == "grey":
             return np.full(values.shape, (values.min() + values.max()) / 2)
         raise ValueError(f"absent must be 'blur', 'mean', 'grey', a number or an image, got {absent!r}")
-    other = _numbers(absent).astype(np.float64)
+    other = np.asarray(from_torch(absent)).astype(np.float64)
     if other.shape not in ((), values.shape):
         raise ValueError(f"absent has shape {other.shape}, expected a number or an image of shape {values.shape}")
     return np.broadcast_to(other, values.shape)
@@ -181,7 +176,7 @@ def _of_masks(masks: Mapping[str, Any], size: tuple[int, ...]) -> NDArray[Any]:
     labels = np.full(size, _REST, dtype=object)
     taken = np.zeros(size, dtype=bool)
     for name, mask in masks.items():
-        own = _numbers(mask)
+        own = np.asarray(from_torch(mask))
         if own.shape != size or own.dtype != bool:
             raise ValueError(f"segments[{name!r}] must be a mask, bool {size}, got {own.dtype} {own.shape}")
         if (taken & own).any():

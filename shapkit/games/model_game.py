@@ -16,12 +16,12 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit._checks import checked_names, is_masked, player_index, positive_integer, real_array
+from shapkit._checks import checked_names, from_torch, is_masked, is_tensor, player_index, positive_integer, real_array
 from shapkit.coalitions import Coalitions
 from shapkit.games.batches import Payoffs
 from shapkit.games.cache import CoalitionCache
 from shapkit.games.game import Game
-from shapkit.games.rows import Fill, Rows, feature_names, is_tensor, rows_of
+from shapkit.games.rows import Fill, Rows, feature_names, is_sparse, predictions_of, rows_of
 
 Predict: TypeAlias = Callable[[Any], Any]
 """Rows (n_rows, *shape) -> real numbers (n_rows, *output_shape), or convertible to them."""
@@ -127,26 +127,20 @@ class _MeanPrediction:
 
     def _predictions(self, present: NDArray[np.bool_], first: int, n_rows: int) -> Payoffs:
         stop = min(first + n_rows, self.rows.n_background)
-        predictions = self._of(self.rows.mixed(present, slice(first, stop)))
         n_expected = len(present) * (stop - first)
-        if predictions.ndim == 0 or len(predictions) != n_expected:
-            raise ValueError(
-                f"predict returned shape {predictions.shape} for {n_expected} rows, expected ({n_expected}, ...): "
-                "one prediction per row, along the first axis"
-            )
+        predictions = predictions_of(self._of(self.rows.mixed(present, slice(first, stop))), n_expected, "row")
         if n_expected > 1 and n_expected in predictions.shape[1:]:
             self._check_axes(present[:1], first, predictions.shape)
         # A copy, since `predict` may return one buffer again and again
         return predictions.reshape(len(present), stop - first, *predictions.shape[1:]).copy()
 
-    def _of(self, rows: Any) -> NDArray[np.float64]:
-        """The predictions of rows, as float64."""
-        found = _run_module(self.predict, rows) if _is_module(self.predict) else self.predict(rows)
-        return real_array(found.detach().cpu().double() if is_tensor(found) else found, "predict's result")
+    def _of(self, rows: Any) -> Any:
+        """The predictions of rows, as the model returns them."""
+        return _run_module(self.predict, rows) if _is_module(self.predict) else self.predict(rows)
 
     def _check_axes(self, present: NDArray[np.bool_], row: int, shape: tuple[int, ...]) -> None:
         """Refuse (outputs, rows) where it passes for (rows, outputs), because there are as many of both."""
-        alone = self._of(self.rows.mixed(present, slice(row, row + 1)))
+        alone = real_array(from_torch(self._of(self.rows.mixed(present, slice(row, row + 1)))), "predict's result")
         if alone.shape != (1, *shape[1:]):
             raise ValueError(
                 f"predict returned shape {shape} for {shape[0]} rows and {alone.shape} for one, expected "
@@ -167,14 +161,12 @@ def _run_module(module: Any, rows: Any) -> Any:
     import torch
 
     weights = next((weights for weights in module.parameters() if weights.is_floating_point()), None)
-    tensor = (
-        torch.as_tensor(rows.toarray() if hasattr(rows, "toarray") else np.asarray(rows))
-        if not is_tensor(rows)
-        else rows
-    )
+    tensor = rows
+    if not is_tensor(rows):  # numbers of a table are for the network's arithmetic, whatever they are kept as
+        tensor = torch.as_tensor(rows.toarray() if is_sparse(rows) else np.asarray(rows))
     if weights is not None:
-        dtype = weights.dtype if tensor.is_floating_point() or not is_tensor(rows) else tensor.dtype
-        tensor = tensor.to(device=weights.device, dtype=dtype)
+        whole = is_tensor(rows) and not tensor.is_floating_point()  # indices of an embedding
+        tensor = tensor.to(device=weights.device, dtype=tensor.dtype if whole else weights.dtype)
     with _ONE_MODULE_AT_A_TIME:
         trained = [part for part in module.modules() if part.training]
         module.eval()

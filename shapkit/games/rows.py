@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shapkit._checks import from_torch, is_tensor, real_array
+
 Fill = Literal["marginal", "baseline"]
 
 
@@ -59,11 +61,6 @@ def rows_of(row: Any, background: Any, fill: Fill) -> Rows:
 def is_frame(rows: Any) -> bool:
     """Return whether these are a pandas DataFrame, or what behaves as one."""
     return hasattr(rows, "iloc") and hasattr(rows, "columns")
-
-
-def is_tensor(rows: Any) -> bool:
-    """Return whether these are torch's, without importing it."""
-    return type(rows).__module__.partition(".")[0] == "torch" and hasattr(rows, "detach")
 
 
 def is_sparse(rows: Any) -> bool:
@@ -266,6 +263,26 @@ def _mean_row(mean: Callable[[], Any]) -> Any:
             f"fill 'baseline' takes the mean of the background, which is not numbers throughout ({error}): "
             "give a background of one row, whose values stand for absence"
         ) from error
+
+
+def predictions_of(found: Any, n_expected: int, of: str) -> NDArray[np.float64]:
+    """Return what a model predicted as float64 (n_expected, *output_shape).
+
+    Args:
+        found: what it returned.
+        n_expected: how many rows it was given.
+        of: what one is called.
+
+    Raises:
+        ValueError: these are no real numbers, or not one for each row.
+    """
+    predictions = real_array(from_torch(found), "predict's result")
+    if predictions.ndim == 0 or len(predictions) != n_expected:
+        raise ValueError(
+            f"predict returned shape {predictions.shape} for {n_expected} {of}s, expected ({n_expected}, ...): one "
+            f"prediction per {of}, along the first axis"
+        )
+    return predictions
 
 
 def feature_names(shape: tuple[int, ...]) -> list[str]:

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit._checks import real_array
 from shapkit.coalitions import Coalitions
 from shapkit.games.batches import Payoffs
 from shapkit.games.cache import CoalitionCache
 from shapkit.games.game import Game
-from shapkit.games.rows import is_tensor
+from shapkit.games.rows import predictions_of
 
 
 def text_game(
@@ -88,14 +87,7 @@ class _OfTexts:
 
     def __call__(self, coalitions: Coalitions) -> Payoffs:
         texts = [self.join(self._present(members)) for members in coalitions]
-        found = self.predict(texts)
-        predictions = real_array(found.detach().cpu().double() if is_tensor(found) else found, "predict's result")
-        if predictions.ndim == 0 or len(predictions) != len(texts):
-            raise ValueError(
-                f"predict returned shape {predictions.shape} for {len(texts)} texts, expected ({len(texts)}, ...): one "
-                "prediction per text"
-            )
-        return predictions
+        return predictions_of(self.predict(texts), len(texts), "text")
 
     def _present(self, members: NDArray[np.bool_]) -> list[str]:
         if self.absent is None:

@@ -65,7 +65,6 @@ def add_settings(
     defaults: object = None,
     *,
     only: Collection[str] | None = None,
-    without: Collection[str] = (),
     **help_texts: str,
 ) -> None:
     """Options for the settings of a class or function: names, types and defaults from its signature.
@@ -76,7 +75,6 @@ def add_settings(
             or None. What its docstring says of a parameter, up to the first full stop, is the option's help.
         defaults: an instance whose attributes are the defaults; those of the signature if left out.
         only: names of parameters; all that have a default if left out.
-        without: names of parameters that get no option.
         help_texts: help of single options, where the docstring's is not for the command line.
 
     >>> def grow(pixels: int = 1, norm: Literal["box", "disc"] = "box") -> None:
@@ -94,7 +92,7 @@ def add_settings(
     hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
     for name, parameter in inspect.signature(target).parameters.items():
         default = parameter.default if defaults is None else getattr(defaults, name)
-        if name in without or (name not in only if only is not None else default is parameter.empty):
+        if name not in only if only is not None else default is parameter.empty:
             continue
         if isinstance(default, tuple):
             default = list(default)
@@ -103,11 +101,11 @@ def add_settings(
         )
 
 
-def settings_of(options: argparse.Namespace, target: Callable[..., Any], **changed: Any) -> dict[str, Any]:
-    """The arguments of ``target`` that the options of ``add_settings`` were given, and ``changed`` ones."""
+def settings_of(options: argparse.Namespace, target: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of ``target`` that the options of ``add_settings`` were given."""
     names = [name for name in inspect.signature(target).parameters if hasattr(options, name)]
     given = {name: getattr(options, name) for name in names}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()} | changed
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
 
 
 def _accepting(hint: Any) -> dict[str, Any]:

@@ -112,9 +112,12 @@ def components(signs: Floats, payoffs: Floats, even: bool = False) -> list[Compo
 
     Args:
         signs: (n_pairs, n_players) of +1 and -1.
-        payoffs: (n_pairs, n_outputs), odd ones, or even ones of mean zero.
-        even: which of the two.
+        payoffs: (n_pairs, n_outputs), odd or even ones.
+        even: which of the two. What all coalitions have in common, which is no interaction and may be much larger than
+            the rest, is taken off even ones.
     """
+    if even:
+        payoffs = payoffs - payoffs.mean(axis=0)
     modelled = payoffs.any(axis=0)
     outputs = np.flatnonzero(modelled if even else modelled & ~additive_values(signs, payoffs)[1])
     largest = np.abs(payoffs).max(axis=0)[outputs]  # divided by first, so that squares neither overflow nor vanish
@@ -148,8 +151,7 @@ class PartModel:
 
     def __init__(self, signs: Floats, payoffs: Floats, starts: dict[int, Floats], even: bool = False) -> None:
         self.even = even
-        if even:  # what all coalitions have in common is no interaction, and may be much larger than the rest
-            payoffs = payoffs - payoffs.mean(axis=0)
+        if even:
             self._additive = np.zeros((signs.shape[1], payoffs.shape[1]))
         else:
             self._additive, _ = additive_values(signs, payoffs)

@@ -137,12 +137,12 @@ def with_pairs(kernel: PartKernel, signs: Floats, functional: IndexFunctional, m
     covariances = np.zeros((len(signs), len(members)))
     for variance, rate in zip(kernel.wave_variances, kernel.rates, strict=True):
         tanh = np.minimum(np.tanh(rate * kernel.influences), _LARGEST_TANH)
-        scale = variance * 2**size * np.prod(tanh[members], axis=1) * own
+        scale, log_scale = variance * 2**size * np.prod(tanh[members], axis=1) * own, kernel.log_scale(rate)
         total = np.zeros_like(covariances)
         for node, weight in zip(functional.nodes, functional.weights, strict=True):
             factors = 1 + node * tanh * signs
             logs = np.log(factors)
-            left = np.exp(kernel.log_scale(rate) + logs.sum(axis=1)[:, None] - logs[:, members].sum(axis=2))
+            left = np.exp(log_scale + logs.sum(axis=1)[:, None] - logs[:, members].sum(axis=2))
             total += weight * left * _joined(2 * tanh * signs / factors, functional, members)
         covariances += scale * total
     covariances += _additive_with_pairs(kernel, signs, functional, members)
@@ -225,36 +225,38 @@ def _double_product(
     return np.asarray(np.einsum("i,j,ijtm->tm", joined, joined, found))
 
 
+def _of_products(functional: IndexFunctional, even: bool) -> float:
+    """What the index of T is in products of few players: of x_i in odd games and of x_i x_j in even ones.
+
+    Of a game Σ a_i x_i it is this times a_i, of T = {i}. Of a game Σ a_ij x_i x_j it is this times a_ij, of T = {i, j},
+    and times the sum of all a_ij with i, of T = {i}. It is 0 for other T.
+    """
+    mass, mean = float(functional.weights.sum()), float(functional.weights @ functional.nodes)
+    if functional.size == 1 and even:
+        return 2 * mean + (4 * mass * functional.joined[1] if len(functional.joined) > 1 else 0.0)
+    return 2**functional.size * mass if functional.size == 1 + even else 0.0
+
+
 def _additive_with_pairs(
     kernel: PartKernel, signs: Floats, functional: IndexFunctional, members: Integers
 ) -> Floats | float:
     """The additive part of an odd game, or the products of two players of an even one."""
-    mass, mean = float(functional.weights.sum()), float(functional.weights @ functional.nodes)
-    weighted = kernel.slopes * signs
-    if not kernel.even:
-        if functional.size > 1:
-            return 0.0
-        return np.asarray(2 * mass * kernel.linear_variance * weighted[:, members[:, 0]])
-    if functional.size == 2:
-        return np.asarray(4 * mass * kernel.linear_variance * weighted[:, members].prod(axis=2))
-    if functional.size > 2:
+    factor = _of_products(functional, kernel.even) * kernel.linear_variance
+    if factor == 0:
         return 0.0
-    own = weighted[:, members[:, 0]]
-    factor = 2 * mean + (4 * mass * functional.joined[1] if len(functional.joined) > 1 else 0.0)
-    return np.asarray(factor * kernel.linear_variance * own * (weighted.sum(axis=1)[:, None] - own))
+    weighted = kernel.slopes * signs
+    own = weighted[:, members].prod(axis=2)
+    if kernel.even and functional.size == 1:
+        own = own * (weighted.sum(axis=1)[:, None] - own)
+    return np.asarray(factor * own)
 
 
 def _additive_variances(kernel: PartKernel, functional: IndexFunctional, members: Integers) -> Floats | float:
-    mass, mean = float(functional.weights.sum()), float(functional.weights @ functional.nodes)
-    own = kernel.slopes[members]
-    if not kernel.even:
-        return 0.0 if functional.size > 1 else np.asarray(4 * mass**2 * kernel.linear_variance * own[:, 0])
-    if functional.size == 2:
-        return np.asarray(16 * mass**2 * kernel.linear_variance * own.prod(axis=1))
-    if functional.size > 2:
-        return 0.0
-    factor = 2 * mean + (4 * mass * functional.joined[1] if len(functional.joined) > 1 else 0.0)
-    return np.asarray(factor**2 * kernel.linear_variance * own[:, 0] * (kernel.slopes.sum() - own[:, 0]))
+    """The prior variances of the same."""
+    own = kernel.slopes[members].prod(axis=1)
+    if kernel.even and functional.size == 1:
+        own = own * (kernel.slopes.sum() - own)
+    return np.asarray(_of_products(functional, kernel.even) ** 2 * kernel.linear_variance * own)
 
 
 def _size_functionals(functional: IndexFunctional, n_players: int) -> tuple[Floats, Floats, Floats]:

@@ -89,12 +89,7 @@ class PartKernel:
             coalition_sizes(columns),
             by_sizes,
             slopes_by_sizes,
-            self.wave_variances,
-            self.rates,
-            float(self.influences.sum()),
-            self.pair_variance,
-            float(self.slopes @ self.slopes),
-            self.even,
+            *self.of_loops(),
             covariances,
         )
         return covariances
@@ -160,6 +155,11 @@ class PartKernel:
     def pair_variance(self) -> float:
         """The variance of an even game's products of two players; 0 of an odd game."""
         return self.linear_variance if self.even else 0.0
+
+    def of_loops(self) -> tuple[Floats, Floats, float, float, float, bool]:
+        """Return what the loops are told of the kernel: variances, rates, total, pair_variance, squares, even."""
+        total, squares = float(self.influences.sum()), float(self.slopes @ self.slopes)
+        return self.wave_variances, self.rates, total, self.pair_variance, squares, self.even
 
     def log_scale(self, rate: float) -> float:
         """log(Π_j cosh(t β_j) / sinh(t U)), or over cosh(t U) of an even game, without overflow."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shapkit._checks import checked_integer
 from shapkit.attribution.attribution import Attribution
+from shapkit.coalitions import coalitions_of_size
 from shapkit.estimators.gaussian_process.components import MAX_CHOOSING_PLAYERS, PartModel, components
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, index_functionals, with_pairs
 from shapkit.estimators.gaussian_process.kernel import PartKernel, pair_shapley
@@ -113,7 +113,7 @@ class GaussianProcessSampler:
         self._starts: dict[int, Floats] = {}  # parameters of the last fits
         self._even_starts: dict[int, Floats] = {}
         n_sizes = 0 if index == "shapley" else min(self.order, n_players)
-        self._members = [_coalitions(n_players, size) for size in range(1, n_sizes + 1)]
+        self._members = [coalitions_of_size(n_players, size) for size in range(1, n_sizes + 1)]
         self._more: PairedSamples | None = None  # pairs beyond the most that the process takes
         self._model: PartModel | None = None  # of the process, once it takes no more
         self._known: tuple[Floats, Floats] | None = None  # values and variances, until more is evaluated
@@ -226,8 +226,7 @@ class GaussianProcessSampler:
         n_wanted = min(max(n_first, math.ceil(_GROWTH * n_known)), self._n_pairs) - n_known
         chooses = n_known >= n_first and n_players <= MAX_CHOOSING_PLAYERS
         parts = components(self._signs, self._odd) if chooses else []
-        centred = self._even - self._even.mean(axis=0) if len(self._even) else self._even
-        even_parts = components(self._signs, centred, even=True) if chooses and self._members else []
+        even_parts = components(self._signs, self._even, even=True) if chooses and self._members else []
         starts, even_starts = self._starts.copy(), self._even_starts.copy()
         if not parts and not even_parts:
             if self._members and n_known == 1 and n_players > 2:
@@ -238,7 +237,7 @@ class GaussianProcessSampler:
         weights = np.array([component.mean_square for component in parts])
         targets: Callable[[PartKernel, Floats], Floats] = PartKernel.with_shapley
         if self._members:
-            total = (self._odd**2).mean(axis=0) + (centred**2).mean(axis=0)  # each output counts as much
+            total = (self._odd**2).mean(axis=0) + self._even.var(axis=0)  # each output counts as much
             units = np.where(total > 0, total, 1.0)
             weights = np.array([(component.loadings**2 / units).sum() for component in parts + even_parts])
             targets = self._with_index
@@ -322,8 +321,3 @@ class GaussianProcessSampler:
         shares = np.divide(variances, claimed, out=np.full_like(variances, 1 / len(variances)), where=claimed > 0)
         weight = np.divide(actual, actual + sampled, out=np.zeros_like(actual), where=actual > 0)
         return values + weight * errors, (1 - weight) ** 2 * actual * shares + weight**2 * spread
-
-
-def _coalitions(n_players: int, size: int) -> NDArray[np.int64]:
-    """All coalitions of one size, (n_coalitions, size), in lexicographic order."""
-    return np.array(list(combinations(range(n_players), size)), dtype=np.int64).reshape(-1, size)

@@ -14,9 +14,13 @@ _SMALL = 1_024  # rows of a matrix
 def threads_for(n_rows: int) -> AbstractContextManager[Any]:
     """Return a context in which matrices of so many rows are worked on: one thread for small ones.
 
-    A run is hundreds of factorisations of small matrices. On more threads they take as long where cores are idle, and
-    twenty times as long where others work there too, because the threads wait for each other in a loop; and their
-    last digits would depend on how many threads there are.
+    A run is hundreds of factorisations of small matrices. More threads gain little there, and lose much where others
+    work on the same cores, because the threads wait for each other in a loop; and the last digits would depend on how
+    many threads there are.
+
+    >>> with threads_for(100):
+    ...     all(library["num_threads"] == 1 for library in _libraries().info() if library["user_api"] == "blas")
+    True
     """
     return _libraries().limit(limits=1, user_api="blas") if n_rows <= _SMALL else nullcontext()
 

@@ -166,11 +166,17 @@ class PairedSamples:
         return np.asarray((self.ends[1] - self.ends[0]).reshape(-1) / max(1, self.game.n_players))
 
     def attribution(
-        self, values: Floats, standard_errors: Floats, method: str, degrees_of_freedom: Floats | None = None
+        self,
+        values: Floats,
+        standard_errors: Floats,
+        method: str,
+        degrees_of_freedom: Floats | None = None,
+        index: str = "shapley",
+        order: int = 1,
     ) -> Attribution:
-        """Return estimates (n_players, n_columns), their standard errors and the degrees of freedom as a result."""
+        """Return estimates (n_terms, n_columns), their standard errors and the degrees of freedom as a result."""
         assert self.ends is not None
-        shape = (self.game.n_players, *self.ends.shape[1:])
+        shape = (len(values), *self.ends.shape[1:])
         return Attribution(
             values=values.reshape(shape),
             standard_errors=standard_errors.reshape(shape),
@@ -179,8 +185,9 @@ class PairedSamples:
             grand_value=self.ends[1].copy(),
             n_evaluations=self.n_evaluations,
             names=self.game.names,
-            index="shapley",
+            index=index,
             method=method,
+            order=order,
             seeds=(self.seed,),
         )
 
@@ -389,17 +396,38 @@ def stratified_variances(samples: PairedSamples, pairs: Pairs, residuals: Floats
         rows = pairs.strata == stratum
         weights = marginal_weights(pairs.coalitions[rows])
         squares, sums = (weights**2).T @ residuals[rows] ** 2, weights.T @ residuals[rows]
-        spread = np.maximum(squares - sums**2 / drawn, 0) / (drawn - 1)
-        unknown = 1 - drawn / samples.populations[stratum]
-        variance = (2 * samples.shares[stratum]) ** 2 * unknown * spread / drawn
+        of_mean = stratum_variance(squares, sums, int(drawn), samples.populations[stratum])
+        variance = (2 * samples.shares[stratum]) ** 2 * of_mean
         variances += variance
         uncertainty += uncertainties(variance, int(drawn))
     return variances, uncertainty
 
 
-def row_blocks(coalitions: Coalitions) -> Iterator[slice]:
-    """Yield slices of rows, so that a block of them in floating point is small."""
-    step = max(1, _BLOCK_CELLS // max(1, coalitions.shape[1]))
+def stratum_variance(squares: Floats, sums: Floats, drawn: int, population: float) -> Floats:
+    """Return the variance of the mean of `drawn` numbers of a population, drawn without replacement (Cochran 1977).
+
+    Args:
+        squares, sums: of the numbers drawn, of any shape.
+        drawn: how many; NaN is returned for one.
+        population: how many there are.
+
+    >>> float(stratum_variance(np.array(10.0), np.array(4.0), 2, population=4))
+    0.5
+    """
+    if drawn < 2:
+        return np.full_like(squares, np.nan)
+    spread = np.maximum(squares - sums**2 / drawn, 0) / (drawn - 1)
+    return np.asarray((1 - drawn / population) * spread / drawn)
+
+
+def row_blocks(coalitions: Coalitions, n_columns: int | None = None) -> Iterator[slice]:
+    """Yield slices of rows, so that a block of them in floating point is small.
+
+    Args:
+        coalitions: the rows.
+        n_columns: of what is made of them; as many as there are players if left out.
+    """
+    step = max(1, _BLOCK_CELLS // max(1, coalitions.shape[1] if n_columns is None else n_columns))
     return (slice(first, first + step) for first in range(0, len(coalitions), step))
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import combinations
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit._checks import checked_integer
 from shapkit.attribution.attribution import Attribution
-from shapkit.estimators.pairs.samples import PairedSampler
+from shapkit.coalitions import coalitions_of_size
+from shapkit.estimators.pairs.samples import PairedSampler, row_blocks, stratum_variance
 from shapkit.estimators.runs.moments import degrees_of_freedom, uncertainties
 from shapkit.exact.interactions import Index, checked_order, derivative_weights
 from shapkit.games.game import Game
@@ -20,7 +19,6 @@ Floats = NDArray[np.float64]
 
 _STREAM = 0x534951  # of random numbers, this method's own
 _EQUALLY = 0.25  # share of the pairs that every size gets alike
-_BLOCK_CELLS = 2**22  # of weights held at once, about
 
 
 class ShapIqSampler(PairedSampler):
@@ -32,8 +30,7 @@ class ShapIqSampler(PairedSampler):
     the estimate is exact once all are. The additive game with the same total, whose index is known, is taken off first.
 
     Every evaluation serves every coalition T. Nothing is assumed of the game: the estimate is unbiased, its standard
-    errors are those of a stratified sample, and it is far less accurate than "gaussian_process" wherever the game has
-    any structure.
+    errors are those of a stratified sample, and on smooth games it is far less accurate than "gaussian_process".
 
     Args:
         game: any number of players.
@@ -64,7 +61,6 @@ class ShapIqSampler(PairedSampler):
             derivative_weights(index, self.order, size, n_players)[size:]
             for size in range(1, min(self.order, n_players) + 1)
         ]
-        checked_integer("seed", seed, least=0)
         super().__init__(game, seed, _STREAM, self._rates)
 
     def attribution(self) -> Attribution:
@@ -88,27 +84,14 @@ class ShapIqSampler(PairedSampler):
         ]
         values, variances, uncertainty = [], [], []
         for size in range(1, len(self._weights) + 1):
-            members = np.array(list(combinations(range(n_players), size)), dtype=np.int64)
-            found = self._of_size(size, members, residuals)
+            found = self._of_size(size, coalitions_of_size(n_players, size), residuals)
             values.append(found[0] + (shares if size == 1 else 0.0))
             variances.append(found[1])
             uncertainty.append(found[2])
         none = np.empty((0, n_columns))
         total, spread, doubt = (np.concatenate([none, *parts]) for parts in (values, variances, uncertainty))
-        shape = (len(total), *samples.ends.shape[1:])
-        known = Attribution(
-            values=total.reshape(shape),
-            standard_errors=np.sqrt(spread).reshape(shape),
-            degrees_of_freedom=np.where(np.isnan(spread), 1.0, degrees_of_freedom(spread, doubt)).reshape(shape),
-            empty_value=samples.ends[0].copy(),
-            grand_value=samples.ends[1].copy(),
-            n_evaluations=samples.n_evaluations,
-            names=self.game.names,
-            index=self.index,
-            method="shap_iq",
-            order=self.order,
-            seeds=(samples.seed,),
-        )
+        freedom = np.where(np.isnan(spread), 1.0, degrees_of_freedom(spread, doubt))
+        known = samples.attribution(total, np.sqrt(spread), "shap_iq", freedom, self.index, self.order)
         return self._measured.restored(known)
 
     def _of_size(self, size: int, members: NDArray[np.int64], residuals: list[Floats]) -> tuple[Floats, Floats, Floats]:
@@ -120,7 +103,7 @@ class ShapIqSampler(PairedSampler):
             rows = np.flatnonzero(pairs.strata == stratum)
             sums, squares = np.zeros(shape), np.zeros(shape)
             table = self._scaled(size, stratum + 1)
-            for block in _blocks(len(rows), len(members)):
+            for block in row_blocks(pairs.coalitions[rows], len(members)):
                 chosen = rows[block]
                 weights = [
                     _signed(coalitions, members, table)
@@ -135,9 +118,7 @@ class ShapIqSampler(PairedSampler):
             values += sums / drawn
             if drawn == samples.populations[stratum]:
                 continue
-            unknown = 1 - drawn / samples.populations[stratum]
-            spread = np.maximum(squares - sums**2 / drawn, 0) / (drawn - 1) if drawn > 1 else np.full(shape, np.nan)
-            variance = unknown * spread / drawn
+            variance = stratum_variance(squares, sums, int(drawn), samples.populations[stratum])
             variances += variance
             uncertainty += uncertainties(variance, int(drawn))
         return values, variances, uncertainty
@@ -159,24 +140,15 @@ class ShapIqSampler(PairedSampler):
                 for inside in range(max(0, members + size - n_players), min(size, members) + 1):
                     share = comb(size, inside) * comb(n_players - size, members - inside) / comb(n_players, members)
                     squares += share * weights[members - inside] ** 2
-            spreads.append(np.exp(_log_comb(n_players, number)) * np.sqrt(squares))
+            spreads.append(comb(n_players, number) * squares**0.5)
         neyman = np.array(spreads)
         if not neyman.sum() > 0:
             return np.ones_like(sizes)
         return np.asarray(_EQUALLY / max(1, len(sizes)) + (1 - _EQUALLY) * neyman / neyman.sum())
 
 
-def _log_comb(n_players: int, number: int) -> float:
-    return float(np.log(float(comb(n_players, number))))
-
-
 def _signed(coalitions: NDArray[np.bool_], members: NDArray[np.int64], table: Floats) -> Floats:
-    """±table[|S \\\\ T|] for coalitions S (rows) and T (columns); the sign is that of (-1)^|T \\\\ S|."""
+    """±table[|S \\ T|] for coalitions S (rows) and T (columns); the sign is that of (-1)^|T \\ S|."""
     inside = coalitions[:, members].sum(axis=2)
     outside = coalitions.sum(axis=1)[:, None] - inside
     return np.asarray(np.where((members.shape[1] - inside) % 2 == 1, -1.0, 1.0) * table[outside])
-
-
-def _blocks(n_rows: int, n_coalitions: int) -> list[slice]:
-    step = max(1, _BLOCK_CELLS // max(1, n_coalitions))
-    return [slice(first, first + step) for first in range(0, n_rows, step)]

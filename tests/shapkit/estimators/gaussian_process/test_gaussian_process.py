@@ -23,37 +23,16 @@ from shapkit.estimators.gaussian_process.kernel import (
     pair_shapley,
     rough_shapley_variance,
 )
-from shapkit.estimators.gaussian_process.kernel_fit import KernelFamily, fit_kernel, objective
+from shapkit.estimators.gaussian_process.kernel_fit import fit_kernel, objective
 from shapkit.estimators.gaussian_process.pair_design import informative_pairs, n_pairs_of, pair_keys, random_pairs
 from shapkit.estimators.gaussian_process.sampler import GaussianProcessSampler
-
-
-def all_signs(n_players):
-    _, members = next(enumerate_coalitions(n_players, 2**n_players))
-    return np.where(members, 1.0, -1.0)
-
-
-def some_pairs(n_players, n_pairs, seed=0):
-    everybody = np.ones((1, n_players))
-    return np.concatenate([everybody, random_pairs(n_players, n_pairs - 1, seed, everybody)])
-
-
-def some_kernel(n_players, n_terms=2, individual=True, seed=0):
-    family = KernelFamily(n_players, n_terms, individual)
-    start = family.table()[:, 0]
-    parameters = start + np.random.default_rng(seed).normal(0, 0.4, len(start))
-    return family, parameters, family.kernel(parameters)
-
-
-def dense_covariance(kernel):
-    """Of the odd payoffs of all coalitions: the rough part is 1 with itself and -1 with the complement."""
-    signs = all_signs(kernel.n_players)
-    itself = np.eye(len(signs))
-    return kernel.between(signs, signs) + kernel.rough_variance * (itself - itself[::-1])
-
-
-def table_rows(signs):
-    return ((signs > 0) @ (1 << np.arange(signs.shape[1]))).astype(int)
+from tests.shapkit.estimators.gaussian_process.games_of_pairs import (
+    all_signs,
+    dense_covariance,
+    some_kernel,
+    some_pairs,
+    table_rows,
+)
 
 
 def smooth_table(n_players, seed=0, n_outputs=None):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
 from math import comb
 from typing import get_args
 
@@ -13,7 +12,7 @@ from scipy.optimize import approx_fprime
 from scipy.stats import binom
 
 import shapkit
-from shapkit.coalitions import enumerate_coalitions
+from shapkit.coalitions import coalitions_of_size, enumerate_coalitions
 from shapkit.estimators import Budget
 from shapkit.estimators.gaussian_process import sampler as sampler_module
 from shapkit.estimators.gaussian_process.components import PartModel
@@ -28,6 +27,13 @@ from shapkit.estimators.gaussian_process.pair_design import (
 )
 from shapkit.estimators.gaussian_process.sampler import GaussianProcessSampler
 from shapkit.exact.interactions import VALUES, Index
+from tests.shapkit.estimators.gaussian_process.games_of_pairs import (
+    all_signs,
+    dense_covariance,
+    some_kernel,
+    some_pairs,
+    table_rows,
+)
 
 INDICES = [
     (index, order)
@@ -35,35 +41,6 @@ INDICES = [
     for order in ((1,) if index in VALUES else (1, 2, 3))
     if not (index == "k-SII" and order == 1)
 ]
-
-
-def all_signs(n_players):
-    _, members = next(enumerate_coalitions(n_players, 2**n_players))
-    return np.where(members, 1.0, -1.0)
-
-
-def some_pairs(n_players, n_pairs, seed=0):
-    everybody = np.ones((1, n_players))
-    return np.concatenate([everybody, random_pairs(n_players, n_pairs - 1, seed, everybody)])
-
-
-def some_kernel(n_players, even, n_terms=2, seed=0):
-    family = KernelFamily(n_players, n_terms, even=even)
-    start = family.table()[:, 0]
-    parameters = start + np.random.default_rng(seed).normal(0, 0.4, len(start))
-    return family, parameters, family.kernel(parameters)
-
-
-def dense_covariance(kernel):
-    """Of the payoffs of all coalitions: the rough part is 1 with itself and 1 or -1 with the complement."""
-    signs = all_signs(kernel.n_players)
-    itself = np.eye(len(signs))
-    mirrored = itself[::-1] if kernel.even else -itself[::-1]
-    return kernel.between(signs, signs) + kernel.rough_variance * (itself + mirrored)
-
-
-def coalitions(n_players, size):
-    return np.array(list(combinations(range(n_players), size)))
 
 
 def pair_game(n_players=10, seed=0, n_outputs=None):
@@ -81,11 +58,11 @@ def pair_game(n_players=10, seed=0, n_outputs=None):
 @pytest.mark.parametrize(("index", "order"), INDICES)
 def test_functionals_equal_sums_over_all_coalitions(even, n_players, index, order):
     """Each column of a covariance is a game: its index is what the functional must say, and once more the variance."""
-    _, _, kernel = some_kernel(n_players, even)
+    _, _, kernel = some_kernel(n_players, even=even)
     table, signs = dense_covariance(kernel), all_signs(n_players)
     values, first = shapkit.exact(shapkit.table_game(table), index, order).values, 0
     for functional in index_functionals(index, order, n_players):
-        members, part = coalitions(n_players, functional.size), functional.of_part(even)
+        members, part = coalitions_of_size(n_players, functional.size), functional.of_part(even)
         expected = values[first : first + len(members)]
         if part is None:
             np.testing.assert_allclose(expected, 0, atol=1e-10)
@@ -162,9 +139,9 @@ def test_a_fit_of_even_payoffs_lowers_the_objective_from_a_steep_start():
 def test_the_posterior_equals_that_of_the_dense_process():
     _, _, kernel = some_kernel(6, even=True)
     table, signs, pairs = dense_covariance(kernel), all_signs(6), some_pairs(6, 12)
-    rows = ((pairs > 0) @ (1 << np.arange(6))).astype(int)
+    rows = table_rows(pairs)
     even = np.random.default_rng(0).normal(size=(12, 1))
-    functional, members = index_functionals("SII", 2, 6)[1].of_part(even=True), coalitions(6, 2)
+    functional, members = index_functionals("SII", 2, 6)[1].of_part(even=True), coalitions_of_size(6, 2)
     means, variances = PartPosterior(kernel, pairs, even).of_functionals(
         with_pairs(kernel, pairs, functional, members), prior_variances(kernel, functional, members)
     )
@@ -189,7 +166,7 @@ def test_the_first_pairs_are_those_of_one_player(n_wanted):
 def test_pairs_are_chosen_for_what_is_asked():
     """The first choice is the pair whose payoff, once known, leaves the least variance of the interactions."""
     _, _, kernel = some_kernel(6, even=True)
-    functional, members = index_functionals("SII", 2, 6)[1].of_part(even=True), coalitions(6, 2)
+    functional, members = index_functionals("SII", 2, 6)[1].of_part(even=True), coalitions_of_size(6, 2)
     known, candidates = some_pairs(6, 5), random_pairs(6, 20, 3, some_pairs(6, 5))
 
     def targets(kernel: PartKernel, signs):
@@ -292,6 +269,17 @@ def test_far_more_accurate_than_a_zero_estimate_where_few_pairs_interact():
     assert ((found.values - exact.values) ** 2)[14:].sum() < 1e-3 * (exact.values[14:] ** 2).sum()
 
 
+def test_more_accurate_than_without_a_model():
+    """What the docstring of the unbiased method says, on a smooth game."""
+    game = pair_game()
+    exact = shapkit.exact(game, "SII").values[10:]
+    errors = {
+        method: ((shapkit.estimate(game, 200, method=method, index="SII").values[10:] - exact) ** 2).sum()
+        for method in ("gaussian_process", "shap_iq")
+    }
+    assert errors["gaussian_process"] < 0.1 * errors["shap_iq"]
+
+
 def test_there_is_a_most_of_pairs(monkeypatch):
     monkeypatch.setattr(sampler_module, "MAX_PAIRS", 40)
     found = shapkit.estimate(pair_game(), index="SII", stop=Budget(300))
@@ -325,6 +313,6 @@ def test_the_even_part_of_a_model_is_zero_on_odd_functionals():
     game, signs = pair_game(6), some_pairs(6, 12)
     members = signs > 0
     even = (game(members) + game(~members))[:, None] / 2
-    functional, players = index_functionals("SII", 2, 6)[0], coalitions(6, 1)
+    functional, players = index_functionals("SII", 2, 6)[0], coalitions_of_size(6, 1)
     values, variances = PartModel(signs, even, {}, even=True).index(functional, players)
     assert not values.any() and not variances.any()
