@@ -13,13 +13,19 @@ from shapkit.dummies.influence import InfluenceGraph, influence_graph
 from shapkit.estimators import Budget, RelativeError, Seconds, StandardError, estimate, explain
 from shapkit.estimators.many_rows import explain_rows
 from shapkit.exact.indices import exact, shapley_values
+from shapkit.exact.nearest_neighbours import knn_values
+from shapkit.games.absence import GaussianCopula, NearestRows, WeightedRows, summarize
 from shapkit.games.cache import CoalitionCache
 from shapkit.games.classic import airport_game, bankruptcy_game, glove_game, unanimity_sum, weighted_voting
+from shapkit.games.concurrent_calls import ConcurrentCalls
+from shapkit.games.data_game import data_game
 from shapkit.games.executors import RestartingExecutor
 from shapkit.games.game import Game, table_game
 from shapkit.games.image_game import image_game, image_segments
+from shapkit.games.loss_game import loss_game
 from shapkit.games.model_game import model_game
 from shapkit.games.text_game import text_game
+from shapkit.orders import Hierarchy, Precedence, Weights
 from shapkit.transforms import moebius_transform, zeta_transform
 
 __version__ = "0.1.0"
@@ -29,15 +35,23 @@ __all__ = [
     "Attributions",
     "Budget",
     "CoalitionCache",
+    "ConcurrentCalls",
     "DummyResidual",
     "Game",
+    "GaussianCopula",
+    "Hierarchy",
     "InfluenceGraph",
+    "NearestRows",
+    "Precedence",
     "RelativeError",
     "RestartingExecutor",
     "Seconds",
     "StandardError",
+    "WeightedRows",
+    "Weights",
     "airport_game",
     "bankruptcy_game",
+    "data_game",
     "draw_on_image",
     "dummy_residual",
     "estimate",
@@ -50,9 +64,12 @@ __all__ = [
     "influence_graph",
     "interaction_terms",
     "isolation_residual",
+    "knn_values",
+    "loss_game",
     "model_game",
     "moebius_transform",
     "shapley_values",
+    "summarize",
     "table_game",
     "text_game",
     "text_html",

@@ -17,7 +17,7 @@ FLOORS = {
         ["_moved", "_optional", "_files", "kernels", "randomness"],
         ["coalitions", "progress"],
         ["_checks"],
-        ["games", "attribution", "transforms"],
+        ["games", "attribution", "transforms", "orders"],
         ["exact"],
         ["estimators"],
         ["dummies", "differentiable"],

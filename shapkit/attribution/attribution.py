@@ -40,6 +40,7 @@ _BY_TERM = ("values", "standard_errors", "degrees_of_freedom")
 ARRAYS = (*_PAYOFFS, "degrees_of_freedom")
 """The fields of an Attribution that are arrays; `FACTS` are the others, which JSON holds."""
 FACTS = ("n_evaluations", "names", "index", "method", "order", "seeds", "interrupted", "stopped_by")
+_EFFICIENT = ("shapley", "owen", "winter", "weighted_shapley", "asymmetric_shapley")  # values that sum to the payoff
 _NAMES_IN_ERRORS = 20
 
 
@@ -80,7 +81,7 @@ class Attribution:
         n_evaluations: how many coalitions were evaluated; for an estimate, how many were asked for, those included that
             a cache answered or the run remembered.
         names: one per player.
-        index: what the values are: "shapley", "banzhaf", "k-SII", ...
+        index: what the values are: "shapley", "banzhaf", "k-SII", "owen", ...
         method: how the values were computed: "exact" or the estimator's name.
         order: the largest size of a coalition that has a value.
         seeds: of the random draws behind the values; () where there were none or they are unknown.
@@ -266,6 +267,41 @@ class Attribution:
         }
         ends = {name: getattr(self, name)[position] for name in _PAYOFFS[2:]}
         return replace(self, **columns, **ends)
+
+    def sample_mean(self) -> Attribution:
+        """Return the mean over the first axis of the payoff, whose entries are taken as a random sample, with its error.
+
+        Of a game by `shapkit.model_game(..., average=False)` that axis is the background: the standard error then says
+        how far another sample of as many rows would be off. Where values are estimates, their own error is added as
+        the mean of their standard errors, which is the most that it can be.
+
+        Raises:
+            ValueError: a payoff has no axis, or one entry along it.
+
+        >>> import shapkit
+        >>> rows = np.random.default_rng(0).normal(size=(100, 2))
+        >>> game = shapkit.model_game(lambda rows: rows[:, 0], [1.0, 0.0], rows, average=False)
+        >>> mean = shapkit.exact(game).sample_mean()
+        >>> bool(np.isclose(mean.standard_errors[0], rows[:, 0].std(ddof=1) / 10)), float(mean.standard_errors[1])
+        (True, 0.0)
+        """
+        if not self.output_shape or self.output_shape[0] < 2:
+            raise ValueError(
+                f"the payoff has shape {self.output_shape}, expected (n_samples, ...) with two at least, such as of "
+                "model_game(..., average=False)"
+            )
+        n_samples = self.output_shape[0]
+        errors = self.values.std(axis=1, ddof=1) / math.sqrt(n_samples)
+        if self.standard_errors is not None:
+            errors = np.hypot(errors, self.standard_errors.mean(axis=1))
+        return replace(
+            self,
+            values=self.values.mean(axis=1),
+            standard_errors=errors,
+            degrees_of_freedom=np.full(errors.shape, n_samples - 1.0),
+            empty_value=self.empty_value.mean(axis=0),
+            grand_value=self.grand_value.mean(axis=0),
+        )
 
     def extend(self, budget: int | None = None, stop: Rule | None = None, progress: bool = False) -> Attribution:
         """Return the estimate from more evaluations: `estimate` goes on where it stopped, and this one stays as it is.
@@ -605,9 +641,9 @@ def _check_explainable(rows: list[Attribution], scalar: bool) -> None:
         raise ValueError("attributions is empty, expected one Attribution for each sample")
     for number, row in enumerate(rows):
         which = f"attribution {number}" if scalar else "this"
-        if row.index != "shapley":
+        if row.index not in _EFFICIENT:
             raise ValueError(
-                f"to_shap() needs values that sum to the payoff, index 'shapley'; {which} is {row.index!r}"
+                f"to_shap() needs values that sum to the payoff, as Shapley's do; {which} is of index {row.index!r}"
             )
         if row.order > 1:
             raise ValueError(f"to_shap() needs values of players alone, order 1; {which} is of order {row.order}")

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from shapkit._checks import positive_integer
 from shapkit.coalitions import Coalitions, enumerate_coalitions
 from shapkit.estimators.runs.moments import RunningMoments
-from shapkit.exact.indices import block_rows, check_enumerable
+from shapkit.exact.blocks import block_rows
+from shapkit.exact.indices import check_enumerable
 from shapkit.games.game import Game
 from shapkit.randomness import counter_bits
 

@@ -25,9 +25,12 @@ from shapkit.estimators.runs.known_payoffs import KnownPayoffs
 from shapkit.estimators.runs.stopping import Budget, RelativeError, Seconds, StandardError, StoppingRule
 from shapkit.estimators.stratified import StratifiedSampler
 from shapkit.estimators.surrogates.regression_adjusted import RegressionAdjustedSampler
-from shapkit.exact.indices import MAX_EXACT_PLAYERS, exact
+from shapkit.estimators.truncated import TruncatedSampler
+from shapkit.exact.indices import MAX_EXACT_PLAYERS, check_orders, exact
 from shapkit.exact.interactions import Index, checked_order
 from shapkit.games.game import Game
+from shapkit.orders import Orders
+from shapkit.orders.base import MOST_PREFIXES
 from shapkit.randomness import counter_bits
 
 DEFAULT_SECONDS = 60.0
@@ -47,6 +50,7 @@ SAMPLERS: dict[str, Callable[[Game, int], Sampler]] = {
     "leverage": LeverageSampler,
     "regression_adjusted": RegressionAdjustedSampler,
     "gaussian_process": GaussianProcessSampler,
+    "truncated": TruncatedSampler,
 }
 """What `estimate` knows by name: takes the game and a seed, and says what it does in its docstring."""
 
@@ -56,16 +60,24 @@ INDEX_SAMPLERS: dict[str, Callable[[Game, int, Index, int], Sampler]] = {
 }
 """Those that estimate any index: they take the index and its order, too."""
 
+ORDER_SAMPLERS: dict[str, Callable[[Game, int, Orders], Sampler]] = {
+    "permutation": PermutationSampler,
+    "antithetic": AntitheticSampler,
+    "truncated": TruncatedSampler,
+}
+"""Those that estimate values over `orders` that are not all equally likely."""
+
 
 def estimate(
     game: Game,
     budget: int | None = None,
-    method: str = "auto",
+    method: str | Callable[[Game, int], Sampler] = "auto",
     seed: int = 0,
     stop: StoppingRule | None = None,
     progress: bool = False,
     index: Index = "shapley",
     order: int | None = None,
+    orders: Orders | None = None,
 ) -> Attribution:
     """Return estimated values, or interactions, with standard errors; exact ones once all coalitions are known.
 
@@ -88,7 +100,9 @@ def estimate(
             "permutation", Castro, Gómez and Tejada (2009); "antithetic", pairs of a permutation and its reverse;
             "stratified", Castro and others (2017); "kernel", KernelSHAP on pairs; "leverage", LeverageSHAP;
             "regression_adjusted", a model of the game and the unbiased correction of its residuals;
-            "gaussian_process", a Gaussian process on the odd part of the game.
+            "gaussian_process", a Gaussian process on the odd part of the game; "truncated", Ghorbani and Zou (2019),
+            permutations that end where the payoff is next to the grand coalition's. Or a function of a game and a seed
+            that returns a `Sampler`, such as `functools.partial(TruncatedSampler, tolerance=0.05)`.
         seed: an integer in [0, 2**64). The same seed gives the same numbers for every batch size, executor and number
             of workers, and with one seed no two methods draw the same numbers.
         stop: when to stop, such as `StandardError(0.01) | Seconds(60)`; see `StoppingRule`. Rules on
@@ -98,6 +112,8 @@ def estimate(
             "FBII". "auto" estimates them by "gaussian_process", too, from the same evaluations: one run that was asked
             for pairs has the players' values as well. "shap_iq" is unbiased, and assumes nothing of the game.
         order: the largest size of coalition that gets a value; by default 1 for values, 2 for interactions.
+        orders: what players join in, if not all orders are equally likely: `Hierarchy`, `Weights` or `Precedence`, as
+            for `exact`. They are drawn, in antithetic pairs where an order backwards is as likely as forwards.
 
     Returns:
         an Attribution with values and standard_errors (n_terms, *output_shape) in the unit of the payoff: a row per
@@ -125,17 +141,19 @@ def estimate(
     (2, 78, 3.0, -1.0)
     """
     order = checked_order(index, order)
+    if orders is not None:
+        check_orders(orders, index)
     if method == "auto":
         counter_bits(seed)  # refuses what is no seed, whatever is chosen
-        if stop is None and budget is not None and affordable(game, positive_integer("budget", budget)):
-            return exact(game, index, order, progress=progress)
-        method = _modelling(game, index)
+        if stop is None and budget is not None and affordable(game, positive_integer("budget", budget), orders):
+            return exact(game, index, order, progress=progress, orders=orders)
+        method = _modelling(game, index, orders)
         if method == "antithetic" and budget is not None and budget < 2 * game.n_players:  # pays for no pair
             method = "permutation"
-    if method not in SAMPLERS and method not in INDEX_SAMPLERS:
+    if not callable(method) and method not in SAMPLERS and method not in INDEX_SAMPLERS:
         known = dict.fromkeys([*SAMPLERS, *INDEX_SAMPLERS])
         raise ValueError(f"method must be 'auto' or one of {', '.join(map(repr, known))}, got {method!r}")
-    run = _run(game, method, seed, index, order)
+    run = _run(game, method, seed, index, order, orders)
     return run.go_on(run.limit(0, budget, stop), stop, progress)
 
 
@@ -147,6 +165,7 @@ def explain(
     progress: bool = False,
     index: Index = "shapley",
     order: int | None = None,
+    orders: Orders | None = None,
 ) -> Attribution:
     """Return Shapley values, or another index, exact where that is affordable and estimated otherwise.
 
@@ -161,7 +180,7 @@ def explain(
         stop: as for `estimate`, of which `method="auto"` does the work; with a rule, values are not exact unless the
             rule waits for that.
         progress: show a bar with an estimate of the time left.
-        index, order: as for `estimate`.
+        index, order, orders: as for `estimate`.
 
     Returns:
         an Attribution with values (n_terms, *output_shape) in the unit of the payoff. Its `method` says which way
@@ -179,14 +198,36 @@ def explain(
     """
     order = checked_order(index, order)
     if budget is not None or stop is not None:
-        return estimate(game, budget, seed=seed, stop=stop, progress=progress, index=index, order=order)
-    run = _run(game, _modelling(game, index), seed, index, order)
-    if game.n_players <= _MOST_ENUMERATED_PLAYERS and _seconds_for_all(run.game) <= DEFAULT_SECONDS:
-        return replace(exact(run.game, index, order, progress=progress), n_evaluations=2**game.n_players)
+        return estimate(game, budget, seed=seed, stop=stop, progress=progress, index=index, order=order, orders=orders)
+    if orders is not None:
+        check_orders(orders, index)
+    run = _run(game, _modelling(game, index, orders), seed, index, order, orders)
+    n_all = 2**game.n_players if orders is None else orders.of(game.names).n_prefixes()
+    if n_all <= 2**_MOST_ENUMERATED_PLAYERS and _seconds_for(n_all, run.game) <= DEFAULT_SECONDS:
+        found = exact(run.game, index, order, progress=progress, orders=orders)
+        return replace(found, n_evaluations=n_all)
     return run.go_on(run.limit(0, None, DEFAULT_STOP), DEFAULT_STOP, progress)
 
 
-def _run(game: Game, method: str, seed: int, index: Index, order: int) -> Run:
+def _run(
+    game: Game,
+    method: str | Callable[[Game, int], Sampler],
+    seed: int,
+    index: Index,
+    order: int,
+    orders: Orders | None,
+) -> Run:
+    if callable(method):
+        if orders is not None or index != "shapley":
+            raise ValueError("method is a function: bind index and orders to it, with functools.partial, not both")
+        return Run(game, lambda known: method(known, seed), getattr(method, "__name__", "custom"))
+    if orders is not None:
+        if method not in ORDER_SAMPLERS:
+            raise ValueError(
+                f"method {method!r} takes all orders for equally likely: leave the method out, or choose one of "
+                f"{', '.join(map(repr, ORDER_SAMPLERS))}"
+            )
+        return Run(game, lambda known: ORDER_SAMPLERS[method](known, seed, orders), method, orders=orders)
     if index == "shapley" and method in SAMPLERS:
         return Run(game, lambda known: SAMPLERS[method](known, seed), method)
     if method not in INDEX_SAMPLERS:
@@ -208,22 +249,26 @@ def _run(game: Game, method: str, seed: int, index: Index, order: int) -> Run:
     return Run(game, lambda known: INDEX_SAMPLERS[method](known, seed, index, order), method, index, order)
 
 
-def _modelling(game: Game, index: Index = "shapley") -> str:
+def _modelling(game: Game, index: Index = "shapley", orders: Orders | None = None) -> str:
     """The method for this number of players, where the budget is no matter."""
+    if orders is not None:
+        return "antithetic" if orders.reversible else "permutation"
     return "antithetic" if index == "shapley" and game.n_players > _MOST_MODELLED_PLAYERS else "gaussian_process"
 
 
-def _seconds_for_all(game: KnownPayoffs) -> float:
-    """How long all coalitions will take, judged by a few, more of them where that takes no time.
+def _seconds_for(n_all: int, game: KnownPayoffs) -> float:
+    """How long that many coalitions will take, judged by a few, more of them where that takes no time.
 
     The empty and the grand coalition are not timed: they may load a model. The game remembers all of them.
     """
-    n_all = 2**game.n_players
     game(np.repeat([[False], [True]], game.n_players, axis=1))
     first, n_timed, seconds = 1, 1, 0.0
     while first < n_all and seconds < _LONG_ENOUGH:
         last = min(first + n_timed, n_all)
-        coalitions = members_of_masks(np.arange(first, last), game.n_players)
+        coalitions = np.zeros((last - first, game.n_players), dtype=np.bool_)
+        coalitions[:, :_MOST_ENUMERATED_PLAYERS] = members_of_masks(
+            np.arange(first, last), min(game.n_players, _MOST_ENUMERATED_PLAYERS)
+        )
         began = time.perf_counter()
         game(coalitions)
         seconds = time.perf_counter() - began
@@ -231,14 +276,17 @@ def _seconds_for_all(game: KnownPayoffs) -> float:
     return float(4 * seconds / n_timed * (n_all - first))
 
 
-def affordable(game: Game, budget: int) -> bool:
+def affordable(game: Game, budget: int, orders: Orders | None = None) -> bool:
     """Return whether `budget` evaluations are enough for exact values."""
+    if orders is not None:
+        return orders.of(game.names).n_prefixes() <= min(budget, MOST_PREFIXES)
     return game.n_players <= MAX_EXACT_PLAYERS and 2**game.n_players <= budget
 
 
 __all__ = [
     "DEFAULT_STOP",
     "INDEX_SAMPLERS",
+    "ORDER_SAMPLERS",
     "SAMPLERS",
     "Budget",
     "RelativeError",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -13,8 +13,10 @@ from shapkit.estimators import explain
 from shapkit.estimators.runs.stopping import StoppingRule
 from shapkit.exact.interactions import Index
 from shapkit.games.game import Game
-from shapkit.games.model_game import Groups, Predict, model_game
-from shapkit.games.rows import Fill, is_frame, is_sparse
+from shapkit.games.model_game import Fill, Groups, model_game
+from shapkit.games.predictions import Link, Output, Predict
+from shapkit.games.rows import is_frame, single_rows
+from shapkit.orders import Orders
 from shapkit.progress import evaluations_bar
 from shapkit.randomness import counter_bits
 
@@ -37,14 +39,17 @@ def explain_rows(
     max_rows: int = 2**14,
     executor: Executor | None = None,
     progress: bool = False,
+    output: Output | None = None,
+    link: Link = "identity",
+    orders: Orders | None = None,
 ) -> Attributions:
     """Return the attributions of several rows: `explain` of each row's `model_game`.
 
     Args:
-        predict, background, fill, names, groups, max_rows: as for `model_game`.
+        predict, background, fill, names, groups, max_rows, output, link: as for `model_game`.
         rows: what `model_game` takes as `row`, one after the other: an array (n_rows, *shape), a DataFrame, a tensor
             or a sparse matrix.
-        budget, stop, index, order: as for `explain`, for each row.
+        budget, stop, index, order, orders: as for `explain`, for each row.
         seed: an integer in [0, 2**64); each row has a seed of its own, made of it and the row's number.
         labels: of the rows; by default a DataFrame's index, or their numbers.
         executor: explains rows at once, in threads or, where the model can be pickled, in processes.
@@ -62,17 +67,28 @@ def explain_rows(
     """
     checked_integer("seed", seed, least=0)
     counter_bits(seed)  # refuses what is too large
-    single = list(_rows_of(rows))
+    single = single_rows(rows)
     if not single:
         raise ValueError("rows is empty, expected at least one row to explain")
     if labels is None and is_frame(rows):
         labels = [str(label) for label in rows.index]
     games = [
-        model_game(predict, row, background, fill=fill, names=names, groups=groups, max_rows=max_rows) for row in single
+        model_game(
+            predict,
+            row,
+            background,
+            fill=fill,
+            names=names,
+            groups=groups,
+            max_rows=max_rows,
+            output=output,
+            link=link,
+        )
+        for row in single
     ]
     seeds = [int(counter_bits(seed, _STREAM, number)) for number in range(len(games))]
     asked = [
-        (game, own, number, budget, stop, index, order)
+        (game, own, number, budget, stop, index, order, orders)
         for number, (game, own) in enumerate(zip(games, seeds, strict=True))
     ]
     found = []
@@ -83,20 +99,13 @@ def explain_rows(
     return Attributions(found, labels)
 
 
-def _explained(asked: tuple[Game, int, int, int | None, StoppingRule | None, Index, int | None]) -> Attribution:
+def _explained(
+    asked: tuple[Game, int, int, int | None, StoppingRule | None, Index, int | None, Orders | None],
+) -> Attribution:
     """One row, in whatever worker; what goes wrong says where."""
-    game, seed, number, budget, stop, index, order = asked
+    game, seed, number, budget, stop, index, order, orders = asked
     try:
-        return explain(game, budget, seed=seed, stop=stop, index=index, order=order)
+        return explain(game, budget, seed=seed, stop=stop, index=index, order=order, orders=orders)
     except Exception as error:
         error.add_note(f"raised while row {number} was explained")
         raise
-
-
-def _rows_of(rows: Any) -> Iterator[Any]:
-    if is_frame(rows):
-        return (rows.iloc[at : at + 1] for at in range(len(rows)))
-    if is_sparse(rows):
-        compressed = rows.tocsr()
-        return (compressed[[at]] for at in range(compressed.shape[0]))
-    return (row for row in rows)

@@ -15,6 +15,7 @@ from shapkit.coalitions import Coalitions
 from shapkit.estimators.loops import add_marginals, write_prefixes
 from shapkit.estimators.runs.own_unit import GameInOwnUnit
 from shapkit.games.game import Game
+from shapkit.orders import Orders
 from shapkit.randomness import counter_bits, counter_permutations
 
 Floats = NDArray[np.float64]
@@ -28,7 +29,7 @@ _CHUNK_FLOATS = 2**22  # of payoffs
 
 
 @dataclass(frozen=True)
-class _Progress:
+class WalkProgress:
     """What a walk knows after a whole number of units; replaced as one, so that no interruption tears it."""
 
     n_units: int
@@ -36,7 +37,7 @@ class _Progress:
     squares: Floats  # the same shape, squared deviations from the mean
 
 
-class _Walks:
+class Walks:
     """Random orders walked from the empty to the grand coalition, and what each player adds on the way.
 
     Of antithetic walks, each order is walked forwards and backwards. The reversed order's prefixes are the complements
@@ -44,11 +45,18 @@ class _Walks:
     game, (v(S) - v(N less S)) / 2.
     """
 
-    def __init__(self, game: Game, seed: int, stream: int, antithetic: bool) -> None:
+    def __init__(self, game: Game, seed: int, stream: int, antithetic: bool, orders: Orders | None) -> None:
         self.game, self.seed, self.antithetic = GameInOwnUnit(game), seed, antithetic
+        if orders is not None and antithetic and not orders.reversible:
+            raise ValueError(
+                f"orders {orders!r} backwards are not as likely as forwards, so that antithetic pairs do not estimate "
+                "their values, expected method 'permutation'"
+            )
+        self._orders = None if orders is None else orders.of(game.names)
+        self.index = "shapley" if orders is None else orders.index
         self._orders_seed = int(counter_bits(seed, stream))
         self._ends: Floats | None = None
-        self._progress: _Progress | None = None
+        self.progress: WalkProgress | None = None
         n_players = game.n_players
         self.n_ends = min(n_players, 1) + 1  # without players, the empty coalition is the grand one
         self.unit_cost = (1 + antithetic) * (n_players - 1) if n_players > 1 else 0
@@ -56,14 +64,14 @@ class _Walks:
     @property
     def n_evaluations(self) -> int:
         """How many coalitions have been evaluated, those of finished units."""
-        return 0 if self._progress is None else self.n_ends + self._progress.n_units * self.unit_cost
+        return 0 if self.progress is None else self.n_ends + self.progress.n_units * self.unit_cost
 
     def advance(self, n_evaluations: int) -> int:
         """Finish as many units as `n_evaluations` pay for and return what that took."""
         n_before = self.n_evaluations
         while True:
             left = n_evaluations - (self.n_evaluations - n_before)
-            if self._progress is None:
+            if self.progress is None:
                 if left < self.n_ends + self.unit_cost:
                     break
                 left -= self.n_ends
@@ -78,7 +86,7 @@ class _Walks:
         Raises:
             ValueError: no unit is finished.
         """
-        done = self._progress
+        done = self.progress
         if done is None or self._ends is None:
             raise ValueError("no permutation has been evaluated yet: call advance() with more evaluations")
         with np.errstate(invalid="ignore"):
@@ -94,7 +102,7 @@ class _Walks:
             grand_value=self._ends[1].copy(),
             n_evaluations=self.n_evaluations,
             names=self.game.names,
-            index="shapley",
+            index=self.index,
             method=method,
             seeds=(self.seed,),
         )
@@ -102,16 +110,16 @@ class _Walks:
 
     def _walk(self, n_units: int) -> None:
         """Finish the next units: `n_units` of them, or as many as fit in a chunk."""
-        ends = self._evaluated_ends().reshape(2, -1)
+        ends = self.evaluated_ends().reshape(2, -1)
         n_players = self.game.n_players
         if n_players < 2:
-            self._progress = _Progress(1, np.diff(ends, axis=0)[:n_players], np.zeros((n_players, ends.shape[1])))
+            self.progress = WalkProgress(1, np.diff(ends, axis=0)[:n_players], np.zeros((n_players, ends.shape[1])))
             return
-        chunk = self._rows_per_chunk(ends.shape[1])
+        chunk = self.rows_per_chunk(ends.shape[1])
         n_units = min(n_units, max(1, chunk // (n_players - 1)))
-        done = self._progress or _Progress(0, *np.zeros((2, n_players, ends.shape[1])))
+        done = self.progress or WalkProgress(0, *np.zeros((2, n_players, ends.shape[1])))
         mean, squares, last = done.mean.copy(), done.squares.copy(), np.empty(ends.shape[1])
-        orders = counter_permutations(self._orders_seed, np.arange(done.n_units, done.n_units + n_units), n_players)
+        orders = self.drawn(np.arange(done.n_units, done.n_units + n_units))
         if self.antithetic:
             ends = (ends - ends[::-1]) / 2
         n_rows = n_units * (n_players - 1)
@@ -120,7 +128,13 @@ class _Walks:
             write_prefixes(orders, first, prefixes)
             payoffs = self._payoffs(prefixes)
             add_marginals(orders, first, payoffs, ends, last, done.n_units, mean, squares)
-        self._progress = _Progress(done.n_units + n_units, mean, squares)
+        self.progress = WalkProgress(done.n_units + n_units, mean, squares)
+
+    def drawn(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The orders with these numbers, (n_orders, n_players)."""
+        if self._orders is not None:
+            return self._orders.drawn(self._orders_seed, numbers)
+        return counter_permutations(self._orders_seed, numbers, self.game.n_players)
 
     def _payoffs(self, prefixes: Coalitions) -> Floats:
         """Of prefixes, or of the odd part of the game there: (n_rows, n_columns)."""
@@ -130,7 +144,7 @@ class _Walks:
         payoffs = self.game(np.concatenate([prefixes, ~prefixes])).reshape(2, n_rows, -1)
         return np.asarray((payoffs[0] - payoffs[1]) / 2)
 
-    def _evaluated_ends(self) -> Floats:
+    def evaluated_ends(self) -> Floats:
         """The payoffs of the empty and the grand coalition, (2, *output_shape), evaluated once."""
         if self._ends is None:
             ends = np.repeat([[False], [True]], self.game.n_players, axis=1)
@@ -138,7 +152,7 @@ class _Walks:
             self._ends = payoffs[[0, -1]]
         return self._ends
 
-    def _rows_per_chunk(self, n_columns: int) -> int:
+    def rows_per_chunk(self, n_columns: int) -> int:
         """How many prefixes to walk at once; the game sees their complements too where walks are antithetic."""
         most = min(_CHUNK_ROWS, _CHUNK_BYTES // self.game.n_players, _CHUNK_FLOATS // n_columns)
         return max(1, most // (1 + self.antithetic))
@@ -157,6 +171,7 @@ class PermutationSampler:
     Args:
         game: any number of players.
         seed: an integer in [0, 2**64). It fixes the permutations, whatever the game's batch size.
+        orders: what permutations are drawn from, if they are not all equally likely.
 
     Attributes:
         game: the game.
@@ -164,7 +179,7 @@ class PermutationSampler:
         least_budget: the cost of the first permutation, n_players + 1.
 
     Raises:
-        ValueError: the seed is not as described.
+        ValueError: the seed is not as described, or the orders are not of this game's players.
 
     >>> import shapkit
     >>> sampler = PermutationSampler(shapkit.weighted_voting([4, 4, 4, 2, 2, 1], quota=12), seed=0)
@@ -175,9 +190,9 @@ class PermutationSampler:
     (1.0, True)
     """
 
-    def __init__(self, game: Game, seed: int = 0) -> None:
+    def __init__(self, game: Game, seed: int = 0, orders: Orders | None = None) -> None:
         self.game = game
-        self._walks = _Walks(game, seed, PERMUTATION_STREAM, antithetic=False)
+        self._walks = Walks(game, seed, PERMUTATION_STREAM, antithetic=False, orders=orders)
         self.least_budget = self._walks.n_ends + self._walks.unit_cost
 
     @property
@@ -212,6 +227,7 @@ class AntitheticSampler:
     Args:
         game: any number of players.
         seed: an integer in [0, 2**64). It fixes the permutations, whatever the game's batch size.
+        orders: what permutations are drawn from, if they are not all equally likely.
 
     Attributes:
         game: the game.
@@ -219,7 +235,8 @@ class AntitheticSampler:
         least_budget: the cost of the first pair, 2 n_players.
 
     Raises:
-        ValueError: the seed is not as described.
+        ValueError: the seed is not as described, the orders are not of this game's players, or their reverses are not
+            as likely.
 
     >>> import shapkit
     >>> sampler = AntitheticSampler(shapkit.table_game([0, 1, 2, 5, 3, 8, 5, 12]), seed=0)
@@ -229,9 +246,9 @@ class AntitheticSampler:
     array([4., 3., 5.])
     """
 
-    def __init__(self, game: Game, seed: int = 0) -> None:
+    def __init__(self, game: Game, seed: int = 0, orders: Orders | None = None) -> None:
         self.game = game
-        self._walks = _Walks(game, seed, ANTITHETIC_STREAM, antithetic=True)
+        self._walks = Walks(game, seed, ANTITHETIC_STREAM, antithetic=True, orders=orders)
         self.least_budget = self._walks.n_ends + self._walks.unit_cost
 
     @property

@@ -18,20 +18,27 @@ from numpy.typing import ArrayLike, NDArray
 from shapkit._checks import players_of_table
 from shapkit.attribution.attribution import Attribution
 from shapkit.coalitions import enumerate_coalitions
+from shapkit.exact.blocks import block_rows
 from shapkit.exact.interactions import Index, checked_order, from_superset_sums, superset_families
+from shapkit.exact.over_orders import exact_over_orders
 from shapkit.exact.superset_sums import Family, SupersetSums, power_of_two_below
 from shapkit.games.batches import Payoffs
 from shapkit.games.game import Game
+from shapkit.orders import Orders
 from shapkit.progress import evaluations_bar
 
 MAX_EXACT_PLAYERS = 62  # the number of coalitions and their masks fit 64-bit integers, the signed ones too
-_BLOCK_ROWS = 2**16  # coalitions the game sees at once, at most
-_BLOCK_FLOATS = 2**22  # payoff elements held at once, about; a few arrays of this size are alive
 _TABLE_BLOCK_FLOATS = 2**22  # for tables: much work between two threads' turns, little memory where a copy is needed
 _THREADED_BLOCKS = 8  # below, starting threads takes longer than they save
 
 
-def exact(game: Game, index: Index = "shapley", order: int | None = None, progress: bool = False) -> Attribution:
+def exact(
+    game: Game,
+    index: Index = "shapley",
+    order: int | None = None,
+    progress: bool = False,
+    orders: Orders | None = None,
+) -> Attribution:
     """Return the exact index of all players, or of all coalitions of up to `order` players.
 
     "shapley" is Shapley (1953): values sum to the grand coalition's payoff less the empty one's. "banzhaf" is
@@ -45,6 +52,9 @@ def exact(game: Game, index: Index = "shapley", order: int | None = None, progre
         index: one of the names above.
         order: the largest size of coalition that gets a value; by default 1 for values, 2 for interactions.
         progress: show a bar with an estimate of the time left.
+        orders: what players join in, if not all orders are equally likely: `Hierarchy` for Owen and Winter values,
+            `Weights` for weighted and `Precedence` for asymmetric Shapley values, with the index "shapley". Only
+            coalitions that can come first are evaluated, of any number of players.
 
     Returns:
         an Attribution without standard errors, with values (n_terms, *output_shape) in the unit of the
@@ -63,6 +73,9 @@ def exact(game: Game, index: Index = "shapley", order: int | None = None, progre
     -0.5
     """
     order = checked_order(index, order)
+    if orders is not None:
+        check_orders(orders, index)
+        return exact_over_orders(game, orders, progress)
     check_enumerable(game.n_players)
     parts = _families(index, order, game.n_players)
     sums: SupersetSums | None = None
@@ -133,6 +146,14 @@ def shapley_values(table: ArrayLike) -> NDArray[np.float64]:
     return shapley.reshape(n_players, *output_shape)
 
 
+def check_orders(orders: Orders, index: Index) -> None:
+    """Raise a ValueError where these are no orders, or another index than Shapley's is to be taken over them."""
+    if not isinstance(orders, Orders):
+        raise ValueError(f"orders must be a Hierarchy, Weights or Precedence, got {orders!r}")
+    if index != "shapley":
+        raise ValueError(f"orders say what becomes of Shapley values, got index {index!r}: leave one of the two out")
+
+
 def check_enumerable(n_players: int) -> None:
     """Raise a ValueError where 2**n_players evaluations are out of the question.
 
@@ -144,15 +165,6 @@ def check_enumerable(n_players: int) -> None:
             f"{MAX_EXACT_PLAYERS} players). Sample instead: shapkit.estimate(game, budget=...) for values, "
             'method="sampled" for residuals'
         )
-
-
-def block_rows(n_players: int, n_columns: int) -> int:
-    """Return how many coalitions to evaluate at once, a power of two, for payoffs of `n_columns` elements.
-
-    >>> block_rows(3, 1), block_rows(30, 1), block_rows(30, 3 * 64 * 64)
-    (8, 65536, 256)
-    """
-    return min(1 << n_players, _BLOCK_ROWS, power_of_two_below(_BLOCK_FLOATS // n_columns))
 
 
 def _blocks(game: Game, progress: bool) -> Iterator[tuple[int, Payoffs]]:

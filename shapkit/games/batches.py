@@ -134,7 +134,8 @@ def batch_payoffs(value: ValueFunction, rows: Coalitions, caller: tuple[str, int
     payoffs, error = _attempt(value, rows)
     if error is None:
         return np.array(real_array(payoffs))  # a copy, since `value` may return one buffer again and again
-    culprit = located(*_bisected(value, rows, error))
+    # A value function that works on coalitions one by one may know which it was
+    culprit = error if _is_located(error) else located(*_bisected(value, rows, error))
     if caller != (_PROCESS[0], os.getpid()) and not _survives_pickling(culprit):
         culprit = located(RuntimeError(f"{type(culprit).__qualname__}: {culprit}"), vars(culprit)["coalition"])
     try:

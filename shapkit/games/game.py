@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from functools import partial
+from inspect import iscoroutinefunction
 from threading import Lock, local
 from typing import Any
 
@@ -49,10 +50,10 @@ class Game:
             of the result must depend on row r of the coalitions only. It may overwrite its argument.
         n_players: any number; a game of none has one coalition.
         names: one distinct name per player; by default "0", "1", ...
-        batch_size: the most coalitions `value` is given at once. By default up to 2**16 of them, and 2**22
-            payoff elements; up to 2**10 with an executor or a cache on disk, and with an executor a call is
-            split in about 32 batches or more. While the size of a payoff is unknown, a long call starts with one
-            coalition.
+        batch_size: the most coalitions `value` is given at once. By default `value.batch_size`, where it has one;
+            else up to 2**16 of them, and 2**22 payoff elements; up to 2**10 with an executor or a cache on disk, and
+            with an executor a call is split in about 32 batches or more. While the size of a payoff is unknown, a long
+            call starts with one coalition.
         cache: True for a `CoalitionCache` in memory, or one of your own: no coalition that it holds is
             evaluated again, nor is one evaluated twice in a call. Without it nothing is looked up.
         executor: any `concurrent.futures.Executor`, of threads, processes, Dask's `client.get_executor()` or
@@ -88,7 +89,12 @@ class Game:
     ) -> None:
         if not callable(value):
             raise ValueError(f"value must be a function of a boolean matrix, got {type(value).__name__}")
+        if iscoroutinefunction(value):
+            raise ValueError("value is an async function: give shapkit.ConcurrentCalls(value), a value function")
         self.value = value
+        own_size = getattr(value, "batch_size", None)
+        if batch_size is None and isinstance(own_size, int):
+            batch_size = own_size
         self.n_players = checked_integer("n_players", n_players, least=0)
         self.names = checked_names(names, self.n_players)
         self.batch_size = None if batch_size is None else positive_integer("batch_size", batch_size)

@@ -15,7 +15,8 @@ from shapkit._checks import from_torch, is_tensor, positive_integer
 from shapkit._optional import require
 from shapkit.games.cache import CoalitionCache
 from shapkit.games.game import Game
-from shapkit.games.model_game import Predict, model_game
+from shapkit.games.model_game import model_game
+from shapkit.games.predictions import Predict
 
 Segments: TypeAlias = int | tuple[int, int] | Mapping[str, Any] | Any
 """A number of superpixels, (rows, columns) of a grid, masks by name, or labels (height, width)."""
@@ -44,7 +45,8 @@ def image_game(
         segments: the regions, as `image_segments` takes them; 50 superpixels by default.
         absent: what absent regions show: the image "blur"red with a tenth of its longer side as standard deviation,
             its "mean" colour, "grey", halfway between its darkest and its lightest number, a number, or another image
-            of the same shape.
+            of the same shape. Or a function of the image and of which of its numbers are present, bool of the image's
+            shape, that returns images (n_images, *image.shape), whose mean prediction counts: an inpainting model.
         channels: the axis of the channels of an image with three axes; by default the only one of 1, 3 or 4 entries.
         max_rows: the most images `predict` is given at once.
         batch_size, cache, executor: as for `Game`.
@@ -67,8 +69,9 @@ def image_game(
     labels = image_segments(image, segments, channels)
     if axis is not None:
         labels = np.broadcast_to(np.expand_dims(labels, axis), pixels.shape)
-    background: Any = _absent(pixels, absent, axis)[None]
-    if is_tensor(image):
+    fill: Any = absent if callable(absent) and not is_tensor(absent) else "marginal"
+    background: Any = None if callable(fill) else _absent(pixels, absent, axis)[None]
+    if background is not None and is_tensor(image):
         import torch
 
         background = torch.as_tensor(background.copy(), dtype=image.dtype, device=image.device)
@@ -76,6 +79,7 @@ def image_game(
         predict,
         image,
         background,
+        fill=fill,
         groups=labels,
         max_rows=max_rows,
         batch_size=batch_size,

@@ -10,21 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from math import prod
-from threading import Lock
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit._checks import checked_names, from_torch, is_masked, is_tensor, player_index, positive_integer, real_array
+from shapkit._checks import checked_names, is_masked, player_index, positive_integer
 from shapkit.coalitions import Coalitions
-from shapkit.games.batches import Payoffs
+from shapkit.games.absence import Completion, ConditionalFill, FillName, FunctionFill, NearestRows, WeightedRows
+from shapkit.games.batches import Payoffs, ValueFunction
 from shapkit.games.cache import CoalitionCache
 from shapkit.games.game import Game
-from shapkit.games.rows import Fill, Rows, feature_names, is_sparse, predictions_of, rows_of
+from shapkit.games.predictions import Link, Output, Predict, Predictor, link_of
+from shapkit.games.rows import Rows, feature_names, is_frame, is_polars, is_sparse, rows_of
 
-Predict: TypeAlias = Callable[[Any], Any]
-"""Rows (n_rows, *shape) -> real numbers (n_rows, *output_shape), or convertible to them."""
+Fill: TypeAlias = FillName | ConditionalFill | Callable[[Any, NDArray[np.bool_]], Any]
 
 Groups: TypeAlias = Mapping[str, Sequence[int | str | tuple[int, ...]]] | Any
 """Features by player's name, or an array of labels in the row's shape."""
@@ -41,12 +41,16 @@ def model_game(
     batch_size: int | None = None,
     cache: CoalitionCache | bool | None = None,
     executor: Executor | None = None,
+    output: Output | None = None,
+    link: Link = "identity",
+    average: bool = True,
 ) -> Game:
     """Return the game whose players are the features of `row` and whose payoffs are predictions.
 
     "marginal" is the mean prediction over the background, each of whose rows in turn gives the absent features:
     Lundberg and Lee (2017), the marginal removal of Covert, Lundberg and Lee (2021), also called interventional.
-    "baseline" is the prediction where the mean row of the background gives them.
+    "baseline" is the prediction where the mean row of the background gives them. "conditional" takes rows of the
+    background that are like the row in its present features.
 
     Args:
         predict: takes rows (n_rows, n_features) and returns real numbers (n_rows,) or (n_rows, *output_shape), such
@@ -59,9 +63,11 @@ def model_game(
         background: rows (n_background, n_features), or one of them, (n_features,); of rows of another shape
             (n_background, *shape). Where it is a pandas DataFrame, `predict` is given DataFrames with its columns and
             their types, and `row` may be a Series or a DataFrame of one row, whose columns may come in another order.
-            Torch tensors stay tensors on their device, scipy's sparse matrices CSR matrices; else `predict` is given
-            arrays.
-        fill: "marginal" predicts n_background rows for each coalition, "baseline" one.
+            Polars frames and torch tensors stay what they are, on their device, scipy's sparse matrices become CSR
+            matrices; else `predict` is given arrays. Or `WeightedRows`, such as those of `shapkit.summarize`.
+        fill: "marginal" predicts n_background rows for each coalition, "baseline" one, "conditional" the ten that are
+            nearest, which is `NearestRows(10)`; or `GaussianCopula(...)`; or a function of the row and of which
+            features are present, bool of the row's shape, that returns rows (n_rows, *shape), the background left None.
         names: of the features; by default a DataFrame's columns, those of the background before those of the row, or a
             Series' labels, or else "0", "1", ..., and "0,0", "0,1", ... of rows of two dimensions.
         groups: for each player, by name, the features, by index or name, that are present and absent together; every
@@ -69,9 +75,14 @@ def model_game(
             row's shape: features of one label are a player. By default every feature is a player.
         max_rows: the most rows `predict` is given at once.
         batch_size, cache, executor: as for `Game`.
+        output: what of each prediction counts: an output's place, such as 1 or (0, 1); a class by name, where `predict`
+            is a method of a fitted classifier; or a function of predictions (n_rows, *output_shape).
+        link: what the mean prediction is measured by: "identity", "logit", ln p / (1 - p), or a function of payoffs.
+        average: False for payoffs (n_coalitions, n_background, *output_shape), a prediction for each row of the
+            background, with "marginal": `Attribution.sample_mean` then says how much the choice of rows matters.
 
     Returns:
-        a Game with payoffs (n_coalitions, *output_shape), in the unit of the prediction.
+        a Game with payoffs (n_coalitions, *output_shape), in the unit of the prediction, or of the link.
 
     Raises:
         ValueError: an argument is not as described, or, in an evaluation, a prediction is not.
@@ -80,14 +91,30 @@ def model_game(
     >>> game(np.array([[False, False], [True, False], [True, True]]))
     array([ 3.,  5., 11.])
     """
-    if not callable(predict):
-        raise ValueError(f"predict must be a function of rows, such as model.predict, got {type(predict).__name__}")
-    if fill not in get_args(Fill):
-        raise ValueError(f"fill must be one of {', '.join(map(repr, get_args(Fill)))}, got {fill!r}")
-    for argument, rows in (("row", row), ("background", background)):
-        if is_masked(rows):
+    predictor, measured = Predictor(predict, output), link_of(link)
+    conditional = isinstance(fill, ConditionalFill)
+    own_fill = callable(fill) and not conditional
+    if not (conditional or own_fill or (isinstance(fill, str) and fill in get_args(FillName))):
+        known = ", ".join(map(repr, get_args(FillName)))
+        raise ValueError(f"fill must be one of {known}, a conditional fill or a function, got {fill!r}")
+    weights = None
+    if isinstance(background, WeightedRows):
+        if fill not in ("marginal", "baseline"):
+            raise ValueError(f"fill is {fill!r}, which takes rows as they are, but the background has weights")
+        weights, background = background.weights, background.rows
+    if background is None:
+        if not own_fill:
+            raise ValueError("background is None, expected rows: only a fill that is a function can do without")
+        background = _alone(row)
+    for argument, given in (("row", row), ("background", background)):
+        if is_masked(given):
             raise ValueError(f"{argument} holds masked entries, expected features: fill them, with .filled(value)")
-    rows = rows_of(row, background, fill)
+    if fill == "baseline" and weights is not None:
+        background = np.average(np.asarray(background), axis=0, weights=weights)[None]
+        weights = None
+    rows = rows_of(row, background, "baseline" if fill == "baseline" else "marginal")
+    if not average and (fill not in ("marginal", "baseline") or weights is not None):
+        raise ValueError("average=False needs fill 'marginal' and a background whose rows count the same")
     n_features = prod(rows.shape)
     default = rows.names or (None if len(rows.shape) == 1 else feature_names(rows.shape))
     features = checked_names(default if names is None else names, n_features)
@@ -95,7 +122,16 @@ def model_game(
     if groups is not None:
         groups = _labelled(groups, rows.shape)
         players, player_of_feature = tuple(groups), _group_of_feature(groups, features, rows.shape)
-    value = _MeanPrediction(predict, rows, player_of_feature, positive_integer("max_rows", max_rows))
+    max_rows = positive_integer("max_rows", max_rows)
+    value: ValueFunction
+    if own_fill:
+        complete: Completion = FunctionFill(fill, row, rows.shape)
+        value = _CompletedPrediction(predictor, complete, player_of_feature, max_rows, measured)
+    elif fill in ("marginal", "baseline"):
+        value = _MeanPrediction(predictor, rows, player_of_feature, max_rows, weights, average, measured)
+    else:
+        complete = (NearestRows() if fill == "conditional" else fill).of(rows)
+        value = _CompletedPrediction(predictor, complete, player_of_feature, max_rows, measured)
     return Game(value, len(players), players, batch_size, cache, executor)
 
 
@@ -103,18 +139,25 @@ def model_game(
 class _MeanPrediction:
     """The mean prediction over the background, as a value function that other processes can be sent."""
 
-    predict: Predict
+    predictor: Predictor
     rows: Rows
     player_of_feature: NDArray[np.intp]
     max_rows: int
+    weights: NDArray[np.float64] | None
+    average: bool
+    link: Callable[[Payoffs], Payoffs]
 
     def __call__(self, coalitions: Coalitions) -> Payoffs:
         blocks = self._blocks(coalitions[:, self.player_of_feature])
+        if not self.average:
+            return self.link(np.concatenate(list(blocks)))
         if self.rows.n_background == 1:
-            return np.concatenate([block[:, 0] for block in blocks])
+            return self.link(np.concatenate([block[:, 0] for block in blocks]))
+        if self.weights is not None:
+            return self.link(np.concatenate([np.einsum("b,cb...->c...", self.weights, block) for block in blocks]))
         # One coalition at a time: the order in which many are summed at once may depend on how many there are.
         sums = [np.add.reduce(predictions, axis=0) for block in blocks for predictions in block]
-        return np.asarray(sums) / self.rows.n_background
+        return self.link(np.asarray(sums) / self.rows.n_background)
 
     def _blocks(self, present: NDArray[np.bool_]) -> Iterator[Payoffs]:
         """Predictions (n_coalitions, n_background, *output_shape), of as many coalitions as make up `max_rows`."""
@@ -127,55 +170,42 @@ class _MeanPrediction:
 
     def _predictions(self, present: NDArray[np.bool_], first: int, n_rows: int) -> Payoffs:
         stop = min(first + n_rows, self.rows.n_background)
-        n_expected = len(present) * (stop - first)
-        predictions = predictions_of(self._of(self.rows.mixed(present, slice(first, stop))), n_expected, "row")
-        if n_expected > 1 and n_expected in predictions.shape[1:]:
-            self._check_axes(present[:1], first, predictions.shape)
-        # A copy, since `predict` may return one buffer again and again
-        return predictions.reshape(len(present), stop - first, *predictions.shape[1:]).copy()
-
-    def _of(self, rows: Any) -> Any:
-        """The predictions of rows, as the model returns them."""
-        return _run_module(self.predict, rows) if _is_module(self.predict) else self.predict(rows)
-
-    def _check_axes(self, present: NDArray[np.bool_], row: int, shape: tuple[int, ...]) -> None:
-        """Refuse (outputs, rows) where it passes for (rows, outputs), because there are as many of both."""
-        alone = real_array(from_torch(self._of(self.rows.mixed(present, slice(row, row + 1)))), "predict's result")
-        if alone.shape != (1, *shape[1:]):
-            raise ValueError(
-                f"predict returned shape {shape} for {shape[0]} rows and {alone.shape} for one, expected "
-                "(n_rows, ...): one prediction per row, along the first axis"
-            )
+        predictions = self.predictor.checked(
+            self.rows.mixed(present, slice(first, stop)),
+            len(present) * (stop - first),
+            lambda: self.rows.mixed(present[:1], slice(first, first + 1)),
+        )
+        return predictions.reshape(len(present), stop - first, *predictions.shape[1:])
 
 
-_ONE_MODULE_AT_A_TIME = Lock()  # whether a module is being trained is a switch that all threads share
+@dataclass(frozen=True, eq=False)
+class _CompletedPrediction:
+    """The mean prediction over rows that depend on the coalition: conditional absence, and functions of the user's."""
+
+    predictor: Predictor
+    complete: Completion
+    player_of_feature: NDArray[np.intp]
+    max_rows: int
+    link: Callable[[Payoffs], Payoffs]
+
+    def __call__(self, coalitions: Coalitions) -> Payoffs:
+        return self.link(np.stack([self._mean(present) for present in coalitions[:, self.player_of_feature]]))
+
+    def _mean(self, present: NDArray[np.bool_]) -> Payoffs:
+        rows = self.complete(present)
+        n_rows = rows.shape[0]
+        parts = []
+        for first in range(0, n_rows, self.max_rows):
+            part = rows[first : first + self.max_rows]  # slices are rows of frames and of sparse matrices, too
+            parts.append(self.predictor.checked(part, part.shape[0], lambda part=part: part[:1]))
+        return np.asarray(np.add.reduce(np.concatenate(parts), axis=0) / n_rows)
 
 
-def _is_module(predict: Any) -> bool:
-    """Whether this is a torch module, without importing it."""
-    return any(kind.__module__.startswith("torch.nn.") and kind.__name__ == "Module" for kind in type(predict).__mro__)
-
-
-def _run_module(module: Any, rows: Any) -> Any:
-    """What a torch module makes of rows: in evaluation mode, which is undone, and without gradients."""
-    import torch
-
-    weights = next((weights for weights in module.parameters() if weights.is_floating_point()), None)
-    tensor = rows
-    if not is_tensor(rows):  # numbers of a table are for the network's arithmetic, whatever they are kept as
-        tensor = torch.as_tensor(rows.toarray() if is_sparse(rows) else np.asarray(rows))
-    if weights is not None:
-        whole = is_tensor(rows) and not tensor.is_floating_point()  # indices of an embedding
-        tensor = tensor.to(device=weights.device, dtype=tensor.dtype if whole else weights.dtype)
-    with _ONE_MODULE_AT_A_TIME:
-        trained = [part for part in module.modules() if part.training]
-        module.eval()
-        try:
-            with torch.inference_mode():
-                return module(tensor)
-        finally:
-            for part in trained:
-                part.training = True
+def _alone(row: Any) -> Any:
+    """A row as rows, of which it is the only one."""
+    if is_frame(row) or is_polars(row) or is_sparse(row):
+        return row
+    return row.to_frame().T if hasattr(row, "to_frame") else (row if hasattr(row, "shape") else np.asarray(row))[None]
 
 
 def _labelled(groups: Any, shape: tuple[int, ...]) -> Any:

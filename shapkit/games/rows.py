@@ -5,18 +5,20 @@ What they have in common: the row to explain, the rows that give absent features
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit._checks import from_torch, is_tensor, real_array
+from shapkit._checks import from_torch, is_tensor
 
 Fill = Literal["marginal", "baseline"]
+Chosen: TypeAlias = slice | NDArray[np.intp]
+"""Which rows of a background."""
 
 
 class Rows(Protocol):
@@ -34,13 +36,23 @@ class Rows(Protocol):
     def names(self) -> list[str] | None:
         """Of the features, flat; None where the rows bring none."""
 
-    def mixed(self, present: NDArray[np.bool_], background: slice) -> Any:
+    def mixed(self, present: NDArray[np.bool_], background: Chosen) -> Any:
         """Return rows (n_coalitions * n_rows, *shape), the background running fastest.
 
         Args:
             present: (n_coalitions, n_features), which features are the row's own.
             background: the part of it that gives the others, of n_rows.
         """
+
+    def as_numbers(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return all rows flat, (n_background + 1, n_features), the explained one last, and which are categories.
+
+        Raises:
+            ValueError: a feature is neither a number nor a category.
+        """
+
+    def of_numbers(self, table: NDArray[np.float64]) -> Any:
+        """Return flat rows (n_rows, n_features) in the form that the model takes."""
 
 
 def rows_of(row: Any, background: Any, fill: Fill) -> Rows:
@@ -51,6 +63,8 @@ def rows_of(row: Any, background: Any, fill: Fill) -> Rows:
     """
     if is_frame(background):
         return _FrameRows.of(row, background, fill)
+    if is_polars(background):
+        return _PolarsRows.of(row, background, fill)
     if is_tensor(background) or is_tensor(row):
         return _TensorRows.of(row, background, fill)
     if is_sparse(background) or is_sparse(row):
@@ -61,6 +75,11 @@ def rows_of(row: Any, background: Any, fill: Fill) -> Rows:
 def is_frame(rows: Any) -> bool:
     """Return whether these are a pandas DataFrame, or what behaves as one."""
     return hasattr(rows, "iloc") and hasattr(rows, "columns")
+
+
+def is_polars(rows: Any) -> bool:
+    """Return whether this is a polars DataFrame, without importing polars."""
+    return type(rows).__module__.partition(".")[0] == "polars" and hasattr(rows, "gather_every")
 
 
 def is_sparse(rows: Any) -> bool:
@@ -97,9 +116,15 @@ class _ArrayRows:
     def n_background(self) -> int:
         return len(self.filler)
 
-    def mixed(self, present: NDArray[np.bool_], background: slice) -> NDArray[Any]:
+    def mixed(self, present: NDArray[np.bool_], background: Chosen) -> NDArray[Any]:
         own = present.reshape(-1, 1, *self.shape)
         return np.where(own, self.row, self.filler[background]).reshape(-1, *self.shape)
+
+    def as_numbers(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        return _coded(np.concatenate([self.filler, self.row[None]]).reshape(len(self.filler) + 1, -1).T)
+
+    def of_numbers(self, table: NDArray[np.float64]) -> NDArray[Any]:
+        return table.reshape(-1, *self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +156,19 @@ class _TensorRows:
     def n_background(self) -> int:
         return len(self.filler)
 
-    def mixed(self, present: NDArray[np.bool_], background: slice) -> Any:
+    def mixed(self, present: NDArray[np.bool_], background: Chosen) -> Any:
         torch: Any = import_module("torch")
         own = torch.as_tensor(present, device=self.row.device).reshape(-1, 1, *self.shape)
-        return torch.where(own, self.row, self.filler[background]).reshape(-1, *self.shape)
+        chosen = background if isinstance(background, slice) else torch.as_tensor(background, device=self.row.device)
+        return torch.where(own, self.row, self.filler[chosen]).reshape(-1, *self.shape)
+
+    def as_numbers(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        rows = [np.asarray(from_torch(part)).reshape(-1, prod(self.shape)) for part in (self.filler, self.row)]
+        return _coded(np.concatenate(rows).T)
+
+    def of_numbers(self, table: NDArray[np.float64]) -> Any:
+        torch: Any = import_module("torch")
+        return torch.as_tensor(table, dtype=self.row.dtype, device=self.row.device).reshape(-1, *self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +197,9 @@ class _SparseRows:
     def n_background(self) -> int:
         return int(self.filler.shape[0])
 
-    def mixed(self, present: NDArray[np.bool_], background: slice) -> Any:
+    def mixed(self, present: NDArray[np.bool_], background: Chosen) -> Any:
         sparse: Any = import_module("scipy.sparse")
-        n_rows = len(range(*background.indices(self.n_background)))
+        n_rows = len(np.arange(self.n_background)[background])
         coalition = np.repeat(np.arange(len(present)), n_rows)
         absent = sparse.vstack([self.filler[background]] * len(present), format="csr")
         stored = np.repeat(coalition, np.diff(absent.indptr))
@@ -176,6 +210,13 @@ class _SparseRows:
         mixed = absent + own[coalition]
         mixed.eliminate_zeros()
         return sparse.csr_matrix(mixed)  # which older models take too
+
+    def as_numbers(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        return _coded(np.concatenate([self.filler.toarray(), self.row.toarray()]).T)
+
+    def of_numbers(self, table: NDArray[np.float64]) -> Any:
+        sparse: Any = import_module("scipy.sparse")
+        return sparse.csr_matrix(table)
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,11 +240,80 @@ class _FrameRows:
     def names(self) -> list[str]:
         return [str(column) for column in self.stacked.columns]
 
-    def mixed(self, present: NDArray[np.bool_], background: slice) -> Any:
+    def mixed(self, present: NDArray[np.bool_], background: Chosen) -> Any:
         last = self.n_background
         rows = np.where(present[:, None], last, np.arange(last)[background][:, None]).reshape(-1, present.shape[1])
         columns = {at: self.stacked.iloc[:, at].array.take(rows[:, at]) for at in range(present.shape[1])}
         return type(self.stacked)(columns).set_axis(self.stacked.columns, axis=1)
+
+    def as_numbers(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        return _coded([self.stacked.iloc[:, at].to_numpy() for at in range(self.stacked.shape[1])])
+
+    def of_numbers(self, table: NDArray[np.float64]) -> Any:
+        return type(self.stacked)(table, columns=self.stacked.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class _PolarsRows:
+    stacked: Any
+    """The rows that give absent features, and below them the row to explain."""
+
+    @classmethod
+    def of(cls, row: Any, background: Any, fill: Fill) -> _PolarsRows:
+        polars: Any = import_module("polars")  # there, since the background is one of its frames
+        if is_polars(row):
+            missing = [column for column in background.columns if column not in row.columns]
+            if missing:
+                raise ValueError(f"row lacks {', '.join(missing)}, which the background has")
+            frame = row.select(background.columns)
+        else:
+            values = np.array(row, dtype=object).reshape(-1)
+            _check_shapes(np.shape(row), background.shape)
+            frame = polars.DataFrame({name: [value] for name, value in zip(background.columns, values, strict=True)})
+        _check_shapes(frame.shape, background.shape)
+        filler = background
+        if fill == "baseline" and len(background) > 1:
+            filler = _mean_row(
+                lambda: polars.DataFrame({name: [background[name].to_numpy().mean()] for name in background.columns})
+            )
+        return cls(polars.concat([filler, frame], how="vertical_relaxed"))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (int(self.stacked.width),)
+
+    @property
+    def n_background(self) -> int:
+        return int(self.stacked.height) - 1
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.stacked.columns)
+
+    def mixed(self, present: NDArray[np.bool_], background: Chosen) -> Any:
+        last = self.n_background
+        rows = np.where(present[:, None], last, np.arange(last)[background][:, None]).reshape(-1, present.shape[1])
+        columns = {name: self.stacked[name].gather(rows[:, at]) for at, name in enumerate(self.stacked.columns)}
+        return type(self.stacked)(columns)
+
+    def as_numbers(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        return _coded([self.stacked[name].to_numpy() for name in self.stacked.columns])
+
+    def of_numbers(self, table: NDArray[np.float64]) -> Any:
+        return type(self.stacked)(table, schema=self.stacked.columns, orient="row")
+
+
+def _coded(columns: Iterable[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Columns of numbers as they are and others by the number of their value: (n_rows, n_columns), which are others."""
+    coded, category = [], []
+    for column in map(np.asarray, columns):
+        try:
+            coded.append(column.astype(np.float64))
+            category.append(column.dtype.kind == "b")
+        except (TypeError, ValueError):
+            coded.append(np.unique(column.astype(str), return_inverse=True)[1].astype(np.float64))
+            category.append(True)
+    return np.stack(coded, axis=1), np.array(category, dtype=np.bool_)
 
 
 def _labels(row: Any) -> list[str] | None:
@@ -265,24 +375,20 @@ def _mean_row(mean: Callable[[], Any]) -> Any:
         ) from error
 
 
-def predictions_of(found: Any, n_expected: int, of: str) -> NDArray[np.float64]:
-    """Return what a model predicted as float64 (n_expected, *output_shape).
+def single_rows(rows: Any) -> list[Any]:
+    """Return rows one by one, each as `model_game` takes it.
 
-    Args:
-        found: what it returned.
-        n_expected: how many rows it was given.
-        of: what one is called.
-
-    Raises:
-        ValueError: these are no real numbers, or not one for each row.
+    >>> [row.tolist() for row in single_rows(np.eye(2))]
+    [[1.0, 0.0], [0.0, 1.0]]
     """
-    predictions = real_array(from_torch(found), "predict's result")
-    if predictions.ndim == 0 or len(predictions) != n_expected:
-        raise ValueError(
-            f"predict returned shape {predictions.shape} for {n_expected} {of}s, expected ({n_expected}, ...): one "
-            f"prediction per {of}, along the first axis"
-        )
-    return predictions
+    if is_frame(rows):
+        return [rows.iloc[at : at + 1] for at in range(len(rows))]
+    if is_polars(rows):
+        return [rows[at : at + 1] for at in range(rows.height)]
+    if is_sparse(rows):
+        compressed = rows.tocsr()
+        return [compressed[[at]] for at in range(compressed.shape[0])]
+    return list(rows)
 
 
 def feature_names(shape: tuple[int, ...]) -> list[str]:

@@ -16,7 +16,7 @@ from shapkit.coalitions import Coalitions
 from shapkit.games.batches import Payoffs
 from shapkit.games.cache import CoalitionCache
 from shapkit.games.game import Game
-from shapkit.games.rows import predictions_of
+from shapkit.games.predictions import Predictor
 
 
 def text_game(
@@ -87,7 +87,7 @@ class _OfTexts:
 
     def __call__(self, coalitions: Coalitions) -> Payoffs:
         texts = [self.join(self._present(members)) for members in coalitions]
-        return predictions_of(self.predict(texts), len(texts), "text")
+        return Predictor(self.predict, of="text").checked(texts, len(texts), lambda: texts[:1])
 
     def _present(self, members: NDArray[np.bool_]) -> list[str]:
         if self.absent is None:

@@ -18,6 +18,7 @@ from shapkit.estimators.runs.stopping import StoppingRule
 from shapkit.exact.indices import MAX_EXACT_PLAYERS, exact
 from shapkit.exact.interactions import Index
 from shapkit.games.game import Game
+from shapkit.orders import Orders
 from shapkit.progress import forecast_bar
 
 _FIRST_STEP = 64  # evaluations between two looks at the clock; it doubles while steps are short
@@ -66,6 +67,7 @@ class Run:
         method: what that is called.
         index: what is estimated; Shapley values by default.
         order: the largest size of coalition that has a value; that of `exact` if left out.
+        orders: what players join in, where not all orders are equally likely.
 
     Attributes:
         game: the game, with what is remembered of it.
@@ -84,9 +86,10 @@ class Run:
         method: str,
         index: Index = "shapley",
         order: int | None = None,
+        orders: Orders | None = None,
     ) -> None:
         self.game = KnownPayoffs(game)
-        self.index, self.order = index, order
+        self.index, self.order, self.orders = index, order, orders
         self.sampler = sampler(self.game)
         self.method = method
         self.n_evaluations = 0
@@ -173,7 +176,7 @@ class Run:
         cost = self._n_coalitions - (self.n_evaluations if self.game.remembers else 0)
         if self.n_evaluations + cost > limit:
             return spent + self._sample(n_evaluations, most - spent)
-        found = exact(self.game, self.index, self.order)  # what it remembers is not evaluated again
+        found = exact(self.game, self.index, self.order, orders=self.orders)  # what it remembers is not evaluated again
         self.n_evaluations += int(cost)
         self.known = replace(found, n_evaluations=self.n_evaluations, method=self.method)
         self.known_at, self.complete = self.n_evaluations, True

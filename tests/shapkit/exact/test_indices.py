@@ -21,7 +21,7 @@ import shapkit
 from shapkit import exact as exact_values
 from shapkit import shapley_values, table_game, weighted_voting
 from shapkit.coalitions import masks_of_members
-from shapkit.exact.indices import block_rows
+from shapkit.exact.blocks import block_rows
 from shapkit.exact.superset_sums import Family, SupersetSums
 
 GAMES = json.loads((Path(__file__).parents[2] / "data" / "games.json").read_text())["games"]
