@@ -269,7 +269,7 @@ class Attribution:
         return replace(self, **columns, **ends)
 
     def sample_mean(self) -> Attribution:
-        """Return the mean over the first axis of the payoff, whose entries are taken as a random sample, with its error.
+        """Return the mean over the first axis of the payoff, taken as a random sample, with its standard error.
 
         Of a game by `shapkit.model_game(..., average=False)` that axis is the background: the standard error then says
         how far another sample of as many rows would be off. Where values are estimates, their own error is added as

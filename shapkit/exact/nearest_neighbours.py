@@ -26,8 +26,8 @@ def knn_values(
     """Return what each training point is worth to a classifier by its nearest neighbours, exactly.
 
     The payoff of a coalition is the share of `n_neighbours` that its points win: how many of the nearest, at most so
-    many, are of the test point's class, divided by `n_neighbours`, in the mean over test points. Sorting is all the work
-    there is: n_points log n_points for each test point, where the definition needs 2**n_points models.
+    many, are of the test point's class, divided by `n_neighbours`, in the mean over test points. Sorting is all the
+    work there is: n_points log n_points for each test point, where the definition needs 2**n_points models.
 
     Args:
         features: real numbers (n_points, n_features), or a row of any shape for each point.
@@ -44,7 +44,7 @@ def knn_values(
         ValueError: an argument is not as described.
 
     >>> knn_values([[0.0], [1.0], [10.0]], [0, 0, 1], [[0.4]], [0], n_neighbours=1).values.round(4)
-    array([0.8333, 0.3333, 0.    ])
+    array([0.5, 0.5, 0. ])
     """
     points, tests = (_flat(rows, name) for rows, name in ((features, "features"), (test_features, "test_features")))
     classes = _classes(targets, len(points), "targets")

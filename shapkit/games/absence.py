@@ -145,11 +145,8 @@ class _Copula:
         ]
         scores = stats.norm.ppf(np.clip(np.array(below) / n_background, 0.5 / n_background, 1 - 0.5 / n_background))
         own_seed = int(counter_bits(fill.seed, _STREAM))
-        half = stats.norm.ppf(
-            np.maximum(
-                counter_uniform(own_seed, np.arange(-(-fill.n_draws // 2))[:, None], np.arange(n_features)), 2**-54
-            )
-        )
+        pair = np.arange(-(-fill.n_draws // 2))[:, None]
+        half = stats.norm.ppf(np.maximum(counter_uniform(own_seed, pair, np.arange(n_features)), 2**-54))
         noise = np.concatenate([half, -half])[: fill.n_draws]  # in pairs of opposites, whose mean is exact
         return cls(rows, row, ordered, np.where(constant, 0, scores), correlations, noise)
 
@@ -163,7 +160,7 @@ class _Copula:
             spread = self.correlations[np.ix_(absent, absent)] - slopes @ between.T
             variances, directions = np.linalg.eigh(spread)
             root = directions * np.sqrt(np.maximum(variances, 0))
-            # The symmetric root: a draw of one feature stays the same whatever others are absent, but for what binds them
+            # The symmetric root: a draw of a feature changes little with what else is absent
             scores = slopes @ self.scores[present] + self.noise[:, absent] @ (root @ directions.T)
             drawn[:, absent] = self._at_quantiles(stats.norm.cdf(scores), np.flatnonzero(absent))
         return self.rows.of_numbers(drawn)
@@ -238,7 +235,7 @@ def summarize(background: Any, n_rows: int, seed: int = 0) -> WeightedRows:
 
     Args:
         background: real numbers (n_background, *shape).
-        n_rows: how many clusters, of k-means with k-means++ starts; features count in units of their standard deviation.
+        n_rows: how many clusters, of k-means with k-means++ starts, features in units of their standard deviation.
         seed: an integer in [0, 2**64).
 
     Raises:

@@ -24,7 +24,7 @@ _BATCHES = 8  # times `at_once` coalitions are a batch: calls overlap, and littl
 class ConcurrentCalls:
     """A value function that awaits an `async def` function for each coalition: for models behind an API.
 
-    All calls of a game run in one event loop, in a thread of its own, so that `ask` may share a client between them, and
+    All calls run in one event loop, in a thread of its own, so that `ask` may share a client between them, and
     notebooks, which have a loop already, can use it. An answer is never lost to another call that fails: what
     succeeded is kept for the next evaluation of the same coalition. With `Game(..., cache=CoalitionCache(path))`
     answers are on disk, batch by batch.
@@ -120,11 +120,12 @@ class ConcurrentCalls:
         for attempt in range(self.retries + 1):
             try:
                 answer = self.ask(row.copy())
-                if not inspect.isawaitable(answer):
-                    raise located(TypeError("ask must be an async function: what it returns cannot be awaited"), row)
-                return real_array(await answer)
+                if inspect.isawaitable(answer):
+                    return real_array(await answer)
             except Exception as error:
-                if attempt == self.retries or isinstance(error, TypeError) and "coalition" in vars(error):
+                if attempt == self.retries:
                     raise located(error, row) from error.__cause__
+            else:
+                raise located(TypeError("ask must be an async function: what it returns cannot be awaited"), row)
             await asyncio.sleep(self.wait * 2**attempt)
         raise AssertionError("unreachable")

@@ -46,8 +46,8 @@ def loss_game(
     performance each feature brings. They sum to the loss without features less the loss with all.
 
     Args:
-        predict, fill, names, groups, max_rows, output: as for `model_game`. Predictions of a coalition are averaged over
-            the background first, and the loss is taken of the mean.
+        predict, fill, names, groups, max_rows, output: as for `model_game`. Predictions of a coalition are averaged
+            over the background first, and the loss is taken of the mean.
         rows: (n_rows, *shape), of which the loss is known, in any form that `explain_rows` takes.
         targets: (n_rows, ...), one for each row: real numbers, or for "cross_entropy" the place of the true class, an
             integer from 0.
@@ -96,7 +96,7 @@ class _MeanLoss:
     def __call__(self, coalitions: Coalitions) -> Payoffs:
         predictions = np.stack([value(coalitions) for value in self.values])
         losses = np.stack([self._losses(predictions[:, at]) for at in range(len(coalitions))])
-        return np.asarray(-losses.mean(axis=1))
+        return np.asarray(0.0 - losses.mean(axis=1))
 
     def _losses(self, predictions: Payoffs) -> Payoffs:
         found = real_array(from_torch(self.loss(predictions, self.targets)), "loss's result")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, TypeAlias, get_args
 
@@ -124,13 +125,10 @@ def model_game(
         players, player_of_feature = tuple(groups), _group_of_feature(groups, features, rows.shape)
     max_rows = positive_integer("max_rows", max_rows)
     value: ValueFunction
-    if own_fill:
-        complete: Completion = FunctionFill(fill, row, rows.shape)
-        value = _CompletedPrediction(predictor, complete, player_of_feature, max_rows, measured)
-    elif fill in ("marginal", "baseline"):
+    if fill in ("marginal", "baseline"):
         value = _MeanPrediction(predictor, rows, player_of_feature, max_rows, weights, average, measured)
     else:
-        complete = (NearestRows() if fill == "conditional" else fill).of(rows)
+        complete = _completion(fill, row, rows)
         value = _CompletedPrediction(predictor, complete, player_of_feature, max_rows, measured)
     return Game(value, len(players), players, batch_size, cache, executor)
 
@@ -197,8 +195,19 @@ class _CompletedPrediction:
         parts = []
         for first in range(0, n_rows, self.max_rows):
             part = rows[first : first + self.max_rows]  # slices are rows of frames and of sparse matrices, too
-            parts.append(self.predictor.checked(part, part.shape[0], lambda part=part: part[:1]))
+            parts.append(self.predictor.checked(part, part.shape[0], partial(_first_row, part)))
         return np.asarray(np.add.reduce(np.concatenate(parts), axis=0) / n_rows)
+
+
+def _first_row(rows: Any) -> Any:
+    return rows[:1]
+
+
+def _completion(fill: Any, row: Any, rows: Rows) -> Completion:
+    """What gives absent features where they depend on the present ones."""
+    if isinstance(fill, ConditionalFill):
+        return fill.of(rows)
+    return NearestRows().of(rows) if fill == "conditional" else FunctionFill(fill, row, rows.shape)
 
 
 def _alone(row: Any) -> Any:

@@ -52,7 +52,8 @@ class Predictor:
         place = isinstance(self.output, int | np.integer | tuple) and not isinstance(self.output, bool)
         if not (self.output is None or place or callable(self.output)):
             raise ValueError(
-                f"output must be the place of an output, a class by name or a function of predictions, got {self.output!r}"
+                "output must be the place of an output, a class by name or a function of predictions, "
+                f"got {self.output!r}"
             )
 
     def __call__(self, rows: Any) -> Payoffs:

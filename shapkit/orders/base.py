@@ -78,11 +78,23 @@ def walked(step: Coalitions, leaving: Floats) -> tuple[Coalitions, Floats]:
     rows, players = np.nonzero(leaving)
     changed = step[rows]
     changed[np.arange(len(rows)), players] ^= True
-    packed = np.packbits(changed, axis=1)
-    _, first, number = np.unique(packed.view(f"V{packed.shape[1]}").ravel(), return_index=True, return_inverse=True)
+    first, number = distinct(changed)
     arriving = np.zeros((len(first), step.shape[1]))
     np.add.at(arriving, (number, players), leaving[rows, players])
     return changed[first], arriving
+
+
+def distinct(members: Coalitions) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the first row of each coalition among rows (n_rows, n_players), and which of these each row is.
+
+    >>> first, number = distinct(np.array([[True], [False], [True]]))
+    >>> number.tolist() in ([0, 1, 0], [1, 0, 1]), sorted(first.tolist())
+    (True, [0, 1])
+    """
+    packed = np.packbits(members, axis=1)
+    keys = packed.view(f"V{packed.shape[1]}").ravel()
+    _, first, number = np.unique(keys, return_index=True, return_inverse=True)
+    return first, number
 
 
 def check_prefixes(n_prefixes: int, what: str) -> None:

@@ -21,8 +21,8 @@ Tree: TypeAlias = Any
 class Hierarchy(Orders):
     """All orders, equally likely, in which the players of each group come one right after the other.
 
-    With one level of groups the values are Owen's (1977), which are also what shap's partition explainer works out; with
-    groups in groups they are Winter's (1989). A group's players share what the group gets among the groups.
+    With one level of groups the values are Owen's (1977), with groups in groups Winter's (1989), which shap's partition
+    explainer works out for pairs in pairs. A group's players share what the group gets among the groups.
 
     Args:
         groups: a list of groups, or a mapping of their names; a group is a list of players, by name or index, and of

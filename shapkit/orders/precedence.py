@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from shapkit._checks import player_index
 from shapkit.coalitions import Coalitions
-from shapkit.orders.base import MOST_PREFIXES, BoundOrders, Floats, Orders, check_prefixes
+from shapkit.orders.base import MOST_PREFIXES, BoundOrders, Floats, Orders, check_prefixes, distinct
 from shapkit.randomness import counter_bits, counter_uniform
 
 Player: TypeAlias = int | str
@@ -47,23 +48,23 @@ class Precedence(Orders):
             pairs = [(player, _listed(before, f"after[{player!r}]")) for player, before in after.items()]
         else:
             layers = [_listed(layer, f"after[{at}]") for at, layer in enumerate(_listed(after, "after"))]
-            pairs = [(p, before) for before, layer in zip(layers, layers[1:], strict=False) for p in layer]
+            pairs = [(p, before) for before, layer in pairwise(layers) for p in layer]
         self.after = pairs
 
     def of(self, names: Sequence[str]) -> BoundOrders:
         n_players = len(names)
         before = np.zeros((n_players, n_players), dtype=np.bool_)
         for player, earlier in self.after:
-            before[[player_index(other, names) for other in earlier], player_index(player, names)] = True
+            earlier_ones = [player_index(other, names) for other in earlier]
+            before[earlier_ones, player_index(player, names)] = True
         try:
-            sequence = list(
-                TopologicalSorter({p: np.flatnonzero(before[:, p]) for p in range(n_players)}).static_order()
-            )
+            graph = {player: np.flatnonzero(before[:, player]).tolist() for player in range(n_players)}
+            sequence = list(TopologicalSorter[int](graph).static_order())
         except CycleError as error:
             cycle = " before ".join(names[player] for player in error.args[1])
             raise ValueError(f"after has players before themselves: {cycle}") from None
-        for player in sequence:  # whoever is before one of its predecessors is before it, too
-            before[:, player] |= before[:, before[:, player]].any(axis=1)
+        for at in sequence:  # whoever is before one of its predecessors is before it, too
+            before[:, at] |= before[:, before[:, at]].any(axis=1)
         return _Preceded(before)
 
     def __repr__(self) -> str:
@@ -209,26 +210,25 @@ class _Lattice:
     def of(cls, before: NDArray[np.bool_]) -> _Lattice:
         n_players = len(before)
         members, found, total = np.zeros((1, n_players), dtype=np.bool_), [], 1
-        counts = np.ones(1)
+        counts: Floats = np.ones(1)
         for _ in range(n_players):
             lacking = (~members).astype(np.float32) @ before.astype(np.float32)  # predecessors that are not there yet
             rows, players = np.nonzero(~members & (lacking == 0))
             joined = members[rows]
             joined[np.arange(len(rows)), players] = True
-            packed = np.packbits(joined, axis=1)
-            keys = packed.view(f"V{packed.shape[1]}").ravel()
-            _, first, targets = np.unique(keys, return_index=True, return_inverse=True)
+            first, targets = distinct(joined)
             total += len(first)
             check_prefixes(total, "these players")
             found.append((members, rows, players, targets, counts))
-            counts = np.bincount(targets, counts[rows], minlength=len(first))
-            counts /= counts.sum()
+            counts = np.bincount(targets, counts[rows], minlength=len(first)).astype(np.float64)
+            counts = counts / counts.sum()
             members = joined[first]
-        layers = [_Layer(members, *np.zeros((3, 0), dtype=np.intp), counts, np.ones(1))]
-        after = np.ones(1)
+        none: NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+        after: Floats = np.ones(1)
+        layers = [_Layer(members, none, none, none, counts, after)]
         for members, rows, players, targets, counts in reversed(found):
-            after = np.bincount(rows, after[targets], minlength=len(members))
-            after /= after.max()
+            after = np.bincount(rows, after[targets], minlength=len(members)).astype(np.float64)
+            after = after / after.max()
             layers.append(_Layer(members, rows, players, targets, counts, after))
         return cls(layers[::-1])
 

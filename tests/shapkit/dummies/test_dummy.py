@@ -45,7 +45,7 @@ def test_exact_residuals_equal_the_definition(residual, squares, player, batch_s
 @pytest.mark.parametrize("residual, squares", RESIDUALS)
 def test_many_blocks_and_few_are_the_same(residual, squares, monkeypatch):
     # by module object: the function shapkit.exact hides its module from a dotted name
-    monkeypatch.setattr(sys.modules["shapkit.exact.indices"], "_BLOCK_ROWS", 4)
+    monkeypatch.setattr(sys.modules["shapkit.exact.blocks"], "_BLOCK_ROWS", 4)
     result = residual(table_game(TABLE), 2)
     np.testing.assert_allclose(result.per_output, squares(TABLE, 2).mean(axis=0), rtol=1e-12)
 

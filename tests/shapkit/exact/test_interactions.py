@@ -253,7 +253,7 @@ def test_blocks_of_any_size_give_the_same(index, monkeypatch):
     order = 1 if index in VALUES else 3
     expected = shapkit.exact(table_game(table), index, order).values
     for rows in (1, 2, 4, 64, 512):
-        monkeypatch.setattr(sys.modules["shapkit.exact.indices"], "_BLOCK_ROWS", rows)
+        monkeypatch.setattr(sys.modules["shapkit.exact.blocks"], "_BLOCK_ROWS", rows)
         np.testing.assert_allclose(shapkit.exact(table_game(table), index, order).values, expected, atol=1e-12)
 
 

@@ -238,7 +238,10 @@ def test_pipelines_of_scikit_learn(table):
     "arguments, message",
     [
         ({"predict": 3}, "predict must be a function of rows, such as model.predict, got int"),
-        ({"fill": "mean"}, "fill must be one of 'marginal', 'baseline', got 'mean'"),
+        (
+            {"fill": "mean"},
+            "fill must be one of 'marginal', 'baseline', 'conditional', a conditional fill or a function, got 'mean'",
+        ),
         ({"row": ROW[:4]}, r"row has shape \(4,\), expected \(5,\): the features of one row"),
         ({"row": BACKGROUND}, r"row has shape \(30, 5\), expected \(5,\)"),
         ({"background": BACKGROUND[:0]}, r"background has shape \(0, 5\), expected \(n_background, n_features\)"),
