@@ -27,7 +27,15 @@ class MovedModules(MetaPathFinder, Loader):
         self._own_spec: dict[str, ModuleSpec | None] = {}
 
     def install(self) -> None:
-        """Be asked for what no one else finds."""
+        """Be asked for what no one else finds.
+
+        A module whose old name is now a function's in the package is put in place at once, without a warning: were it
+        found later, the import system would put it in the function's place.
+        """
+        for old, new in self._moved.items():
+            package, _, name = old.rpartition(".")
+            if hasattr(sys.modules.get(package), name):
+                sys.modules[old] = import_module(new)
         sys.meta_path.append(self)
 
     def find_spec(

@@ -83,6 +83,18 @@ def masks_of_members(coalitions: Coalitions) -> Masks:
     return masks
 
 
+def sizes_of_masks(n_masks: int) -> NDArray[np.int64]:
+    """Return how many players the coalitions with masks 0, 1, ..., n_masks - 1 have.
+
+    >>> sizes_of_masks(8)
+    array([0, 1, 1, 2, 1, 2, 2, 3])
+    """
+    sizes = np.zeros(1, dtype=np.int64)
+    while len(sizes) < n_masks:  # the next bit set: all that are known, and a player more
+        sizes = np.concatenate([sizes, sizes + 1])
+    return sizes[:n_masks]
+
+
 def coalitions_of_size(n_players: int, size: int) -> NDArray[np.int64]:
     """Return the players of every coalition of `size` players, (n_coalitions, size), in lexicographic order.
 

@@ -14,7 +14,7 @@ from shapkit.estimators.permutation import WalkProgress, Walks
 from shapkit.games.game import Game
 from shapkit.orders import Orders
 
-TRUNCATED_STREAM = 0x746D63  # "tmc"
+_STREAM = 0x746D63  # "tmc"
 
 
 class TruncatedSampler:
@@ -78,7 +78,7 @@ class TruncatedSampler:
 
 class _TruncatedWalks(Walks):
     def __init__(self, game: Game, seed: int, orders: Orders | None, tolerance: float) -> None:
-        super().__init__(game, seed, TRUNCATED_STREAM, antithetic=False, orders=orders)
+        super().__init__(game, seed, _STREAM, antithetic=False, orders=orders)
         self.tolerance = tolerance
         self._n_spent = 0  # of finished orders
 

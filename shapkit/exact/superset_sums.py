@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shapkit import kernels
+from shapkit.coalitions import sizes_of_masks
 
 _RUN_FLOATS = 2**11  # payoff elements whose weights and sums stay in the first-level cache
 _MIN_RUN = 4  # coalitions in a run, where a block has so many: see kernels.fold_block
@@ -110,7 +111,7 @@ class SupersetSums:
         """The weights of a run's coalitions and columns, in one row for each number of players in all of the run."""
         run = self._run_length(n_columns)
         most = self.n_players - (run.bit_length() - 1)
-        sizes = np.arange(most + 1)[:, None] + np.bitwise_count(np.arange(run))
+        sizes = np.arange(most + 1)[:, None] + sizes_of_masks(run)
         return np.repeat(family.weights[sizes], n_columns, axis=1)
 
     def add(self, contributions: Sequence[NDArray[np.float64]]) -> None:
@@ -166,7 +167,7 @@ class SupersetSums:
         self, weights: NDArray[np.float64], payoffs: NDArray[np.generic]
     ) -> NDArray[np.float64]:
         """For every coalition L of the block's own players, last first: the sum over the coalitions with L."""
-        row_weights = weights[np.bitwise_count(np.arange(self.block_size))]
+        row_weights = weights[sizes_of_masks(self.block_size)]
         sums = np.empty((self.block_size, len(self.reference)))
         kernels.weigh_complements(np.ascontiguousarray(payoffs, dtype=np.float64), self.reference, row_weights, sums)
         kernels.add_subsets(sums.reshape(-1), 1.0, len(self.reference))

@@ -10,8 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.cluster.vq import kmeans2
+from scipy.special import ndtr, ndtri
 
 from shapkit._checks import checked_integer, positive_integer, real_array
 from shapkit.games.rows import Rows
@@ -132,21 +131,17 @@ class _Copula:
     @classmethod
     def fitted(cls, rows: Rows, row: Floats, background: Floats, fill: GaussianCopula) -> _Copula:
         n_background, n_features = background.shape
-        normal = stats.norm.ppf((stats.rankdata(background, axis=0) - 0.5) / n_background)
+        ordered = np.sort(background, axis=0)
+        normal = np.stack([_scores(*columns) for columns in zip(ordered.T, background.T, strict=True)], axis=1)
         constant = np.ptp(background, axis=0) == 0
         normal[:, constant] = 0
         scale = np.where(constant, 1, normal.std(axis=0))
         correlations = (normal / scale).T @ (normal / scale) / n_background
         correlations[np.diag_indices(n_features)] = 1 + _RIDGE
-        ordered = np.sort(background, axis=0)
-        below = [
-            (np.searchsorted(ordered[:, at], row[at], "left") + np.searchsorted(ordered[:, at], row[at], "right")) / 2
-            for at in range(n_features)
-        ]
-        scores = stats.norm.ppf(np.clip(np.array(below) / n_background, 0.5 / n_background, 1 - 0.5 / n_background))
+        scores = np.array([_scores(ordered[:, at], row[at]) for at in range(n_features)])
         own_seed = int(counter_bits(fill.seed, _STREAM))
         pair = np.arange(-(-fill.n_draws // 2))[:, None]
-        half = stats.norm.ppf(np.maximum(counter_uniform(own_seed, pair, np.arange(n_features)), 2**-54))
+        half = ndtri(np.maximum(counter_uniform(own_seed, pair, np.arange(n_features)), 2**-54))
         noise = np.concatenate([half, -half])[: fill.n_draws]  # in pairs of opposites, whose mean is exact
         return cls(rows, row, ordered, np.where(constant, 0, scores), correlations, noise)
 
@@ -162,7 +157,7 @@ class _Copula:
             root = directions * np.sqrt(np.maximum(variances, 0))
             # The symmetric root: a draw of a feature changes little with what else is absent
             scores = slopes @ self.scores[present] + self.noise[:, absent] @ (root @ directions.T)
-            drawn[:, absent] = self._at_quantiles(stats.norm.cdf(scores), np.flatnonzero(absent))
+            drawn[:, absent] = self._at_quantiles(ndtr(scores), np.flatnonzero(absent))
         return self.rows.of_numbers(drawn)
 
     def _at_quantiles(self, levels: Floats, features: NDArray[np.intp]) -> Floats:
@@ -172,6 +167,13 @@ class _Copula:
             np.interp(levels[:, at], places, self.sorted_background[:, feature]) for at, feature in enumerate(features)
         ]
         return np.stack(columns, axis=1)
+
+
+def _scores(ordered: Floats, values: Any) -> Floats:
+    """Normal scores of values in a sorted column: of the share of it that is below, ties and itself by half."""
+    below = (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2
+    least = 0.5 / len(ordered)
+    return np.asarray(ndtri(np.clip(below / len(ordered), least, 1 - least)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +255,8 @@ def summarize(background: Any, n_rows: int, seed: int = 0) -> WeightedRows:
     flat = table.reshape(len(table), -1)
     scale = flat.std(axis=0)
     scaled = flat / np.where(scale > 0, scale, 1)
+    from scipy.cluster.vq import kmeans2  # loads a good deal of scipy
+
     cluster = np.arange(len(table))
     if n_rows < len(table):
         rng = np.random.default_rng(int(counter_bits(seed, _STREAM)))

@@ -816,9 +816,13 @@ def test_shap_draws_them(shap, data, errors):
 @pytest.mark.parametrize(
     "attributions, data, message",
     [
-        (attribution(index="banzhaf"), None, "values that sum to the payoff, index 'shapley'; this is 'banzhaf'"),
+        (
+            attribution(index="banzhaf"),
+            None,
+            "values that sum to the payoff, as Shapley's do; this is of index 'banzhaf'",
+        ),
         (attribution(order=2, index="shapley"), None, "values of players alone, order 1; this is of order 2"),
-        ([attribution(), attribution(order=2)], None, "attribution 1 is 'k-SII'"),
+        ([attribution(), attribution(order=2)], None, "attribution 1 is of index 'k-SII'"),
         ([attribution((2,))], None, r"scalar payoffs; attribution 0 has payoffs of shape \(2,\): .*\.output"),
         ([attribution(), attribution(names=("a", "b", "c"))], None, "attribution 1 has other names"),
         ([], None, "attributions is empty"),

@@ -70,7 +70,7 @@ def by_definition(game, probabilities):
 @pytest.mark.parametrize("kind", KINDS)
 def test_exact_values_by_definition(kind):
     orders, probabilities = KINDS[kind]
-    table = [*np.random.default_rng(0).normal(size=(2 ** N_PLAYERS, 2)), 0, 1000000.0]
+    table = np.random.default_rng(0).normal(size=(2**N_PLAYERS, 2)) + np.array([0, 1e6])
     game = table_game(table, names=NAMES)
     found = exact(game, orders=orders)
     np.testing.assert_allclose(found.values, by_definition(game, probabilities), atol=1e-8)
