@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from math import comb
 
-import numpy as np
-
 from shapkit._checks import positive_integer
 from shapkit.attribution.attribution import Attribution
-from shapkit.coalitions import members_of_masks
+from shapkit.estimators.choosing import best_in_time, seconds_each
 from shapkit.estimators.gaussian_process.sampler import GaussianProcessSampler
 from shapkit.estimators.pairs.kernel import KernelSampler
 from shapkit.estimators.pairs.leverage import LeverageSampler
@@ -40,7 +38,6 @@ DEFAULT_STOP = RelativeError(0.02) | Seconds(DEFAULT_SECONDS)
 _MOST_MODELLED_PLAYERS = 1_000  # with more, "auto" samples permutations
 _MOST_TERMS = 200_000  # of an index: their covariances are formed one by one
 _MOST_ENUMERATED_PLAYERS = 20  # by `explain`, unasked
-_LONG_ENOUGH = 0.1  # seconds, to judge by
 
 SAMPLERS: dict[str, Callable[[Game, int], Sampler]] = {
     "permutation": PermutationSampler,
@@ -95,14 +92,16 @@ def estimate(
         method: "auto", whose choice the result's `method` names: "exact" where `budget` alone limits the run and pays
             for all coalitions; else "gaussian_process", the most accurate of these per evaluation in
             `benchmarks/accuracy/`, for up to 1,000 players, and "antithetic" for more, or "permutation" where the
-            budget pays for no pair. The Gaussian process takes seconds beside the game; where evaluations cost next to
-            nothing, "leverage" with a larger budget is faster. Or a name in `SAMPLERS`, whose classes say what they do:
-            "permutation", Castro, Gómez and Tejada (2009); "antithetic", pairs of a permutation and its reverse;
-            "stratified", Castro and others (2017); "kernel", KernelSHAP on pairs; "leverage", LeverageSHAP;
-            "regression_adjusted", a model of the game and the unbiased correction of its residuals;
-            "gaussian_process", a Gaussian process on the odd part of the game; "truncated", Ghorbani and Zou (2019),
-            permutations that end where the payoff is next to the grand coalition's. Or a function of a game and a seed
-            that returns a `Sampler`, such as `functools.partial(TruncatedSampler, tolerance=0.05)`.
+            budget pays for no pair. The Gaussian process takes seconds beside the game. So where `stop` has a clock, a
+            few evaluations are timed first, and "leverage" or "antithetic" is chosen where the game is so fast that
+            their many evaluations are worth more, as `benchmarks/speed/equal_seconds.py` shows; the numbers then depend
+            on the machine's speed. Or a name in `SAMPLERS`, whose classes say what they do: "permutation", of Castro,
+            Gómez and Tejada (2009); "antithetic", pairs of a permutation and its reverse; "stratified", Castro and
+            others (2017); "kernel", KernelSHAP on pairs; "leverage", LeverageSHAP; "regression_adjusted", a model of
+            the game and the unbiased correction of its residuals; "gaussian_process", a Gaussian process on the odd
+            part of the game; "truncated", Ghorbani and Zou (2019), permutations that end where the payoff is next to
+            the grand coalition's. Or a function of a game and a seed that returns a `Sampler`, such as
+            `functools.partial(TruncatedSampler, tolerance=0.05)`.
         seed: an integer in [0, 2**64). The same seed gives the same numbers for every batch size, executor and number
             of workers, and with one seed no two methods draw the same numbers.
         stop: when to stop, such as `StandardError(0.01) | Seconds(60)`; see `StoppingRule`. Rules on
@@ -147,12 +146,13 @@ def estimate(
         counter_bits(seed)  # refuses what is no seed, whatever is chosen
         if stop is None and budget is not None and affordable(game, positive_integer("budget", budget), orders):
             return exact(game, index, order, progress=progress, orders=orders)
-        method = _modelling(game, index, orders)
+        game = known = KnownPayoffs(game)  # which is not asked again for what is timed
+        method = _chosen(known, index, orders, budget, stop)
         if method == "antithetic" and budget is not None and budget < 2 * game.n_players:  # pays for no pair
             method = "permutation"
     if not callable(method) and method not in SAMPLERS and method not in INDEX_SAMPLERS:
-        known = dict.fromkeys([*SAMPLERS, *INDEX_SAMPLERS])
-        raise ValueError(f"method must be 'auto' or one of {', '.join(map(repr, known))}, got {method!r}")
+        names = dict.fromkeys([*SAMPLERS, *INDEX_SAMPLERS])
+        raise ValueError(f"method must be 'auto' or one of {', '.join(map(repr, names))}, got {method!r}")
     run = _run(game, method, seed, index, order, orders)
     return run.go_on(run.limit(0, budget, stop), stop, progress)
 
@@ -201,11 +201,12 @@ def explain(
         return estimate(game, budget, seed=seed, stop=stop, progress=progress, index=index, order=order, orders=orders)
     if orders is not None:
         check_orders(orders, index)
-    run = _run(game, _modelling(game, index, orders), seed, index, order, orders)
+    known = KnownPayoffs(game)
     n_all = 2**game.n_players if orders is None else orders.of(game.names).n_prefixes()
-    if n_all <= 2**_MOST_ENUMERATED_PLAYERS and _seconds_for(n_all, run.game) <= DEFAULT_SECONDS:
-        found = exact(run.game, index, order, progress=progress, orders=orders)
+    if n_all <= 2**_MOST_ENUMERATED_PLAYERS and n_all * seconds_each(known, DEFAULT_SECONDS) <= DEFAULT_SECONDS:
+        found = exact(known, index, order, progress=progress, orders=orders)
         return replace(found, n_evaluations=n_all)
+    run = _run(known, _chosen(known, index, orders, None, DEFAULT_STOP), seed, index, order, orders)
     return run.go_on(run.limit(0, None, DEFAULT_STOP), DEFAULT_STOP, progress)
 
 
@@ -256,24 +257,17 @@ def _modelling(game: Game, index: Index = "shapley", orders: Orders | None = Non
     return "antithetic" if index == "shapley" and game.n_players > _MOST_MODELLED_PLAYERS else "gaussian_process"
 
 
-def _seconds_for(n_all: int, game: KnownPayoffs) -> float:
-    """How long that many coalitions will take, judged by a few, more of them where that takes no time.
-
-    The empty and the grand coalition are not timed: they may load a model. The game remembers all of them.
-    """
-    game(np.repeat([[False], [True]], game.n_players, axis=1))
-    first, n_timed, seconds = 1, 1, 0.0
-    while first < n_all and seconds < _LONG_ENOUGH:
-        last = min(first + n_timed, n_all)
-        coalitions = np.zeros((last - first, game.n_players), dtype=np.bool_)
-        coalitions[:, :_MOST_ENUMERATED_PLAYERS] = members_of_masks(
-            np.arange(first, last), min(game.n_players, _MOST_ENUMERATED_PLAYERS)
-        )
-        began = time.perf_counter()
-        game(coalitions)
-        seconds = time.perf_counter() - began
-        first, n_timed = last, 4 * n_timed
-    return float(4 * seconds / n_timed * (n_all - first))
+def _chosen(
+    game: KnownPayoffs, index: Index, orders: Orders | None, budget: int | None, stop: StoppingRule | None
+) -> str:
+    """The method that "auto" is; where a clock may end the run, the one that makes the most of its time."""
+    method = _modelling(game, index, orders)
+    clocked = isinstance(stop, StoppingRule) and math.isfinite(stop.most_seconds)
+    if method != "gaussian_process" or index != "shapley" or not clocked or game.n_players < 2:
+        return method
+    assert stop is not None
+    each = seconds_each(game, stop.most_seconds / 10)
+    return best_in_time(each, game.n_players, stop.most_seconds, min(stop.most_evaluations, budget or math.inf))
 
 
 def affordable(game: Game, budget: int, orders: Orders | None = None) -> bool:

@@ -88,7 +88,7 @@ class Run:
         order: int | None = None,
         orders: Orders | None = None,
     ) -> None:
-        self.game = KnownPayoffs(game)
+        self.game = game if isinstance(game, KnownPayoffs) else KnownPayoffs(game)
         self.index, self.order, self.orders = index, order, orders
         self.sampler = sampler(self.game)
         self.method = method

@@ -59,6 +59,11 @@ class StoppingRule(ABC):
         """How many evaluations are never exceeded; infinite where the rule sets no such limit."""
         return math.inf
 
+    @property
+    def most_seconds(self) -> float:
+        """How long a run may take at most, infinite where the rule sets no time."""
+        return math.inf
+
     def reason(self, attribution: Attribution, n_evaluations: int, seconds: float) -> str:
         """Return, where `stop` is true of the same arguments, the rule that makes it so, as it is written."""
         return repr(self)
@@ -198,6 +203,10 @@ class Seconds(StoppingRule):
         seconds_left = max(0.0, self.seconds - seconds)
         return n_evaluations + (seconds_left * per_second if seconds_left else 0.0)
 
+    @property
+    def most_seconds(self) -> float:
+        return self.seconds
+
     def __repr__(self) -> str:
         return f"Seconds({self.seconds})"
 
@@ -225,6 +234,10 @@ class AnyOf(StoppingRule):
     def most_evaluations(self) -> float:
         return min(self.one.most_evaluations, self.other.most_evaluations)
 
+    @property
+    def most_seconds(self) -> float:
+        return min(self.one.most_seconds, self.other.most_seconds)
+
     def __repr__(self) -> str:
         return f"{self.one!r} | {self.other!r}"
 
@@ -247,6 +260,10 @@ class AllOf(StoppingRule):
     @property
     def most_evaluations(self) -> float:
         return max(self.one.most_evaluations, self.other.most_evaluations)
+
+    @property
+    def most_seconds(self) -> float:
+        return max(self.one.most_seconds, self.other.most_seconds)
 
     def __repr__(self) -> str:
         return " & ".join(f"({rule!r})" if isinstance(rule, AnyOf) else repr(rule) for rule in (self.one, self.other))

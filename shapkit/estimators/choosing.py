@@ -1,0 +1,71 @@
+"""Which method makes the most of a given time, for a game that takes so long for each coalition."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from shapkit.coalitions import members_of_masks
+from shapkit.estimators.runs.known_payoffs import KnownPayoffs
+
+_LONG_ENOUGH = 0.05  # seconds, to judge by
+_MOST_ENUMERATED = 20  # players, of whom coalitions are timed
+
+# What methods take beside the game, in seconds for each evaluation and player, and what an evaluation is worth to them,
+# relative to antithetic permutations: benchmarks/speed/equal_seconds.py measures both. Powers of ten would do: choices
+# near a balance make little difference.
+_OVERHEAD = {"gaussian_process": 1e-4, "leverage": 1e-7, "antithetic": 1e-8}
+_WORTH = {"gaussian_process": 16.0, "leverage": 1.6, "antithetic": 1.0}
+
+
+def best_in_time(each: float, n_players: int, seconds: float, most_evaluations: float) -> str:
+    """Return the method that makes the most of `seconds`.
+
+    Args:
+        each: how many seconds an evaluation takes.
+        n_players: of the game.
+        seconds: that the estimate may take.
+        most_evaluations: that it may ask for; infinite where no number is set.
+
+    >>> best_in_time(1e-6, n_players=30, seconds=10.0, most_evaluations=np.inf)
+    'antithetic'
+    >>> best_in_time(1e-6, n_players=30, seconds=10.0, most_evaluations=300)
+    'gaussian_process'
+    >>> best_in_time(0.01, n_players=30, seconds=10.0, most_evaluations=np.inf)
+    'gaussian_process'
+    """
+
+    def worth(method: str) -> float:
+        n_evaluations = seconds / (each + _OVERHEAD[method] * n_players)
+        return _WORTH[method] * min(n_evaluations, most_evaluations)
+
+    return max(_WORTH, key=worth)
+
+
+def seconds_each(game: KnownPayoffs, long: float) -> float:
+    """Return how long one coalition of many takes, judged by a few, more of them where that takes no time.
+
+    The empty and the grand coalition are not timed: they may load a model. Where they alone take `long`, no more are.
+    Where the game remembers, no coalition that is timed will be evaluated again.
+
+    >>> from shapkit import Game
+    >>> seconds_each(KnownPayoffs(Game(lambda coalitions: coalitions.sum(axis=1), 30)), 1.0) < 0.001
+    True
+    """
+    few = min(game.n_players, _MOST_ENUMERATED)
+    began = time.perf_counter()
+    game(np.repeat([[False], [True]], game.n_players, axis=1))
+    seconds = (time.perf_counter() - began) / 2
+    if seconds >= long:
+        return seconds
+    first, n_timed, seconds = 1, 1, 0.0
+    while seconds < _LONG_ENOUGH and first < 2**few:
+        last = min(first + n_timed, 2**few)
+        coalitions = np.zeros((last - first, game.n_players), dtype=np.bool_)
+        coalitions[:, :few] = members_of_masks(np.arange(first, last), few)
+        began = time.perf_counter()
+        game(coalitions)
+        seconds = time.perf_counter() - began
+        first, n_timed, timed = last, 4 * n_timed, last - first
+    return seconds / timed if first > 1 else 0.0
