@@ -4,6 +4,7 @@ from .denoisers.denoiser import Denoiser as Denoiser
 from .denoisers.denoiser import small_denoiser as small_denoiser
 from .denoisers.loading import load_denoiser as load_denoiser
 from .denoisers.loading import shipped_model as shipped_model
+from .denoisers.prompts import text_encoder as text_encoder
 from .denoisers.region_transformer import RegionDenoiser as RegionDenoiser
 from .denoisers.region_transformer import convert as convert
 from .evaluation.domains import open_domain as open_domain
@@ -16,6 +17,7 @@ from .noise.influence import influence_maps as influence_maps
 from .noise.sampling import draw_noise as draw_noise
 from .noise.sampling import generate as generate
 from .noise.sampling import invert as invert
+from .noise.words import word_influence as word_influence
 from .training.config import PenaltyConfig as PenaltyConfig
 from .training.config import TrainConfig as TrainConfig
 from .training.denoiser import train as train

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from copy import copy
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -138,6 +139,30 @@ class Denoiser(nn.Module):
         self.schedule = schedule_of(scheduler.config)
         self.register_buffer("prompt_embedding", prompt_embedding, persistent=False)
         self.register_buffer("pooled_embedding", pooled_embedding, persistent=False)
+
+    def with_prompt(self, prompt_embedding: Tensor) -> Denoiser:
+        """Return the same model, of the same weights, conditioned on another prompt.
+
+        Args:
+            prompt_embedding: (1, tokens, width), such as `text_encoder` makes.
+
+        Raises:
+            ValueError: if the model takes no prompt, or one of another width.
+        """
+        if self.prompt_embedding is None:
+            raise ValueError("the model takes no prompt: it is not conditioned on text")
+        if (
+            prompt_embedding.ndim != 3
+            or len(prompt_embedding) != 1
+            or (prompt_embedding.shape[-1] != self.prompt_embedding.shape[-1])
+        ):
+            raise ValueError(
+                f"prompt_embedding has shape {tuple(prompt_embedding.shape)}, expected (1, tokens, "
+                f"{self.prompt_embedding.shape[-1]})"
+            )
+        other = copy(self)
+        other._buffers = {**self._buffers, "prompt_embedding": prompt_embedding.to(self.prompt_embedding)}
+        return other
 
     @property
     def n_timesteps(self) -> int:

@@ -1,9 +1,12 @@
-"""The text condition of Stable Diffusion models, used without text: the embedding of the empty prompt."""
+"""The text condition of Stable Diffusion models: embeddings of prompts, of the empty one where none is given."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -43,6 +46,18 @@ def prompt_embedding_of(folder: Path) -> Tensor:
     saved = saved_embeddings(folder)
     if saved:
         return saved["prompt_embedding"]
+    return text_encoder(folder)("")
+
+
+def text_encoder(folder: str | Path) -> Callable[[str], Tensor]:
+    """Return what makes the embedding (1, tokens, width) of a text: a Stable Diffusion folder's own text encoder.
+
+    Tokens are padded and cut to the encoder's length, as diffusers' pipeline does. transformers must be installed.
+
+    Raises:
+        ValueError: if the folder has none, or it does not load.
+    """
+    folder = Path(folder)
     if not all((folder / part).is_dir() for part in TEXT_FOLDERS):
         raise ValueError(f"{folder} has no {' and '.join(TEXT_FOLDERS)}: pass prompt_embedding, (1, tokens, width)")
     try:
@@ -55,22 +70,28 @@ def prompt_embedding_of(folder: Path) -> Tensor:
     config = folder / "text_encoder" / "config.json"
     check_layer_counts(config, read_json(config), len(weight_shapes(config.with_name("model.safetensors"))))
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with torch.random.fork_rng(devices=[]):
             encoder, report = transformers.CLIPTextModel.from_pretrained(
                 folder / "text_encoder", local_files_only=True, use_safetensors=True, output_loading_info=True
             )
-            if report["missing_keys"]:  # transformers would draw them
-                raise ValueError(f"{min(report['missing_keys'])} is missing")
-            encoder.eval()
-            tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-            tokens = tokenizer(
-                "",
-                padding="max_length",
-                max_length=min(tokenizer.model_max_length, encoder.config.max_position_embeddings),
-                truncation=True,
-                return_tensors="pt",
-            )
-            embedding: Tensor = encoder(tokens.input_ids)[0]
+        if report["missing_keys"]:  # transformers would draw them
+            raise ValueError(f"{min(report['missing_keys'])} is missing")
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        encoded = _TextEncoder(encoder.eval(), tokenizer)
+        encoded("")
     except Exception as error:  # a stranger's settings can go wrong anywhere in a library
         raise ValueError(f"the text encoder of {folder} does not load: {first_line(error)}") from error
-    return embedding.float()
+    return encoded
+
+
+@dataclass(frozen=True, eq=False)
+class _TextEncoder:
+    encoder: Any
+    tokenizer: Any
+
+    def __call__(self, text: str) -> Tensor:
+        most = min(self.tokenizer.model_max_length, self.encoder.config.max_position_embeddings)
+        tokens = self.tokenizer(text, padding="max_length", max_length=most, truncation=True, return_tensors="pt")
+        with torch.no_grad():
+            embedding: Tensor = self.encoder(tokens.input_ids)[0]
+        return embedding.float()

@@ -49,6 +49,7 @@ class Influence:
         n_images: how many images it is an average over; neighbours are a pair.
         timestep: of the single run of the network; None from noise to image, and where unknown.
         interactions: where asked for, of all regions and pairs of regions, values (K + K (K - 1) / 2, K).
+        outputs: the output regions, where the players are others, such as words.
     """
 
     attribution: Attribution
@@ -56,11 +57,17 @@ class Influence:
     n_images: int
     timestep: int | None = None
     interactions: Attribution | None = None
+    outputs: tuple[str, ...] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The K regions, in the order of both axes."""
         return self.attribution.names
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The output regions, in the order of the last axis."""
+        return self.names if self.outputs is None else self.outputs
 
     @property
     def values(self) -> Floats:
@@ -137,12 +144,12 @@ def influence(
         else:
             by_pair = _joined([_drawn(game, budget, method, seed, number) for number, game in enumerate(games)])
         pairs = None if interactions is None else _joined([exact(game, interactions, order=2) for game in games])
-    shares, without_pair = _with_errors(by_pair)
+    shares, without_pair = with_errors(by_pair)
     return Influence(
         replace(shares, seeds=() if affordable else (seed,)),
         without_pair,
         n_images=len(x),
-        interactions=None if pairs is None else replace(_with_errors(pairs)[0], n_evaluations=shares.n_evaluations),
+        interactions=None if pairs is None else replace(with_errors(pairs)[0], n_evaluations=shares.n_evaluations),
     )
 
 
@@ -405,8 +412,12 @@ def _joined(groups: Sequence[Attribution]) -> Attribution:
     )
 
 
-def _with_errors(by_pair: Attribution) -> tuple[Attribution, Floats]:
-    """Of payoffs (n_pairs, K), the shares of the whole change with payoffs (K,), and the same without each pair."""
+def with_errors(by_pair: Attribution) -> tuple[Attribution, Floats]:
+    """Return the shares of the whole change, with payoffs (K,), and the same without each pair.
+
+    Args:
+        by_pair: exact, or as good as that, with payoffs (n_pairs, K).
+    """
     scale = by_pair.grand_value - by_pair.empty_value
     values, without = ratio_of_sums(np.moveaxis(by_pair.values, 1, 0), scale[:, None])
     n_informative = (scale > 0).sum(axis=0)  # pairs that have the region

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_CELL = 0.62  # inches; "96.8" above "± 12.3" at 7 points is 0.4 wide
+_CELL = 0.62  # inches; "96.8" above "± 12.3" at 9 points is 0.5 wide
+_SMALL, _LARGE = 9, 10  # points; a picture of three maps is then as large on a page as its text
+_ABREAST = 3  # maps
 _ANNOTATED = 8  # regions; with more, cells are too many for numbers
 
 
@@ -33,9 +35,9 @@ def influence_text(found: Influence) -> str:
     rest         20.0 ±  2.0    80.0 ±  2.0
     """
     width = max(13, *(2 + len(name) for name in found.names))
-    margin = max(10, *(2 + len(name) for name in found.names))
+    margin = max(10, *(2 + len(name) for name in found.output_names))
     lines = [" " * margin + "".join(f"{name:>{width}}" for name in found.names)]
-    for name, shares, errors in zip(found.names, found.values.T, found.standard_errors.T, strict=True):
+    for name, shares, errors in zip(found.output_names, found.values.T, found.standard_errors.T, strict=True):
         cells = (f"{f'{share:.1f} ± {error:4.1f}':>{width}}" for share, error in _per_cent(shares, errors))
         lines.append(f"{name:<{margin}}" + "".join(cells))
     return "\n".join(lines)
@@ -67,7 +69,8 @@ def influence_json(found: Influence) -> dict[str, Any]:
     Errors that are not known, of a single pair of images, are None.
     """
     content: dict[str, Any] = {
-        "regions": list(found.names),
+        "regions": list(found.output_names),
+        **({} if found.outputs is None else {"words": list(found.names)}),
         "n_images": found.n_images,
         "method": found.attribution.method,
         "coalitions_per_pair": found.attribution.n_evaluations,
@@ -86,39 +89,47 @@ def influence_json(found: Influence) -> dict[str, Any]:
 
 
 def picture_of_influences(rows: Mapping[str, Mapping[str, Influence]], title: str) -> Figure:
-    """A grid of heat maps: a row per model, say, and a column per timestep, all with the same regions.
+    """Heat maps side by side: a column per model and a row per timestep, say; those of one model fold into rows.
 
     Each cell has the share of the output region's change in per cent and, below it, its standard error; of more than
-    eight regions only the colour. All maps share the scale, from 0 to 100 %.
+    eight players only the colour. All maps share the scale, from 0 to 100 %. Never more than three are side by side,
+    unless there are more models, so that numbers can be read where the picture is as wide as a page.
 
     Args:
-        rows: matrices by the name of their row and column.
+        rows: matrices by the name of their model and timestep.
         title: what the picture says.
 
     Raises:
         ValueError: if there are no matrices, or their regions differ.
         ImportError: matplotlib is not installed.
     """
-    columns = list(next(iter(rows.values()), {}))
-    names = {found.names for row in rows.values() for found in row.values()}
-    if len(names) != 1 or any(list(row) != columns for row in rows.values()):
+    inner = list(next(iter(rows.values()), {}))
+    names = {(found.names, found.output_names) for row in rows.values() for found in row.values()}
+    if len(names) != 1 or any(list(row) != inner for row in rows.values()):
         raise ValueError("rows must be influence matrices of the same regions, with the same columns in every row")
-    (regions,) = names
-    figure, axes = _maps(len(rows), len(columns), len(regions))
-    for line, (model, row) in enumerate(rows.items()):
-        for place, (column, found) in enumerate(row.items()):
-            axis = axes[line, place]
-            drawn = axis.imshow(100 * found.values.T, cmap="cividis", vmin=0, vmax=100)
-            if len(regions) <= _ANNOTATED:
-                _write_shares(axis, 100 * found.values.T, 100 * found.standard_errors.T)
-            _name_axes(axis, regions, bottom=line == len(rows) - 1, left=place == 0)
-            if line == 0:
-                axis.set_title(column, fontsize=9)
-        axes[line, 0].set_ylabel(f"{model}\noutput region" if model else "output region", fontsize=9)
-    for axis in axes[-1]:
-        axis.set_xlabel("input region", fontsize=9)
-    figure.colorbar(drawn, ax=axes.ravel().tolist(), shrink=0.8).set_label("share of the region's change (%)")
-    figure.suptitle(title, fontsize=11)
+    ((players, outputs),) = names
+    n_columns = len(rows) if len(rows) > 1 else min(_ABREAST, len(inner))
+    panels = [(model, name, row[name]) for name in inner for model, row in rows.items()]
+    n_lines = -(-len(panels) // n_columns)
+    figure, axes = _maps(n_lines, n_columns, len(outputs), len(players))
+    for place, axis in enumerate(axes.ravel()):
+        if place >= len(panels):
+            axis.set_axis_off()
+            continue
+        model, name, found = panels[place]
+        drawn = axis.imshow(100 * found.values.T, cmap="cividis", vmin=0, vmax=100)
+        if max(len(players), len(outputs)) <= _ANNOTATED:
+            _write_shares(axis, 100 * found.values.T, 100 * found.standard_errors.T)
+        last = place + n_columns >= len(panels)
+        _name_axes(axis, players, outputs, bottom=last, left=place % n_columns == 0)
+        axis.set_title(f"{model}, {name}" if model else name, fontsize=_LARGE)
+        if place % n_columns == 0:
+            axis.set_ylabel("output region", fontsize=_LARGE)
+        if last:
+            axis.set_xlabel("input region" if players == outputs else "word", fontsize=_LARGE)
+    bar = figure.colorbar(drawn, ax=axes.ravel().tolist(), shrink=0.8)
+    bar.set_label("share of the region's change (%)", fontsize=_LARGE)
+    figure.suptitle(title, fontsize=_LARGE + 1)
     return figure
 
 
@@ -139,17 +150,24 @@ def picture_of_interactions(found: Influence, title: str) -> Figure:
         _pair_matrices(100 * rows, n_regions) for rows in (attribution.values, attribution.standard_errors)
     )
     limit = float(np.nanmax(np.abs(values))) or 1.0
-    figure, axes = _maps(1, n_regions, n_regions)
-    for output, axis in enumerate(axes[0]):
+    n_columns = min(_ABREAST, n_regions)
+    figure, axes = _maps(-(-n_regions // n_columns), n_columns, n_regions, n_regions)
+    for output, axis in enumerate(axes.ravel()):
+        if output >= n_regions:
+            axis.set_axis_off()
+            continue
         drawn = axis.imshow(values[..., output], cmap="PuOr", vmin=-limit, vmax=limit)
         _write_pairs(axis, values[..., output], errors[..., output], limit)
-        _name_axes(axis, found.names, bottom=True, left=output == 0)
-        axis.set_title(f"output: {found.names[output]}", fontsize=9)
-        axis.set_xlabel("input region", fontsize=9)
-    axes[0, 0].set_ylabel("input region", fontsize=9)
+        last, first = output + n_columns >= n_regions, output % n_columns == 0
+        _name_axes(axis, found.names, found.names, bottom=last, left=first)
+        axis.set_title(f"output: {found.names[output]}", fontsize=_LARGE)
+        if last:
+            axis.set_xlabel("input region", fontsize=_LARGE)
+        if first:
+            axis.set_ylabel("input region", fontsize=_LARGE)
     bar = figure.colorbar(drawn, ax=axes.ravel().tolist(), shrink=0.8)
-    bar.set_label(f"{attribution.index} of the pair (%)")
-    figure.suptitle(title, fontsize=11)
+    bar.set_label(f"{attribution.index} of the pair (%)", fontsize=_LARGE)
+    figure.suptitle(title, fontsize=_LARGE + 1)
     return figure
 
 
@@ -170,26 +188,26 @@ def _pair_matrices(rows: Floats, n_regions: int) -> Floats:
     return matrices
 
 
-def _maps(n_rows: int, n_columns: int, n_regions: int) -> tuple[Figure, Any]:
+def _maps(n_lines: int, n_columns: int, n_outputs: int, n_inputs: int) -> tuple[Figure, Any]:
     """Axes of heat maps whose cells have one size, whatever the number of regions."""
     pyplot: Any = require("matplotlib.pyplot", extra="plots", purpose="pictures of influence")
-    side = _CELL * max(3, min(n_regions, _ANNOTATED))
+    height, width = (_CELL * max(3, min(number, _ANNOTATED)) for number in (n_outputs, n_inputs))
     figure: Figure
     figure, axes = pyplot.subplots(
-        n_rows,
+        n_lines,
         n_columns,
-        figsize=((side + 0.25) * n_columns + 2.0, (side + 0.3) * n_rows + 1.2),
+        figsize=((width + 0.25) * n_columns + 2.0, (height + 0.4) * n_lines + 1.3),
         squeeze=False,
         layout="constrained",
     )
     return figure, axes
 
 
-def _name_axes(axis: Axes, names: tuple[str, ...], bottom: bool, left: bool) -> None:
-    """Names of the regions along the outer edges of a grid; ticks alone inside it."""
-    ticks = range(len(names))
-    axis.set_xticks(ticks, names if bottom else [""] * len(names), rotation=45, ha="right", fontsize=8)
-    axis.set_yticks(ticks, names if left else [""] * len(names), fontsize=8)
+def _name_axes(axis: Axes, inputs: tuple[str, ...], outputs: tuple[str, ...], bottom: bool, left: bool) -> None:
+    """Names of inputs and outputs along the outer edges of a grid; ticks alone inside it."""
+    below, beside = (inputs if bottom else [""] * len(inputs)), (outputs if left else [""] * len(outputs))
+    axis.set_xticks(range(len(inputs)), below, rotation=45, ha="right", fontsize=_SMALL)
+    axis.set_yticks(range(len(outputs)), beside, fontsize=_SMALL)
 
 
 def _write_shares(axis: Axes, shares: Floats, errors: Floats) -> None:
@@ -209,4 +227,4 @@ def _write_pairs(axis: Axes, values: Floats, errors: Floats, limit: float) -> No
 
 def _write(axis: Axes, x: int, y: int, value: float, error: float, colour: str) -> None:
     text = f"{value:.1f}" + ("" if np.isnan(error) else f"\n± {error:.1f}")
-    axis.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
+    axis.text(x, y, text, ha="center", va="center", fontsize=_SMALL, color=colour)
