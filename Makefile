@@ -4,14 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DATA ?= faces
-OUT ?= runs/demo-$(DATA)
+FULL ?= $(filter-out faces,$(DATA))
+OUT ?= runs/$(if $(FULL),demo-$(DATA),first-look)
 
 .PHONY: demo test test-core mutants lint clean
 
 # glibc gives torch's buffers back to the system after every operation unless told not to, which costs page faults.
 demo: $(STAMP)
 	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 \
-	$(BIN)/shapkit-diffusion demo --data $(DATA) --out $(OUT) --overwrite
+	$(BIN)/shapkit-diffusion demo --data $(DATA) --out $(OUT) --overwrite $(if $(FULL),,--quick)
 
 test: lint
 	$(BIN)/python -m pytest -q --numprocesses auto --dist worksteal

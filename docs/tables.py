@@ -1,6 +1,6 @@
 """Put the measured figures into the README and the pages here: every table comes from a JSON file in ``docs/results``.
 
-    make demo && cp runs/demo-faces/summary.json docs/results/demo-faces.json
+    make demo FULL=1 && cp runs/demo-faces/summary.json docs/results/demo-faces.json
     python -m benchmarks.speed.exact
     python docs/tables.py
 

@@ -28,7 +28,7 @@ FLOORS = {
         ["progress", "fingerprints", "segmentation", "noise"],
         ["evaluation", "training"],
         ["pictures", "demo_records"],
-        ["demo"],
+        ["demo", "first_look"],
         ["commands"],
         ["cli", "__init__"],
     ],

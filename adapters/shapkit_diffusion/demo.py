@@ -75,7 +75,7 @@ class DemoConfig:
 
 
 def demo_config(data: str) -> DemoConfig:
-    """The configuration of ``make demo`` for ``faces`` (a shipped model) or ``photographs`` (trains one first).
+    """The configuration of ``make demo FULL=1`` for ``faces`` (a shipped model) or ``photographs`` (trains one first).
 
     Raises:
         ValueError: for other data.

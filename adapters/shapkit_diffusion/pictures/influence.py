@@ -127,7 +127,7 @@ def picture_of_influences(rows: Mapping[str, Mapping[str, Influence]], title: st
             axis.set_ylabel("output region", fontsize=_LARGE)
         if last:
             axis.set_xlabel("input region" if players == outputs else "word", fontsize=_LARGE)
-    bar = figure.colorbar(drawn, ax=axes.ravel().tolist(), shrink=0.8)
+    bar = figure.colorbar(drawn, ax=axes.ravel().tolist(), shrink=min(0.8, 1.6 / n_lines))
     bar.set_label("share of the region's change (%)", fontsize=_LARGE)
     figure.suptitle(title, fontsize=_LARGE + 1)
     return figure
@@ -226,5 +226,5 @@ def _write_pairs(axis: Axes, values: Floats, errors: Floats, limit: float) -> No
 
 
 def _write(axis: Axes, x: int, y: int, value: float, error: float, colour: str) -> None:
-    text = f"{value:.1f}" + ("" if np.isnan(error) else f"\n± {error:.1f}")
+    text = f"{round(value, 1) + 0.0:.1f}" + ("" if np.isnan(error) else f"\n± {error:.1f}")
     axis.text(x, y, text, ha="center", va="center", fontsize=_SMALL, color=colour)

@@ -83,9 +83,9 @@ def test_picture_writes_every_share_and_nothing_overlaps(n_regions: int) -> None
         for model in ("before", "after")
     }
     figure = picture_of_influences(rows, "Less comes from outside")
-    for line, row in enumerate(rows.values()):
-        for place, found in enumerate(row.values()):
-            axis = figure.axes[2 * line + place]
+    for column, row in enumerate(rows.values()):  # a model's are below one another
+        for line, found in enumerate(row.values()):
+            axis = figure.axes[2 * line + column]
             assert axis.images[0].get_clim() == (0, 100)
             np.testing.assert_allclose(axis.images[0].get_array(), 100 * found.values.T)
             texts = [text.get_text() for text in axis.texts]
