@@ -25,6 +25,32 @@ test-core:
 	$(CORE_VENV)/bin/python -m pytest -q --numprocesses auto --dist worksteal \
 		--ignore tests/shapkit/differentiable --ignore shapkit/differentiable tests/shapkit shapkit
 
+# The wheel, installed in a clean environment and tested from outside of the sources, on every Python:
+# make test-all PYTHONS="python3.11 python3.12 python3.13"
+PYTHONS ?= python3.11 python3.12 python3.13
+.PHONY: test-all test-wheel test-lowest
+test-all:
+	set -e; for python in $(PYTHONS); do $(MAKE) test-wheel PYTHON=$$python; done
+
+WHEEL_DIR = .wheel-$(notdir $(PYTHON))
+NOT_OF_A_WHEEL = test_house.py test_packaging.py test_docs.py
+test-wheel: $(STAMP)
+	rm -rf $(WHEEL_DIR) && mkdir $(WHEEL_DIR)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL_DIR) .
+	$(PYTHON) -m venv $(WHEEL_DIR)/venv
+	$(WHEEL_DIR)/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		"$$(ls $(WHEEL_DIR)/*.whl)[test]"
+	git archive HEAD tests benchmarks examples docs README.md pyproject.toml | tar -x -C $(WHEEL_DIR)
+	rm $(addprefix $(WHEEL_DIR)/tests/,$(NOT_OF_A_WHEEL))
+	cd $(WHEEL_DIR) && venv/bin/python -m pytest -q --numprocesses auto --dist worksteal tests
+
+# The core with the oldest version of each dependency that it says it runs with.
+test-lowest:
+	test -x .venv-lowest/bin/python || $(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[test-core]'
+	.venv-lowest/bin/python -m pytest -q --numprocesses auto --dist worksteal \
+		--ignore tests/shapkit/differentiable --ignore shapkit/differentiable tests/shapkit shapkit
+
 # Small faults put into the code, and whether the tests notice: docs/testing.md. Hours; goes on where it was stopped.
 mutants: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,mutants]'
@@ -42,4 +68,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) .venv-core-* runs
+	rm -rf $(VENV) .venv-core-* .venv-lowest .wheel-* runs site

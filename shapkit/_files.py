@@ -223,9 +223,13 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]
 
     Raises:
         OSError: the file cannot be written.
+        ValueError: an array holds Python objects, which would have to be pickled.
     """
+    objects = [name for name, array in arrays.items() if np.asarray(array).dtype.hasobject]
+    if objects:
+        raise ValueError(f"{objects[0]} holds Python objects, which are not written: they would have to be pickled")
     with whole_file(path) as partial, partial.open("xb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """How accurate Shapley values are after equal seconds, for games that take from no time to long.
 
     python -m benchmarks.speed.equal_seconds           # docs/results/equal_seconds.json; half an hour
+    python -m benchmarks.speed.equal_seconds --again auto   # that method alone
     python -m benchmarks.speed.equal_seconds --redraw  # print what was published
 
 Each game waits a given time for every coalition that it is asked for; what an estimator takes beside the game counts,
@@ -71,14 +72,14 @@ def games(n_players: int) -> dict[str, tuple[Any, NDArray[np.float64]]]:
     }
 
 
-def measure(quick: bool) -> dict[str, Any]:
-    """Every method on every game, one run each of every seed."""
+def measure(quick: bool, methods: tuple[str, ...] = METHODS) -> dict[str, Any]:
+    """Methods on every game, one run each of every seed."""
     rows = []
     for n_players in N_PLAYERS[:1] if quick else N_PLAYERS:
         known = games(n_players)
         for wait in WAITS:
             for seconds in SECONDS[:1] if quick else SECONDS:
-                for method in METHODS:
+                for method in methods:
                     rows.append(_row(known, n_players, wait, seconds, method, SEEDS[:1] if quick else SEEDS))
                     print(_line(rows[-1]), flush=True)
     return {"machine": machine("numpy", "numba"), "rows": rows}
@@ -143,9 +144,13 @@ def report(measured: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--redraw", action="store_true", help="print what was published")
+    parser.add_argument("--again", choices=METHODS, help="measure this method alone, the others as published")
     parser.add_argument("--quick", action="store_true", help="30 players, one second, one seed; prints only")
     arguments = parser.parse_args()
-    measured = json.loads(RESULTS.read_text()) if arguments.redraw else measure(arguments.quick)
+    measured = json.loads(RESULTS.read_text()) if arguments.redraw or arguments.again else measure(arguments.quick)
+    if arguments.again:
+        new = iter(measure(False, (arguments.again,))["rows"])
+        measured["rows"] = [next(new) if row["method"] == arguments.again else row for row in measured["rows"]]
     if not (arguments.redraw or arguments.quick):
         RESULTS.write_text(json.dumps(measured, indent=1) + "\n")
     print(report(measured))

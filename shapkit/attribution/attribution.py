@@ -554,7 +554,7 @@ class Attribution:
             index = operator.index(player)
         except TypeError:
             raise TypeError(f"a player must be a name or an index, got {player!r}") from None
-        if isinstance(player, bool):
+        if isinstance(player, bool | np.bool_):
             raise TypeError(f"a player must be a name or an index, got {player!r}")
         if not 0 <= index < self.n_players:
             raise IndexError(f"player {index} is out of range, expected 0 to {self.n_players - 1}")

@@ -12,11 +12,19 @@ from shapkit.estimators.runs.known_payoffs import KnownPayoffs
 _LONG_ENOUGH = 0.05  # seconds, to judge by
 _MOST_ENUMERATED = 20  # players, of whom coalitions are timed
 
-# What methods take beside the game, in seconds for each evaluation and player, and what an evaluation is worth to them,
-# relative to antithetic permutations: benchmarks/speed/equal_seconds.py measures both. Powers of ten would do: choices
-# near a balance make little difference.
-_OVERHEAD = {"gaussian_process": 1e-4, "leverage": 1e-7, "antithetic": 1e-8}
-_WORTH = {"gaussian_process": 16.0, "leverage": 1.6, "antithetic": 1.0}
+_OVERHEAD = {"gaussian_process": 1e-4, "leverage": 1.5e-7, "antithetic": 1e-8}
+"""What methods take beside the game, in seconds for each evaluation and player."""
+
+
+def _worth(method: str, n_evaluations: float, n_players: int) -> float:
+    """How many evaluations of antithetic permutations as many of another method are about worth.
+
+    Read off benchmarks/speed/equal_seconds.py; a balance that is off by a factor of two costs next to nothing. The
+    Gaussian process finds games of few interactions exactly, once it has seen enough of them.
+    """
+    if method == "gaussian_process":
+        return 16 * n_evaluations * (1 + (n_evaluations / (20 * n_players)) ** 2)
+    return n_evaluations * (1.6 * (30 / n_players) ** 0.5 if method == "leverage" else 1.0)
 
 
 def best_in_time(each: float, n_players: int, seconds: float, most_evaluations: float) -> str:
@@ -38,9 +46,9 @@ def best_in_time(each: float, n_players: int, seconds: float, most_evaluations: 
 
     def worth(method: str) -> float:
         n_evaluations = seconds / (each + _OVERHEAD[method] * n_players)
-        return _WORTH[method] * min(n_evaluations, most_evaluations)
+        return _worth(method, min(n_evaluations, most_evaluations), n_players)
 
-    return max(_WORTH, key=worth)
+    return max(_OVERHEAD, key=worth)
 
 
 def seconds_each(game: KnownPayoffs, long: float) -> float:

@@ -232,7 +232,7 @@ def test_any_number_of_workers_gives_the_same_bits(n_workers, index):
     np.testing.assert_allclose(found.values, expected.values, atol=1e-12)  # the matrix product may round by batch
     rounded = functools.partial(np.take, np.random.default_rng(0).normal(size=2**9))
     alone, spread = (
-        exact_values(shapkit.Game(lambda rows: rounded(masks_of_members(rows)), 9, **options), index)
+        exact_values(shapkit.Game(lambda rows: rounded(masks_of_members(rows).astype(np.int64)), 9, **options), index)
         for options in ({}, {"executor": ThreadPoolExecutor(n_workers), "batch_size": 7})
     )
     np.testing.assert_array_equal(spread.values, alone.values)
