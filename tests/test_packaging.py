@@ -53,7 +53,8 @@ def test_no_folder_of_the_packages_is_ignored_by_name() -> None:
 def test_the_oldest_versions_that_are_tested_are_those_that_are_asked_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
-    least = dict(re.fullmatch(r"([\w-]+)>=([\d.]+)", name).groups() for name in asked if ">=" in name)  # type: ignore[union-attr]
+    found = [re.fullmatch(r"([\w-]+)>=([\d.]+)", name) for name in asked]
+    least = {match[1]: match[2] for match in found if match}
     lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()[1:]
     assert dict(line.split("==") for line in lines).items() <= least.items()
     assert {name.split(">=")[0] for name in project["dependencies"]} <= {line.split("==")[0] for line in lines}
