@@ -56,6 +56,12 @@ mutants: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,mutants]'
 	$(BIN)/python -m benchmarks.reliability.mutants
 
+# The site, in site/: pages, the API, and a gallery whose scripts are run. No page is fetched, no link may be broken.
+.PHONY: docs
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,docs]'
+	MPLBACKEND=agg $(BIN)/mkdocs build --quiet --strict
+
 lint: $(STAMP)
 	$(BIN)/ruff format --check shapkit adapters tests benchmarks examples
 	$(BIN)/ruff check shapkit adapters tests benchmarks examples

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 OTHERS = "#999999"
 
 _LABEL_LENGTH = 28  # characters; what leaves room for the picture beside them
+_ROUNDING = 1e-12  # of the largest value: what is smaller is written as 0
 _ANNOTATED_PLAYERS = 8  # cells of a heat map are large enough for numbers up to here
 _HORIZONTAL_LABELS = 10  # around a network; more are written along the spokes
 _CIRCLE = 4.5  # inches, the diameter of a network of which labels and legend leave the room
@@ -128,7 +129,8 @@ def heatmap(
     if len(players) <= _ANNOTATED_PLAYERS:
         for (row, column), value in np.ndenumerate(matrix):
             colour = "white" if abs(value) > 0.65 * limit else "black"
-            ax.text(column, row, f"{value:.2g}", ha="center", va="center", color=colour, fontsize="small")
+            shown = 0.0 if abs(value) < _ROUNDING * limit else value
+            ax.text(column, row, f"{shown:.2g}", ha="center", va="center", color=colour, fontsize="small")
     figure: Any = ax.get_figure()
     figure.colorbar(image, ax=ax, label=f"{_unit(scalar)}, {scalar.method}", shrink=0.8)
     return ax

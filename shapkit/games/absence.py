@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from shapkit._checks import checked_integer, positive_integer, real_array
-from shapkit.games.rows import Rows
+from shapkit.games.rows import Rows, is_frame, is_polars
 from shapkit.randomness import counter_bits, counter_uniform
 
 Floats = NDArray[np.float64]
@@ -236,7 +236,7 @@ def summarize(background: Any, n_rows: int, seed: int = 0) -> WeightedRows:
     that are not linear: `shapkit.model_game(..., average=False)` tells how far a plain sample of rows is off.
 
     Args:
-        background: real numbers (n_background, *shape).
+        background: real numbers (n_background, *shape), an array or a DataFrame, whose kind and columns are kept.
         n_rows: how many clusters, of k-means with k-means++ starts, features in units of their standard deviation.
         seed: an integer in [0, 2**64).
 
@@ -266,4 +266,9 @@ def summarize(background: Any, n_rows: int, seed: int = 0) -> WeightedRows:
     kept, cluster, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
     sums = np.zeros((len(kept), flat.shape[1]))
     np.add.at(sums, cluster, flat)
-    return WeightedRows((sums / sizes[:, None]).reshape(len(kept), *table.shape[1:]), sizes)
+    means: Any = (sums / sizes[:, None]).reshape(len(kept), *table.shape[1:])
+    if is_frame(background):
+        means = type(background)(means, columns=background.columns)
+    elif is_polars(background):
+        means = type(background)(means, schema=background.columns, orient="row")
+    return WeightedRows(means, sizes)

@@ -164,6 +164,13 @@ def test_a_summary_has_the_means_and_sizes_of_clusters():
     np.testing.assert_array_equal(same.rows, background)
 
 
+def test_a_summary_of_a_frame_is_one():
+    for frame in (as_frame(BACKGROUND), as_polars(BACKGROUND)):
+        found = summarize(frame, 4)
+        assert type(found.rows) is type(frame) and list(found.rows.columns) == list("abc")
+        np.testing.assert_allclose(found.rows.to_numpy(), summarize(BACKGROUND, 4).rows)
+
+
 def test_a_summary_of_a_linear_model_is_exact():
     expected = exact(model_game(linear, ROW, BACKGROUND)).values
     np.testing.assert_allclose(exact(model_game(linear, ROW, summarize(BACKGROUND, 5))).values, expected, atol=1e-12)
