@@ -229,7 +229,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]
     if objects:
         raise ValueError(f"{objects[0]} holds Python objects, which are not written: they would have to be pickled")
     with whole_file(path) as partial, partial.open("xb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # newer stubs know its other arguments
 
 
 @contextmanager

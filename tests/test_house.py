@@ -28,7 +28,7 @@ FLOORS = {
         ["progress", "fingerprints", "segmentation", "noise"],
         ["evaluation", "training"],
         ["pictures", "demo_records"],
-        ["demo", "first_look"],
+        ["demo", "first_look", "studio"],
         ["commands"],
         ["cli", "__init__"],
     ],

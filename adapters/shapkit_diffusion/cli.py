@@ -22,6 +22,7 @@ COMMANDS = {
     "finetune": ("train", "train a model on with the dummy-player penalty"),
     "influence": ("influence", "show which input region of a model drives which output region"),
     "edit": ("edit", "edit regions of given or generated images through their noise"),
+    "studio": ("studio", "edit regions in the browser, in a local and a plain model side by side"),
     "evaluate": ("evaluate", "measure locality and realism of a model"),
     "parse": ("parse", "write label maps of a folder of face images"),
     "demo": ("demo", "fine-tune with and without the penalty, compare, write a report"),
