@@ -63,8 +63,8 @@ docs: $(STAMP)
 	MPLBACKEND=agg $(BIN)/mkdocs build --quiet --strict
 
 lint: $(STAMP)
-	$(BIN)/ruff format --check shapkit adapters tests benchmarks examples
-	$(BIN)/ruff check shapkit adapters tests benchmarks examples
+	$(BIN)/ruff format --check shapkit adapters tests benchmarks examples docs/gallery docs/doctests.py docs/tables.py
+	$(BIN)/ruff check shapkit adapters tests benchmarks examples docs/gallery docs/doctests.py docs/tables.py
 	$(BIN)/mypy
 
 # The constraints file pins the development set; torch among it, because an unpinned torch brings several GB of CUDA.

@@ -7,8 +7,8 @@
 The model is scikit-learn's GradientBoostingRegressor, the background 50 rows, and the truth what shap's TreeExplainer
 computes of the trees themselves. Every method is run on 100 rows with growing numbers of evaluations; from the first
 that reaches the wanted error on, it takes all 1,000 rows, a hundred at a time; a row's time is that of the median
-hundred, so that bursts of other work on the machine do not count. The error is the squared one, relative to the sum of a row's
-squared values, in the mean over rows.
+hundred, so that bursts of other work on the machine do not count. The error is the squared one, relative to the sum of
+a row's squared values, in the mean over rows.
 """
 
 from __future__ import annotations

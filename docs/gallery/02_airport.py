@@ -1,7 +1,8 @@
 """
 # Who pays for the runway?
 
-Littlechild and Owen's airport game: a runway must be as long as the longest plane needs. Each part of it is shared by those that need it.
+Littlechild and Owen's airport game: a runway must be as long as the longest plane needs. Each part of it is shared by
+those that need it.
 """
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,8 @@
 """
 # Which players need each other
 
-Two glove owners: a left glove alone is worth nothing, a pair is. Interaction indices say who goes with whom, and who replaces whom.
+Two glove owners: a left glove alone is worth nothing, a pair is. Interaction indices say who goes with whom, and who
+replaces whom.
 """
 
 import matplotlib.pyplot as plt

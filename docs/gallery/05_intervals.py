@@ -16,7 +16,15 @@ low, high = phi.interval(0.95)
 
 places = np.arange(14)
 plt.figure(figsize=(7, 3.4), layout="constrained")
-plt.errorbar(places, phi.values, yerr=[phi.values - low, high - phi.values], fmt="o", capsize=3, color="#0072b2", label="estimate")
+plt.errorbar(
+    places,
+    phi.values,
+    yerr=[phi.values - low, high - phi.values],
+    fmt="o",
+    capsize=3,
+    color="#0072b2",
+    label="estimate",
+)
 plt.plot(places, truth, "_", markersize=14, color="#d55e00", label="exact")
 plt.xlabel("player")
 plt.ylabel("Shapley value")

@@ -1,7 +1,8 @@
 """
 # Many rows at once
 
-`explain_rows` explains one row after the other, in workers if you like, and gives one result with tables and shap's plots.
+`explain_rows` explains one row after the other, in workers if you like, and gives one result with tables and shap's
+plots.
 """
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,8 @@
 """
 # Players in groups
 
-Owen's values keep groups together: their players share what the group gets among the groups. Here two copies of one feature.
+Owen's values keep groups together: their players share what the group gets among the groups. Here two copies of one
+feature.
 """
 
 import matplotlib.pyplot as plt
@@ -10,7 +11,9 @@ import numpy as np
 import shapkit
 
 # "a" and its copy "a'" do the same; "b" counts as much as both together
-game = shapkit.Game(lambda c: 1.0 * (c[:, 0] | c[:, 1]) + c[:, 2] + 0.5 * c[:, 3] * (c[:, 0] | c[:, 1]), 4, names=["a", "a'", "b", "c"])
+game = shapkit.Game(
+    lambda c: 1.0 * (c[:, 0] | c[:, 1]) + c[:, 2] + 0.5 * c[:, 3] * (c[:, 0] | c[:, 1]), 4, names=["a", "a'", "b", "c"]
+)
 shapley = shapkit.exact(game)
 owen = shapkit.exact(game, orders=shapkit.Hierarchy([["a", "a'"]]))
 

@@ -1,7 +1,8 @@
 """
 # Causes before effects
 
-Asymmetric Shapley values take only orders in which causes come first: what a cause does through its effects counts as the cause's.
+Asymmetric Shapley values take only orders in which causes come first: what a cause does through its effects counts as
+the cause's.
 """
 
 import matplotlib.pyplot as plt

@@ -17,7 +17,12 @@ columns = [0, 1, 4, 6, 7, 10, 20, 27]
 x, y = data.data[:, columns], data.target
 model = make_pipeline(StandardScaler(), LogisticRegression()).fit(x[:400], y[:400])
 game = shapkit.loss_game(
-    model.predict_proba, x[400:460], y[400:460], x[:30], loss="cross_entropy", names=[str(data.feature_names[c]) for c in columns]
+    model.predict_proba,
+    x[400:460],
+    y[400:460],
+    x[:30],
+    loss="cross_entropy",
+    names=[str(data.feature_names[c]) for c in columns],
 )
 shapkit.exact(game).plot()
 plt.title("Cross-entropy that each feature saves", fontsize=10)

@@ -1,7 +1,8 @@
 """
 # What absence means
 
-Two features that go together, and a model that reads one of them. Marginal absence says what the model reads; conditional absence says
+Two features that go together, and a model that reads one of them. Marginal absence says what the model reads;
+conditional absence says
 what is known once a feature is known.
 """
 

@@ -1,7 +1,8 @@
 """
 # Which training points are wrong?
 
-A tenth of the labels are flipped. Points of low value, exactly and in closed form for nearest neighbours, are where to look.
+A tenth of the labels are flipped. Points of low value, exactly and in closed form for nearest neighbours, are where
+to look.
 """
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,8 @@
 """
 # Who depends on whom
 
-Every output element is a game of its own. Which players each depends on is a graph, and whoever is not in it is a dummy player.
+Every output element is a game of its own. Which players each depends on is a graph, and whoever is not in it is a
+dummy player.
 """
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,8 @@
 """
 # Local noise
 
-Two diffusion models that come with the package. The noise of the mouth is exchanged: what changes in the plain one, and in the local one.
+Two diffusion models that come with the package. The noise of the mouth is exchanged: what changes in the plain one,
+and in the local one.
 """
 
 import matplotlib.pyplot as plt

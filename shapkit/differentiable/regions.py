@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from shapkit.differentiable.region_picture import regions_html
+
 OTHER = "rest"
 """Name of the region that takes every pixel no concept owns."""
 
@@ -82,7 +84,7 @@ def allowed_influence(graph: Graph, names: Sequence[str]) -> Tensor:
     return allowed
 
 
-@dataclass(frozen=True, eq=False)  # compared by identity: tensors have no truth value to compare by
+@dataclass(frozen=True, eq=False, repr=False)  # compared by identity: tensors have no truth value to compare by
 class Regions:
     """A partition of the pixels into named regions, the same for the whole batch or one per sample.
 
@@ -127,6 +129,12 @@ class Regions:
                 "Regions.from_masks makes a partition of masks that overlap or leave pixels out"
             )
         self._check_missing()
+
+    def __repr__(self) -> str:
+        return f"Regions: {', '.join(self.names)}; masks {tuple(self.masks.shape)}"
+
+    def _repr_html_(self) -> str:
+        return regions_html(self.masks, self.names, repr(self))
 
     @classmethod
     def from_labels(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from shapkit.attribution.matrices import matrix_html
 from shapkit.coalitions import enumerate_coalitions
 from shapkit.dummies.dummy import Method, check_sampling, random_coalitions
 from shapkit.estimators.runs.moments import RunningMoments
@@ -87,6 +88,19 @@ class InfluenceGraph:
             f"InfluenceGraph: {len(self.names)} players, outputs of shape {self.influences.shape[1:]}, "
             f"{n_edges} of {n_possible} possible influences, {how}, {self.n_evaluations} evaluations"
         )
+
+    def _repr_html_(self) -> str:
+        """A table with a row for each output, of at most one axis; its cells say how much a player moves it."""
+        if self.influences.ndim > 2:
+            return f"<p>{self!r}</p>"
+        squares = self.mean_squares.reshape(len(self.names), -1).T
+        moves = self.influences.reshape(len(self.names), -1).T
+        texts = [
+            [f"{s:.2g}" if m else "" for s, m in zip(*row, strict=True)] for row in zip(squares, moves, strict=True)
+        ]
+        outputs = [f"output {number}" for number in range(len(squares))] if self.influences.ndim == 2 else ["payoff"]
+        largest = np.maximum(squares.max(axis=1, keepdims=True, initial=0), np.finfo(np.float64).tiny)
+        return matrix_html(squares / largest * moves, texts, outputs, self.names, f"{self!r}; mean squared changes")
 
 
 def influence_graph(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shapkit import Attribution, Game, estimate, exact
+from shapkit.attribution.matrices import matrix_html
 from shapkit.differentiable import Regions, composite, partner
 from shapkit.exact.interactions import VALUES, Index
 from shapkit.randomness import counter_bits
@@ -73,6 +74,15 @@ class Influence:
     def values(self) -> Floats:
         """The matrix (K, K), ``[input, output]``."""
         return self.attribution.values
+
+    def _repr_html_(self) -> str:
+        shares, errors = 100 * self.values.T, 100 * self.standard_errors.T
+        texts = [[f"{s:.1f} ± {e:.1f}" for s, e in zip(*row, strict=True)] for row in zip(shares, errors, strict=True)]
+        caption = (
+            f"share (%) of each output's change (row) that each input drives (column) ± standard error, "
+            f"{self.n_images} images"
+        )
+        return matrix_html(shares / 100, texts, self.output_names, self.names, caption)
 
     @property
     def standard_errors(self) -> Floats:

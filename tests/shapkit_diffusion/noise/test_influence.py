@@ -393,3 +393,10 @@ def test_every_timestep_has_noise_of_its_own_and_so_has_every_seed(tiny: Denoise
     agreement = torch.corrcoef(torch.stack(noises)).fill_diagonal_(0).abs().max()
     # Of independent noise, 768 numbers each: the largest of six correlations passes 5 standard errors one time in 10^5
     assert float(agreement) < 5 / 768**0.5
+
+
+def test_it_shows_itself_in_a_notebook() -> None:
+    regions = Regions.from_labels(torch.tensor([[[0, 0, 1, 1]] * 4]), {"right": [1]})
+    found = influence(torch.tanh, torch.randn(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)), regions)
+    html = found._repr_html_()
+    assert html.count("100.0 ± 0.0") == 2 and html.count("<th ") == 4 and "4 images" in html
