@@ -38,7 +38,7 @@ def test_the_readme_names_commands_that_exist() -> None:
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = set(re.findall(r"^shapkit-diffusion (\w+)", readme, flags=re.MULTILINE))
-    assert commands == {"train", "autoencoder", "finetune", "influence", "edit", "parse", "evaluate"}
+    assert commands == {"train", "autoencoder", "finetune", "influence", "edit", "studio", "parse", "evaluate"}
     for command in commands:
         try:
             main([command, "--help"])
