@@ -21,6 +21,7 @@ from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
 from shapkit_diffusion.denoisers.denoiser import small_denoiser
 from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.training.config import PenaltyConfig
 
@@ -110,6 +111,45 @@ def test_a_composed_model_is_trained_and_saved_as_one(model: Path, tmp_path: Pat
     assert found.composition.staged is (composed == "staged") and found.regions.names == ("eyes", "mouth", "rest")
     config = json.loads((out / "config.json").read_text())["training"]
     assert config["penalty"] is None and config["anchor"] and config["concept_weight"] == 4
+
+
+TRANSFORMER = ["--width", "16", "--depth", "1", "--patch", "2"]
+
+
+def test_a_region_transformer_is_trained_edited_and_resumed(tmp_path: Path) -> None:
+    out = tmp_path / "region"
+    arguments = ["--architecture", "region", *TRANSFORMER, "--concepts", "eyes", "mouth", "--steps", "2"]
+    assert main(["train", *arguments, "--out", str(out), *TRAINING]) == 0
+    found = load_denoiser(out / "model")
+    assert isinstance(found, RegionDenoiser) and found.regions.names == ("eyes", "mouth", "rest")
+    assert json.loads((out / "config.json").read_text())["training"]["concept_weight"] == 1.0
+    assert main(["train", *arguments, "--out", str(out), "--resume", *TRAINING]) == 0
+    photograph = tmp_path / "face.png"
+    pixels = np.moveaxis(render_faces(1, 32, seed=2).images[0], 0, -1)
+    Image.fromarray(pixels).save(photograph)
+    edited = tmp_path / "edit"
+    words = ["--model", str(out / "model"), "--image", str(photograph), "--region", "mouth", "--no-inversion"]
+    assert main(["edit", *words, "--variants", "1", "--steps", "2", "--out", str(edited)]) == 0
+    with Image.open(edited / "variant-1-image-1.png") as picture:
+        changed = (np.asarray(picture) != pixels).any(axis=-1)
+    tokens = found.network.changed_tokens(found.regions.mask("mouth") > 0)[found.network.back].reshape(16, 16)
+    mouth = tokens.numpy().repeat(2, axis=0).repeat(2, axis=1)
+    assert changed.any() and not changed[~mouth].any(), "outside of the model's mouth it is the file that was given"
+
+
+def test_a_plain_transformer_is_trained_and_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain, local = tmp_path / "plain", tmp_path / "local"
+    arguments = ["train", "--architecture", "dit", *TRANSFORMER, "--steps", "1", "--out", str(plain), *TRAINING]
+    assert main(arguments) == 0 and not isinstance(load_denoiser(plain / "model"), RegionDenoiser)
+    model = str(plain / "model")
+    assert main(["finetune", "--convert", "--steps", "1", "--model", model, "--out", str(local), *TRAINING]) == 0
+    assert isinstance(load_denoiser(local / "model"), RegionDenoiser)
+    config = json.loads((local / "config.json").read_text())["training"]
+    assert config["penalty"] is None and not config["anchor"] and config["concept_weight"] == 1.0
+    both = ["finetune", "--convert", "--composed", "staged", "--model", model, "--out", str(tmp_path / "x"), *TRAINING]
+    assert main(both) == 2 and "--convert and --composed are two ways to one end" in capsys.readouterr().err
+    assert main(["edit", "--no-inversion", "--region", "mouth", "--out", str(tmp_path / "y")]) == 2
+    assert "--no-inversion is for given images" in capsys.readouterr().err
 
 
 def test_weight_zero_trains_without_penalty(model: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from shapkit.differentiable import Regions
 from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of, read_image, write_image
 from shapkit_diffusion.commands.options import add_data, add_parser_choice, settings
 from shapkit_diffusion.data.pixels import to_bytes
@@ -71,6 +72,12 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
         default="free",
         help="free: the model decides what else changes; replay: put everything else back at every step",
     )
+    parser.add_argument(
+        "--no-inversion",
+        action="store_true",
+        help="of models that generate in stages: regions of given images are drawn anew from the image around them, "
+        "which stays as it is, bit for bit",
+    )
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
     parser.add_argument("--refinements", type=int, default=3, help="fixed-point iterations per step of the inversion")
     parser.add_argument("--dilation", type=int, default=1, help="pixels by which the concepts grow")
@@ -88,6 +95,8 @@ def _edit(options: argparse.Namespace) -> None:
     for region in options.region:
         if region not in domain.label_names:
             raise ValueError(f"--region {region}: the data has {', '.join(domain.label_names)}")
+    if options.no_inversion and (options.swap_with is not None or not options.image):
+        raise ValueError("--no-inversion is for given images and new noise: add --image, and leave --swap-with out")
     given = [read_image(path, model.image_shape) for path in options.image]
     other = None if options.swap_with is None else read_image(options.swap_with, model.image_shape)
     with result_folder(options.out, settings(options)) as folder:
@@ -131,7 +140,7 @@ def _write_edits(
             batch_size=options.batch_size,
         )
     images = torch.stack(list(given)) if given else original.reconstruction
-    regions = domain.regions(images, list(dict.fromkeys(options.region)), options.dilation)
+    regions = _regions(options, model, domain, images)
     results = [
         edit_original(model, original, regions, edits, outside=options.outside, batch_size=options.batch_size)
         for edits in chains
@@ -150,8 +159,21 @@ def _write_edits(
             write_image(folder / f"{name}-image-{number + 1}.png", image)
 
 
+def _regions(options: argparse.Namespace, model: Denoiser, domain: Domain, images: Tensor) -> Regions:
+    """As they are found in the images; of images that are not inverted those of the model, which it generates apart."""
+    if not options.no_inversion:
+        return domain.regions(images, list(dict.fromkeys(options.region)), options.dilation)
+    own: Regions = model.regions  # type: ignore[assignment]  # that models of stages have
+    for region in options.region:
+        if region not in own.names:
+            raise ValueError(f"--region {region}: with --no-inversion, the model has {', '.join(own.names)}")
+    return own
+
+
 def _inverted(options: argparse.Namespace, model: Denoiser, images: Sequence[Tensor], paths: Sequence[str]) -> Original:
     """The images inverted; how well that went is printed, before anything is edited."""
+    if options.no_inversion:
+        return Original.as_given(model, torch.stack(list(images)), options.steps, seed=options.image_seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InversionWarning)  # said below, with the files' names
         original = Original.from_images(

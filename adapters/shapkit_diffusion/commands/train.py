@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, get_args
 
 from accelerate import PartialState
 
 from shapkit._files import user_path
+from shapkit.differentiable import Regions
 from shapkit_diffusion.commands.models import add_model, model_of, write_samples
 from shapkit_diffusion.commands.options import Formatter, add_data, add_settings, settings_of
 from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.demo import demo_config
-from shapkit_diffusion.denoisers.autoencoders import load_autoencoder
+from shapkit_diffusion.denoisers.autoencoders import Autoencoder, load_autoencoder
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
-from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser, small_transformer
 from shapkit_diffusion.denoisers.parameterisation import PREDICTIONS
+from shapkit_diffusion.denoisers.region_transformer import convert
 from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.training.batches import concept_names, template_regions
 from shapkit_diffusion.training.config import (
+    GraphName,
     PairedNoise,
     PenaltyConfig,
     TrainConfig,
@@ -29,6 +32,8 @@ from shapkit_diffusion.training.config import (
 )
 from shapkit_diffusion.training.denoiser import train
 from shapkit_diffusion.training.stop_signals import EXIT_STOPPED
+
+ARCHITECTURES = ("unet", "dit", "region")
 
 CONCEPT_WEIGHT, ANCHOR_SUBSTEPS = 4.0, 4
 """The reference study's (docs/study.md)."""
@@ -87,6 +92,17 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         "--channels", type=int, nargs="+", default=[16, 32, 64], help="width of each level of the UNet, multiples of 8"
     )
     parser.add_argument(
+        "--architecture",
+        choices=ARCHITECTURES,
+        default="unet",
+        help="unet; dit, a transformer; or region, a transformer whose regions see no more of each other than --graph "
+        "lets them: local by construction, as cheap to generate with as a plain one (docs/region_transformer.md)",
+    )
+    parser.add_argument("--width", type=int, default=96, help="of a transformer's tokens")
+    parser.add_argument("--depth", type=int, default=5, help="blocks of a transformer")
+    parser.add_argument("--patch", type=int, default=2, help="pixels per side of a transformer's token")
+    _add_regions(parser)
+    parser.add_argument(
         "--autoencoder", help="folder of the autoencoder whose latents the model is of; a pixel model if left out"
     )
     parser.add_argument("--prediction", choices=PREDICTIONS, default="v_prediction", help="what the network predicts")
@@ -95,17 +111,40 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_regions(parser: argparse.ArgumentParser) -> None:
+    """The regions of a model that is local by construction."""
+    wanted = PenaltyConfig()
+    parser.add_argument(
+        "--concepts", nargs="+", default=list(wanted.concepts), help="labels that become regions of their own, or all"
+    )
+    parser.add_argument("--graph", choices=get_args(GraphName), default=wanted.graph, help="who may look at whom")
+    parser.add_argument("--dilation", type=int, default=wanted.dilation, help="pixels by which concepts grow")
+    parser.add_argument(
+        "--concept-weight",
+        type=float,
+        default=1.0,
+        help="of a region transformer: what a concept's pixel counts in the loss, against one of the rest",
+    )
+
+
 def _train(options: argparse.Namespace) -> None:
-    config = _training_config(options, None, anchor=False)
+    config = replace(_training_config(options, None, anchor=False), concept_weight=options.concept_weight)
     domain = open_domain(options.data, options.size, options.count)
     image_channels, size, _ = domain.training.rows([0])[0].shape[1:]
     autoencoder = load_autoencoder(options.autoencoder) if options.autoencoder else None
-    model = small_denoiser(
-        size, image_channels, tuple(options.channels), options.prediction, options.seed, autoencoder=autoencoder
-    )
+    model = _new_model(options, size, image_channels, autoencoder)
+    if options.architecture == "region":
+        model = convert(model, _regions(model, domain.training, options), graph_called(options.graph))
     trained = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("train"))
     if PartialState().is_main_process:
         write_samples(trained, user_path(options.out))
+
+
+def _new_model(options: argparse.Namespace, size: int, channels: int, autoencoder: Autoencoder | None) -> Denoiser:
+    given = {"prediction": options.prediction, "seed": options.seed, "autoencoder": autoencoder}
+    if options.architecture == "unet":
+        return small_denoiser(size, channels, tuple(options.channels), **given)
+    return small_transformer(size, channels, options.width, options.depth, options.patch, **given)
 
 
 def add_finetune(parser: argparse.ArgumentParser) -> None:
@@ -150,10 +189,16 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
         "at once (best with few, since all is learnt from the model, nothing from the images)",
     )
     parser.add_argument(
+        "--convert",
+        action="store_true",
+        help="no penalty: a plain DiT becomes a region transformer of the same weights, which sees what --graph lets "
+        "it, and is trained on (docs/region_transformer.md)",
+    )
+    parser.add_argument(
         "--concept-weight",
         type=float,
-        default=CONCEPT_WEIGHT,
-        help="of staged models: what a concept's pixel counts in the loss, against one of the rest",
+        help="of staged and converted models: what a concept's pixel counts in the loss, against one of the rest; if "
+        f"left out, {CONCEPT_WEIGHT:g} for staged ones and 1 for converted ones",
     )
     group = parser.add_argument_group("penalty")
     add_settings(
@@ -173,23 +218,26 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
 
 def _finetune(options: argparse.Namespace) -> None:
     penalty = None
-    if options.weight > 0 and options.composed is None:
+    if options.convert and options.composed:
+        raise ValueError("--convert and --composed are two ways to one end: leave one of them out")
+    if options.weight > 0 and options.composed is None and not options.convert:
         penalty = PenaltyConfig(**settings_of(options, PenaltyConfig))
     paired = PairedNoise(options.paired_noise, concepts=options.paired_concepts) if options.paired_noise else None
     substeps = options.anchor_substeps
-    learns = penalty is not None or options.composed or substeps  # otherwise the anchor holds it where it is
+    # Otherwise the anchor holds it where it is; a converted model learns from the images, as it did before
+    learns = not options.convert and (penalty is not None or options.composed or substeps)
     anchored = bool(learns) and paired is None and options.target == "model"
     config = replace(
         _training_config(options, penalty, anchored),
         paired=paired,
         anchor_substeps=substeps or (ANCHOR_SUBSTEPS if anchored else 1),
         anchor_stride=options.anchor_stride,
-        concept_weight=options.concept_weight,
+        concept_weight=_concept_weight(options),
     )
     model = model_of(options)
     domain = open_domain(options.data, options.size, options.count)
     tuned = train(
-        _composed(model, domain.training, options) if options.composed else model,
+        _made_local(model, domain.training, options),
         domain.training,
         config,
         options.out,
@@ -201,9 +249,23 @@ def _finetune(options: argparse.Namespace) -> None:
         write_samples(tuned, user_path(options.out))
 
 
-def _composed(model: Denoiser, data: Images, options: argparse.Namespace) -> ComposedDenoiser:
+def _concept_weight(options: argparse.Namespace) -> float:
+    if options.concept_weight is not None:
+        return float(options.concept_weight)
+    return 1.0 if options.convert else CONCEPT_WEIGHT
+
+
+def _made_local(model: Denoiser, data: Images, options: argparse.Namespace) -> Denoiser:
+    """The model, local by construction where that is asked for."""
+    if options.convert:
+        return convert(model, _regions(model, data, options), graph_called(options.graph))
+    if options.composed:
+        regions, staged = _regions(model, data, options), options.composed == "staged"
+        return ComposedDenoiser(model, regions, graph_called(options.graph), staged=staged)
+    return model
+
+
+def _regions(model: Denoiser, data: Images, options: argparse.Namespace) -> Regions:
+    """One partition for all images, on the model's grid."""
     wanted = PenaltyConfig(concepts=tuple(options.concepts))
-    regions = template_regions(
-        data, model, concept_names(data, wanted), dilation=options.dilation, mirrored=options.flip
-    )
-    return ComposedDenoiser(model, regions, graph_called(options.graph), staged=options.composed == "staged")
+    return template_regions(data, model, concept_names(data, wanted), dilation=options.dilation, mirrored=options.flip)

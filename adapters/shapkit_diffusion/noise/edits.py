@@ -20,6 +20,7 @@ from shapkit.randomness import counter_bits
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.latents import latent_regions
 from shapkit_diffusion.noise.sampling import (
+    draw_noise,
     generate,
     invert,
     peak_signal_to_noise,
@@ -143,6 +144,8 @@ class Original:
         unclipped_psnr: what the psnr would be if the model were sampled without clipping, dB, (n,); as ``psnr``, where
             nothing is clipped, or the psnr is no less than ``FAITHFUL``.
         trajectory: every x_t, (steps + 1, n, *latent_shape), where it was kept for a replay.
+        inverted: whether ``noise`` is what the model makes the image of; False where it is any noise, since the model
+            generates an edited region from the finished image around it.
     """
 
     noise: Tensor
@@ -153,6 +156,7 @@ class Original:
     autoencoder_psnr: Tensor
     unclipped_psnr: Tensor
     trajectory: Tensor | None = None
+    inverted: bool = True
 
     @property
     def cost_of_clipping(self) -> Tensor:
@@ -235,6 +239,44 @@ class Original:
             warnings.warn(message, InversionWarning, stacklevel=2)
         return found
 
+    @classmethod
+    def as_given(cls, denoiser: Denoiser, images: Tensor, steps: int = 50, *, seed: int = 0) -> Original:
+        """Given images (n, *image_shape), not inverted: the image itself is what an edited region is generated from.
+
+        For models that generate in stages, region transformers and staged compositions: an edit draws its region anew,
+        with all that the region may look at as it is in the image, and leaves everything else as it is, bit for bit (of
+        a latent model, but for the decoder's reach). It takes no inversion, and loses nothing by one.
+
+        Args:
+            denoiser: a model of several stages.
+            images: in [-1, 1].
+            steps: of DDIM, for each stage.
+            seed: of the noise of regions that are not edited but depend on one that is.
+
+        Raises:
+            ValueError: if the model generates everything at once.
+
+        >>> from shapkit_diffusion.denoisers.denoiser import small_transformer
+        >>> from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
+        >>> labels = torch.zeros(1, 8, 8, dtype=torch.long); labels[:, 4:] = 1
+        >>> regions = Regions.from_labels(labels, {"mouth": [1]})
+        >>> local = RegionDenoiser(small_transformer(8, width=16, depth=1), regions)
+        >>> image = torch.rand(1, 3, 8, 8)
+        >>> edited = edit_original(local, Original.as_given(local, image, steps=2), regions, [Edit("mouth")]).edited
+        >>> bool((edited[:, :, :4] == image[:, :, :4]).all()), bool((edited[:, :, 4:] == image[:, :, 4:]).any())
+        (True, False)
+        """
+        if len(denoiser.stages()) < 2:
+            raise ValueError(
+                "the model generates all regions at once, from noise alone: invert the image, with "
+                "Original.from_images, or take a model of stages, such as a RegionDenoiser"
+            )
+        clean = denoiser.encode(images)
+        made = denoiser.decode(clean) if denoiser.is_latent else images
+        psnr = peak_signal_to_noise(made, images).cpu() if denoiser.is_latent else torch.full((len(images),), torch.inf)
+        noise = draw_noise(denoiser, len(images), seed).to(clean)
+        return cls(noise, clean, made, psnr, steps, psnr, psnr, inverted=False)
+
 
 @dataclass(frozen=True, eq=False)
 class EditResult:
@@ -284,6 +326,11 @@ def edit_original(
     """
     if outside not in get_args(Outside):
         raise ValueError(f"outside must be one of {', '.join(get_args(Outside))}, got {outside!r}")
+    if not original.inverted and (outside != "free" or any(edit.strength < 1 for edit in edits)):
+        raise ValueError(
+            "the image was not inverted: its regions have no noise of their own to mix with or to follow, expected "
+            "strength 1 and outside='free'"
+        )
     noise = apply_edits(denoiser, original.noise, regions, edits, first)
     if outside == "free":
         clean = regenerate(denoiser, noise, original.noise, original.clean, original.steps, batch_size)

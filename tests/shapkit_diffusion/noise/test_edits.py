@@ -17,8 +17,9 @@ from shapkit.differentiable import Regions
 from shapkit_diffusion.data import lfw_photographs, render_faces
 from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.denoisers.autoencoders import Autoencoder
-from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser, small_transformer
 from shapkit_diffusion.denoisers.loading import shipped_model
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.noise.edits import (
     FAITHFUL,
     Edit,
@@ -29,7 +30,7 @@ from shapkit_diffusion.noise.edits import (
     edit_images,
     edit_original,
 )
-from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, peak_signal_to_noise
+from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, peak_signal_to_noise, regenerate
 from shapkit_diffusion.pictures.edits import picture_of_edits
 from shapkit_diffusion.pictures.pages import png
 
@@ -311,3 +312,44 @@ def _latent_denoiser() -> Denoiser:
             scaling_factor=1.0,
         )
     return Denoiser(inner.unet, inner.scheduler, Autoencoder(network))
+
+
+def region_transformer() -> RegionDenoiser:
+    labels = torch.zeros(1, 8, 8, dtype=torch.long)
+    labels[:, :4, :4], labels[:, 6:] = 1, 2
+    regions = Regions.from_labels(labels, {"eyes": [1], "mouth": [2]})
+    model = RegionDenoiser(small_transformer(8, width=16, depth=2, seed=1), regions)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():  # new transformers begin with gates that are closed
+        for weights in model.parameters():
+            weights.add_(torch.randn(weights.shape, generator=generator) * 0.2)
+    return model
+
+
+def test_a_given_image_is_edited_without_an_inversion() -> None:
+    model, images = region_transformer(), torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    original = Original.as_given(model, images, steps=3, seed=5)
+    assert torch.equal(original.reconstruction, images) and bool(original.psnr.isinf().all()) and not original.inverted
+    one = edit_original(model, original, model.regions, [Edit("mouth", seed=1)])
+    outside = model.regions.mask("mouth")[0, 0] == 0
+    assert torch.equal(one.edited[..., outside], images[..., outside])
+    assert not torch.equal(one.edited[..., ~outside], images[..., ~outside])
+    # The edited region is what the model generates given the image around it
+    noise = apply_edits(model, original.noise, model.regions, [Edit("mouth", seed=1)])
+    torch.testing.assert_close(one.edited, regenerate(model, noise, original.noise, images, 3), rtol=0, atol=0)
+    # It depends on the image that it looks at, and not on the noise of other regions
+    other = edit_original(model, Original.as_given(model, -images, 3, seed=5), model.regions, [Edit("mouth", seed=1)])
+    assert not torch.equal(one.edited[..., ~outside], other.edited[..., ~outside])
+    again = edit_original(model, Original.as_given(model, images, 3, seed=6), model.regions, [Edit("mouth", seed=1)])
+    assert torch.equal(one.edited, again.edited)
+
+
+def test_what_needs_an_inversion_says_so() -> None:
+    model, images = region_transformer(), torch.zeros(1, 3, 8, 8)
+    original = Original.as_given(model, images, steps=2)
+    with pytest.raises(ValueError, match="the image was not inverted"):
+        edit_original(model, original, model.regions, [Edit("mouth", strength=0.5)])
+    with pytest.raises(ValueError, match="the image was not inverted"):
+        edit_original(model, original, model.regions, [Edit("mouth")], outside="replay")
+    with pytest.raises(ValueError, match=r"generates all regions at once.*Original.from_images"):
+        Original.as_given(small_transformer(8, width=16, depth=1), images)
