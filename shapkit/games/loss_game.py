@@ -16,7 +16,7 @@ from shapkit.games.batches import Payoffs
 from shapkit.games.cache import CoalitionCache
 from shapkit.games.game import Game
 from shapkit.games.model_game import Fill, Groups, model_game
-from shapkit.games.predictions import Output, Predict
+from shapkit.games.predictions import Output, Predict, classes_of
 from shapkit.games.rows import single_rows
 
 LossName = Literal["squared", "absolute", "cross_entropy"]
@@ -49,8 +49,8 @@ def loss_game(
         predict, fill, names, groups, max_rows, output: as for `model_game`. Predictions of a coalition are averaged
             over the background first, and the loss is taken of the mean.
         rows: (n_rows, *shape), of which the loss is known, in any form that `explain_rows` takes.
-        targets: (n_rows, ...), one for each row: real numbers, or for "cross_entropy" the place of the true class, an
-            integer from 0.
+        targets: (n_rows, ...), one for each row: real numbers, or for "cross_entropy" the true class: as a classifier
+            knows it whose method `predict` is, else its place, an integer from 0.
         background: rows that give absent features.
         loss: "squared" or "absolute", summed over outputs; "cross_entropy" of probabilities (n_rows, n_classes), or of
             the probability of class 1, (n_rows,); or a function of predictions (n_rows, *output_shape) and targets that
@@ -76,6 +76,8 @@ def loss_game(
         raise ValueError(f"targets has shape {wanted.shape}, expected ({len(single)}, ...): one for each row")
     if not callable(loss) and loss not in get_args(LossName):
         raise ValueError(f"loss must be one of {', '.join(map(repr, get_args(LossName)))} or a function, got {loss!r}")
+    if loss == "cross_entropy":
+        wanted = _places(wanted, classes_of(predict))
     games = [
         model_game(predict, row, background, fill=fill, names=names, groups=groups, max_rows=max_rows, output=output)
         for row in single
@@ -103,6 +105,17 @@ class _MeanLoss:
         if found.shape != (len(self.targets),):
             raise ValueError(f"loss returned shape {found.shape}, expected ({len(self.targets)},): one for each row")
         return found
+
+
+def _places(targets: NDArray[Any], classes: list[Any] | None) -> NDArray[Any]:
+    """Targets that are classes of a classifier as places of its outputs; others as they are."""
+    if classes is None or targets.ndim != 1:
+        return targets
+    place = {label: number for number, label in enumerate(classes)}
+    unknown = [label for label in targets.tolist() if label not in place]
+    if unknown:
+        raise ValueError(f"targets has {unknown[0]!r}, expected classes of the model: {', '.join(map(str, classes))}")
+    return np.array([place[label] for label in targets.tolist()], dtype=np.int64)
 
 
 def _differences(predictions: Payoffs, targets: NDArray[Any]) -> Payoffs:

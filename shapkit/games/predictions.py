@@ -142,8 +142,14 @@ def _logit(payoffs: Payoffs) -> Payoffs:
     return np.asarray(np.log(payoffs) - np.log1p(-payoffs))
 
 
-def _place_of_class(predict: Predict, name: str) -> int:
+def classes_of(predict: Predict) -> list[Any] | None:
+    """Return the classes of a fitted classifier, in the order of its outputs, given a method of it; else None."""
     classes = getattr(getattr(predict, "__self__", None), "classes_", None)
+    return None if classes is None else np.asarray(classes).tolist()
+
+
+def _place_of_class(predict: Predict, name: str) -> int:
+    classes = classes_of(predict)
     if classes is None:
         raise ValueError(
             f"output is {name!r}, but predict brings no names: give a method of a fitted classifier, such as "

@@ -44,8 +44,7 @@ class Hierarchy(Orders):
 
     def __init__(self, groups: Sequence[Tree] | Mapping[str, Tree]) -> None:
         self.tree = _checked_tree(groups, "groups")
-        deep = any(isinstance(part, tuple) for group in self.tree if isinstance(group, tuple) for part in group)
-        self.index = "winter" if deep else "owen"
+        self.index = "winter" if any(_depth(group) > 1 for group in self.tree) else "owen"
 
     def of(self, names: Sequence[str]) -> BoundOrders:
         seen: dict[int, None] = {}
@@ -82,6 +81,13 @@ class _Grouped(BoundOrders):
             members, arriving = walked(members, following)
             probability = arriving.sum(axis=1)
         yield members, arriving, np.zeros((1, self.n_players))
+
+
+def _depth(tree: Any) -> int:
+    """How many levels of groups a tree has; a group of one part is that part."""
+    if not isinstance(tree, tuple):
+        return 0
+    return max(map(_depth, tree)) + (len(tree) > 1)
 
 
 def _players(tree: Any) -> list[int]:

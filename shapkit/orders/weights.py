@@ -63,7 +63,7 @@ class Weights(Orders):
 class _Weighted(BoundOrders):
     def __init__(self, weights: Floats) -> None:
         super().__init__(len(weights))
-        self.weights = weights / weights.max(initial=0)
+        self.logarithms = np.log(weights)  # so that weights of any size can stand beside each other
 
     def n_prefixes(self) -> int:
         return int(2**self.n_players)
@@ -71,7 +71,8 @@ class _Weighted(BoundOrders):
     def drawn(self, seed: int, numbers: ArrayLike) -> NDArray[np.int64]:
         # Of independent exponential times with these rates, the first is in proportion to the rates, and so on
         uniform = counter_uniform(seed, np.asarray(numbers)[:, None], np.arange(self.n_players))
-        return np.argsort(np.log1p(-uniform) / self.weights, axis=1, kind="stable")
+        waited = np.log(-np.log1p(-np.maximum(uniform, 2**-54))) - self.logarithms
+        return np.argsort(-waited, axis=1, kind="stable")
 
     def steps(self) -> Iterator[tuple[Coalitions, Floats, Floats]]:
         check_prefixes(self.n_prefixes(), f"{self.n_players} players with weights")
@@ -79,7 +80,8 @@ class _Weighted(BoundOrders):
         following, walk = np.zeros((1, self.n_players)), []
         probability = np.ones(1)
         for _ in range(self.n_players):  # from the grand coalition down, since the last is drawn first
-            shares = np.where(members, self.weights, 0)
+            logarithms = np.where(members, self.logarithms, -np.inf)
+            shares = np.exp(logarithms - logarithms.max(axis=1, keepdims=True))
             last = probability[:, None] * shares / shares.sum(axis=1, keepdims=True)
             walk.append((members, last, following))
             members, following = walked(members, last)

@@ -57,6 +57,21 @@ def test_own_losses_and_binary_probabilities():
     )
 
 
+class Classifier:
+    classes_ = np.array(["no", "yes"])
+
+    def predict_proba(self, rows):
+        return probabilities(rows)
+
+
+def test_classes_go_by_their_names():
+    names = np.array(["no", "yes"])[CLASSES]
+    game = loss_game(Classifier().predict_proba, ROWS, names, BACKGROUND, "cross_entropy")
+    np.testing.assert_allclose(game(EVERYONE), by_definition(*CASES["cross_entropy"]), rtol=1e-12)
+    with pytest.raises(ValueError, match="targets has 'maybe', expected classes of the model: no, yes"):
+        loss_game(Classifier().predict_proba, ROWS, ["maybe"] * 12, BACKGROUND, "cross_entropy")
+
+
 def test_values_sum_to_what_the_features_save():
     game = loss_game(
         linear, pd.DataFrame(ROWS, columns=list("abc")), TARGETS, pd.DataFrame(BACKGROUND, columns=list("abc"))

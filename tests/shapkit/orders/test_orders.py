@@ -140,6 +140,17 @@ def test_weighted_values_share_a_unanimity_game_by_weight(weights, data):
     np.testing.assert_allclose(exact(game, orders=Weights(weights)).values, expected, atol=1e-9)
 
 
+def test_a_group_of_one_group_is_that_group():
+    assert Hierarchy([[["a", "b"]], ["c"]]).index == "owen" and Hierarchy([[["a", "b"], "d"], ["c"]]).index == "winter"
+
+
+def test_weights_of_any_size_stand_beside_each_other():
+    game = shapkit.unanimity_sum(3, [(0, 1, 2)], [1.0])
+    orders = Weights([1e-300, 1.0, 1e300])
+    np.testing.assert_allclose(exact(game, orders=orders).values, [0, 0, 1], atol=1e-12)
+    assert (orders.of("abc").drawn(0, np.arange(100)) == [0, 1, 2]).all()
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
 @settings(deadline=None, max_examples=30)
 def test_trivial_orders_give_shapley_values(seed, n_players):
