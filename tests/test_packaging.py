@@ -60,6 +60,28 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_asked_for() -> N
     assert {name.split(">=")[0] for name in project["dependencies"]} <= {line.split("==")[0] for line in lines}
 
 
+USE = """
+import numpy as np
+import shapkit
+
+game = shapkit.Game(lambda coalitions: coalitions.sum(axis=1), 3)
+phi: shapkit.Attribution = shapkit.exact(game, orders=shapkit.Hierarchy([[0, 1]]))
+low, high = shapkit.estimate(game, 8, stop=shapkit.StandardError(0.1) | shapkit.Seconds(1.0)).interval(0.95)
+model = shapkit.model_game(lambda rows: rows, [1.0], np.zeros((3, 1)), fill=shapkit.NearestRows(3), link="logit")
+reveal_type(shapkit.explain_rows(lambda rows: rows, np.zeros((3, 1)), np.zeros((3, 1)), budget=2))
+reveal_type(low)
+wrong: str = shapkit.exact(game)
+"""
+
+
+def test_a_stranger_s_mypy_knows_the_types(tmp_path: Path) -> None:
+    (tmp_path / "use.py").write_text(USE, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "use.py"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+    assert "shapkit.attribution.attributions.Attributions" in found and "numpy.dtype[numpy.float64]" in found
+    assert found.count("error:") == 1 and 'variable has type "str"' in found, found
+
+
 def test_the_library_holds_no_study() -> None:
     for package in ("shapkit", "shapkit_diffusion"):
         folders = {path.name for path in Path(str(files(package))).rglob("*") if path.is_dir()}
