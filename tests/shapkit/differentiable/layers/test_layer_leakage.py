@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from shapkit.differentiable import Regions, partner
 from shapkit.differentiable.layers.layer_leakage import LayerLeakage, layer_leakage
 from shapkit.differentiable.layers.region_norm import hard_masks, replace_group_norm
 
-FACES = Path(__file__).parents[4] / "adapters/shapkit_diffusion/models/faces32/unet"
+FACES = Path(str(files("shapkit_diffusion"))) / "models/faces32/unet"
 
 
 def halves(side: int) -> Regions:

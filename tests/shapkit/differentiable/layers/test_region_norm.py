@@ -3,6 +3,7 @@
 import copy
 import io
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import CheckpointError
 from shapkit.differentiable import Regions
 from shapkit.differentiable.layers.region_norm import RegionNorm, hard_masks, map_size, replace_group_norm
 
-FACES = Path(__file__).parents[4] / "adapters/shapkit_diffusion/models/faces32/unet"
+FACES = Path(str(files("shapkit_diffusion"))) / "models/faces32/unet"
 
 
 def random_regions(rows: int, n_regions: int, size: tuple[int, int], seed: int = 0) -> Regions:
