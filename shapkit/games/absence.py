@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from shapkit._checks import checked_integer, positive_integer, real_array
-from shapkit.games.rows import Rows, is_frame, is_polars
+from shapkit.games.rows import Rows, rows_like
 from shapkit.randomness import counter_bits, counter_uniform
 
 Floats = NDArray[np.float64]
@@ -266,9 +266,4 @@ def summarize(background: Any, n_rows: int, seed: int = 0) -> WeightedRows:
     kept, cluster, sizes = np.unique(cluster, return_inverse=True, return_counts=True)
     sums = np.zeros((len(kept), flat.shape[1]))
     np.add.at(sums, cluster, flat)
-    means: Any = (sums / sizes[:, None]).reshape(len(kept), *table.shape[1:])
-    if is_frame(background):
-        means = type(background)(means, columns=background.columns)
-    elif is_polars(background):
-        means = type(background)(means, schema=background.columns, orient="row")
-    return WeightedRows(means, sizes)
+    return WeightedRows(rows_like(background, (sums / sizes[:, None]).reshape(len(kept), *table.shape[1:])), sizes)

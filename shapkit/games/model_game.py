@@ -23,7 +23,7 @@ from shapkit.games.batches import Payoffs, ValueFunction
 from shapkit.games.cache import CoalitionCache
 from shapkit.games.game import Game
 from shapkit.games.predictions import Link, Output, Predict, Predictor, link_of
-from shapkit.games.rows import Rows, feature_names, is_frame, is_polars, is_sparse, rows_of
+from shapkit.games.rows import Rows, feature_names, is_frame, is_polars, is_sparse, rows_like, rows_of
 
 Fill: TypeAlias = FillName | ConditionalFill | Callable[[Any, NDArray[np.bool_]], Any]
 
@@ -111,7 +111,7 @@ def model_game(
         if is_masked(given):
             raise ValueError(f"{argument} holds masked entries, expected features: fill them, with .filled(value)")
     if fill == "baseline" and weights is not None:
-        background = np.average(np.asarray(background), axis=0, weights=weights)[None]
+        background = rows_like(background, np.average(np.asarray(background), axis=0, weights=weights)[None])
         weights = None
     rows = rows_of(row, background, "baseline" if fill == "baseline" else "marginal")
     if not average and (fill not in ("marginal", "baseline") or weights is not None):

@@ -375,6 +375,17 @@ def _mean_row(mean: Callable[[], Any]) -> Any:
         ) from error
 
 
+def rows_like(rows: Any, table: NDArray[np.float64]) -> Any:
+    """Return a table (n_rows, *shape) as a frame of the columns of `rows`, where they are one.
+
+    >>> rows_like(np.zeros((3, 2)), np.ones((1, 2)))
+    array([[1., 1.]])
+    """
+    if is_frame(rows):
+        return type(rows)(table, columns=rows.columns)
+    return type(rows)(table, schema=rows.columns, orient="row") if is_polars(rows) else table
+
+
 def single_rows(rows: Any) -> list[Any]:
     """Return rows one by one, each as `model_game` takes it.
 

@@ -164,6 +164,13 @@ def test_a_summary_has_the_means_and_sizes_of_clusters():
     np.testing.assert_array_equal(same.rows, background)
 
 
+def test_the_weighted_mean_of_a_frame_is_a_frame():
+    background = WeightedRows(as_frame(BACKGROUND), np.arange(60.0))
+    game = model_game(lambda rows: linear(rows[list("abc")].to_numpy()), ROW, background, "baseline")
+    expected = linear(np.average(BACKGROUND, axis=0, weights=np.arange(60.0)))
+    np.testing.assert_allclose(game(EVERYONE[:1]), [expected])
+
+
 def test_a_summary_of_a_frame_is_one():
     for frame in (as_frame(BACKGROUND), as_polars(BACKGROUND)):
         found = summarize(frame, 4)
