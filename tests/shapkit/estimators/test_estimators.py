@@ -174,3 +174,29 @@ def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call(game)
     assert game.n_evaluations == 0
+
+
+@pytest.mark.parametrize(
+    ("each", "seconds", "chosen"),
+    [
+        (1e-7, 5.0, "antithetic"),
+        (1e-4, 1.0, "leverage"),
+        (0.01, 20.0, "gaussian_process"),
+        (1.0, 60.0, "gaussian_process"),
+    ],
+)
+def test_auto_makes_the_most_of_its_time(clock, each, seconds, chosen):
+    game = slow(each, 30, clock)
+    phi = estimate(game, stop=shapkit.Seconds(seconds))
+    assert phi.method == chosen
+    limited = estimate(game, budget=90, stop=shapkit.Seconds(1e6))
+    assert limited.method == "gaussian_process", "so few evaluations are best spent on it"
+
+
+def test_what_auto_timed_is_not_asked_again(clock):
+    game = slow(0.01, 12, clock)
+    seen = []
+    inner = game.value
+    game.value = lambda coalitions: seen.extend(map(bytes, np.packbits(coalitions, axis=1))) or inner(coalitions)
+    estimate(game, stop=shapkit.Seconds(3.0))
+    assert len(seen) == len(set(seen))
