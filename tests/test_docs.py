@@ -33,6 +33,17 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), (page, target)
 
 
+def test_every_public_name_is_on_a_page_of_the_api() -> None:
+    import shapkit
+    from shapkit import differentiable
+
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    shown = set(re.findall(r"^::: \S+\.(\w+)$", pages, flags=re.MULTILINE))
+    stub = (ROOT / "adapters" / "shapkit_diffusion" / "__init__.pyi").read_text(encoding="utf-8")
+    public = {*shapkit.__all__, *differentiable.__all__, *re.findall(r" as (\w+)$", stub, flags=re.MULTILINE)}
+    assert public == shown
+
+
 def test_the_readme_names_commands_that_exist() -> None:
     from shapkit_diffusion.cli import main
 

@@ -14,6 +14,8 @@ from .noise.edits import Edit as Edit
 from .noise.edits import Original as Original
 from .noise.edits import edit_original as edit_original
 from .noise.influence import influence_maps as influence_maps
+from .noise.inpainting import inpaint as inpaint
+from .noise.inpainting import inpainter as inpainter
 from .noise.sampling import draw_noise as draw_noise
 from .noise.sampling import generate as generate
 from .noise.sampling import invert as invert

@@ -228,6 +228,55 @@ def replay(
     return _in_batches(denoiser, len(noise), batch_size, follow)
 
 
+def completed(
+    denoiser: Denoiser,
+    noise: Tensor,
+    known: Tensor,
+    missing: Tensor,
+    steps: int = 25,
+    batch_size: int = 64,
+    *,
+    ddim: Sampling | None = None,
+) -> Tensor:
+    """Images as ``generate`` makes of ``noise`` where they are missing, and as they are known to be elsewhere.
+
+    After every step what is known is put back, with the noise of that step's timestep, so that what is generated goes
+    with it (RePaint, Lugmayr et al. 2022, without its repetitions).
+
+    Args:
+        denoiser: the model; left in the mode it was in.
+        noise: x_T, (n, channels, height, width).
+        known: x_0, of that shape; what stands in missing pixels does not matter.
+        missing: bool (n or 1, 1, height, width).
+        steps, batch_size, ddim: as in ``generate``.
+
+    Raises:
+        ValueError: as ``generate``, or if the shapes do not fit.
+    """
+    _check_shape(denoiser, noise)
+    if known.shape != noise.shape:
+        raise ValueError(f"known has shape {tuple(known.shape)}, expected that of the noise, {tuple(noise.shape)}")
+    stages, walk = denoiser.stages(), _steps(denoiser, steps, ddim)
+    inside = missing.to(noise.device).expand(len(noise), -1, -1, -1)
+
+    def follow(rows: slice) -> Tensor:
+        image, own_noise, hole = known[rows], noise[rows], inside[rows]
+
+        def put_back(x: Tensor, level: NoiseLevel, where: Tensor) -> Tensor:
+            signal, sigma = level.sampling_factors(x)
+            return torch.where(where & ~hole, signal * image + sigma * own_noise, x)
+
+        x = put_back(own_noise, walk[0].at, torch.ones_like(hole))
+        for stage in stages:
+            begun = stage.begun(x)
+            for step in walk:
+                x = step.taken(denoiser, begun, x)
+                x = put_back(x, step.to, stage.moved(torch.zeros_like(x), torch.ones_like(x))[:, :1] > 0)
+        return torch.where(hole, x, image)
+
+    return _in_batches(denoiser, len(noise), batch_size, follow)
+
+
 def stride_output(denoiser: Denoiser, x: Tensor, timesteps: Tensor, stride: int, substeps: int) -> Tensor:
     """What the network itself would predict at x_t for one DDIM step to land where ``substeps`` smaller ones do.
 
