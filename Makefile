@@ -60,7 +60,7 @@ mutants: $(STAMP)
 .PHONY: docs
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,docs]'
-	MPLBACKEND=agg $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 MPLBACKEND=agg $(BIN)/mkdocs build --quiet --strict
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check shapkit adapters tests benchmarks examples docs/gallery docs/doctests.py docs/tables.py
