@@ -7,7 +7,6 @@ that comes with the package are then measured in the same way.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser
 from shapkit_diffusion.denoisers.loading import load_denoiser, shipped_model
 from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate, realism_floor
+from shapkit_diffusion.evaluation.locality import locality_gain
 from shapkit_diffusion.fingerprints import described_model
 from shapkit_diffusion.noise.influence import END_TO_END, Influence, influence_maps, outside_mass
 from shapkit_diffusion.noise.sampling import draw_noise
@@ -280,8 +280,7 @@ def compare(control: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, d
     """
     gain, inside = {}, {}
     for concept, figures in control["locality"].items():
-        ratio = model["locality"][concept]["ratio"]
-        gain[concept] = figures["ratio"] / ratio if ratio else math.inf
+        gain[concept] = locality_gain(figures["ratio"], model["locality"][concept]["ratio"])
         inside[concept] = model["locality"][concept]["mse_in"] / figures["mse_in"]
     distance = {crop: model["frechet"][crop] / value for crop, value in control["frechet"].items()}
     return {"locality_gain": gain, "mse_in_ratio": inside, "frechet_ratio": distance}

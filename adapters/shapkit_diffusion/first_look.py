@@ -15,7 +15,7 @@ from shapkit_diffusion.data.labelled import concept_labels
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.loading import shipped_model
 from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain, open_domain
-from shapkit_diffusion.evaluation.locality import Locality, SwapResults, swap_and_measure
+from shapkit_diffusion.evaluation.locality import Locality, SwapResults, locality_gain, swap_and_measure
 from shapkit_diffusion.noise.influence import END_TO_END, Influence, influence_end_to_end, outside_mass
 from shapkit_diffusion.noise.sampling import draw_noise, generate
 from shapkit_diffusion.pictures.comparison import picture_of_swaps
@@ -105,7 +105,7 @@ def _summary(seen: Mapping[str, _Seen]) -> dict[str, Any]:
         for name, model in seen.items()
     }
     plain, local = (models[name]["locality"] for name in MODELS)
-    gain = {concept: plain[concept]["ratio"] / local[concept]["ratio"] for concept in plain}
+    gain = {concept: locality_gain(plain[concept]["ratio"], local[concept]["ratio"]) for concept in plain}
     return {"models": models, "locality_gain": gain}
 
 

@@ -10,12 +10,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
 from shapkit_diffusion import draw_noise, generate, open_domain, shipped_model
-from shapkit_diffusion.pictures.comparison import NEGLIGIBLE, STRONG, change_map
+from shapkit_diffusion.pictures.comparison import change_map, in_colours_of_change
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "pictures" / "edit.gif"
@@ -26,10 +25,7 @@ SEED = 11
 
 def frames() -> list[Image.Image]:
     """Both models side by side, what has changed since the first frame below them."""
-    import matplotlib
-
     columns = {name: walk(name) for name in ("plain", "local")}
-    scale = matplotlib.colormaps["inferno"]
     found = []
     for number in range(SAMPLES * BETWEEN):
         sheet = Image.new("RGB", (2 * SIDE + 3 * MARGIN, 2 * SIDE + 3 * MARGIN), "white")
@@ -37,8 +33,7 @@ def frames() -> list[Image.Image]:
             x = MARGIN + column * (SIDE + MARGIN)
             pixels = ((images[number].permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).byte().numpy()
             change = change_map(images[:1], images[number : number + 1])[0]
-            shown = scale(np.clip((change - NEGLIGIBLE) / (STRONG - NEGLIGIBLE), 0, 1))[..., :3]
-            for row, picture in enumerate((pixels, (255 * shown).astype(np.uint8))):
+            for row, picture in enumerate((pixels, in_colours_of_change(change))):
                 large = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.NEAREST)
                 sheet.paste(large, (x, MARGIN + row * (SIDE + MARGIN)))
             ImageDraw.Draw(sheet).text((x, 6), f"{name} model: the noise of the mouth walks", fill="black")

@@ -12,7 +12,7 @@ from math import comb
 
 from shapkit._checks import positive_integer
 from shapkit.attribution.attribution import Attribution
-from shapkit.estimators.choosing import best_in_time, seconds_each
+from shapkit.estimators.choosing import MOST_ENUMERATED_PLAYERS, best_in_time, seconds_each
 from shapkit.estimators.gaussian_process.sampler import GaussianProcessSampler
 from shapkit.estimators.pairs.kernel import KernelSampler
 from shapkit.estimators.pairs.leverage import LeverageSampler
@@ -37,7 +37,6 @@ DEFAULT_STOP = RelativeError(0.02) | Seconds(DEFAULT_SECONDS)
 
 _MOST_MODELLED_PLAYERS = 1_000  # with more, "auto" samples permutations
 _MOST_TERMS = 200_000  # of an index: their covariances are formed one by one
-_MOST_ENUMERATED_PLAYERS = 20  # by `explain`, unasked
 
 SAMPLERS: dict[str, Callable[[Game, int], Sampler]] = {
     "permutation": PermutationSampler,
@@ -203,7 +202,7 @@ def explain(
         check_orders(orders, index)
     known = KnownPayoffs(game)
     n_all = 2**game.n_players if orders is None else orders.of(game.names).n_prefixes()
-    if n_all <= 2**_MOST_ENUMERATED_PLAYERS and n_all * seconds_each(known, DEFAULT_SECONDS) <= DEFAULT_SECONDS:
+    if n_all <= 2**MOST_ENUMERATED_PLAYERS and n_all * seconds_each(known, DEFAULT_SECONDS) <= DEFAULT_SECONDS:
         found = exact(known, index, order, progress=progress, orders=orders)
         return replace(found, n_evaluations=n_all)
     run = _run(known, _chosen(known, index, orders, None, DEFAULT_STOP), seed, index, order, orders)

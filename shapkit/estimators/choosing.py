@@ -10,7 +10,8 @@ from shapkit.coalitions import members_of_masks
 from shapkit.estimators.runs.known_payoffs import KnownPayoffs
 
 _LONG_ENOUGH = 0.05  # seconds, to judge by
-_MOST_ENUMERATED = 20  # players, of whom coalitions are timed
+MOST_ENUMERATED_PLAYERS = 20
+"""Of how many players all coalitions are evaluated, unasked, where that takes little time."""
 
 _OVERHEAD = {"gaussian_process": 1e-4, "leverage": 1.5e-7, "antithetic": 1e-8}
 """What methods take beside the game, in seconds for each evaluation and player."""
@@ -61,7 +62,7 @@ def seconds_each(game: KnownPayoffs, long: float) -> float:
     >>> seconds_each(KnownPayoffs(Game(lambda coalitions: coalitions.sum(axis=1), 30)), 1.0) < 1.0
     True
     """
-    few = min(game.n_players, _MOST_ENUMERATED)
+    few = min(game.n_players, MOST_ENUMERATED_PLAYERS)
     began = time.perf_counter()
     game(np.repeat([[False], [True]], game.n_players, axis=1))
     seconds = (time.perf_counter() - began) / 2

@@ -158,7 +158,44 @@ class Walks:
         return max(1, most // (1 + self.antithetic))
 
 
-class PermutationSampler:
+class WalkSampler:
+    """What the samplers of walks have in common: each unit is an order, or a pair of orders, walked to its end.
+
+    Args:
+        game: any number of players.
+        walks: of that game.
+        method: what the estimate is called.
+
+    Attributes:
+        game: the game.
+        n_evaluations: how many coalitions have been evaluated, those of finished units.
+        least_budget: what the first unit costs at most.
+    """
+
+    def __init__(self, game: Game, walks: Walks, method: str) -> None:
+        self.game = game
+        self._walks, self._method = walks, method
+        self.least_budget = walks.n_ends + walks.unit_cost
+
+    @property
+    def n_evaluations(self) -> int:
+        """How many coalitions have been evaluated, those of finished units."""
+        return self._walks.n_evaluations
+
+    def advance(self, n_evaluations: int) -> int:
+        """Evaluate as many more units as `n_evaluations` pay for; return what was spent, 0 if they pay none."""
+        return self._walks.advance(n_evaluations)
+
+    def attribution(self) -> Attribution:
+        """Return the means over all units so far.
+
+        Raises:
+            ValueError: there is none yet.
+        """
+        return self._walks.attribution(self._method)
+
+
+class PermutationSampler(WalkSampler):
     """Castro, Gómez and Tejada (2009), exactly as published.
 
     Permutations are independent and uniform, and every marginal contribution counts once. The empty and the grand
@@ -191,29 +228,10 @@ class PermutationSampler:
     """
 
     def __init__(self, game: Game, seed: int = 0, orders: Orders | None = None) -> None:
-        self.game = game
-        self._walks = Walks(game, seed, PERMUTATION_STREAM, antithetic=False, orders=orders)
-        self.least_budget = self._walks.n_ends + self._walks.unit_cost
-
-    @property
-    def n_evaluations(self) -> int:
-        """How many coalitions have been evaluated, those of finished permutations."""
-        return self._walks.n_evaluations
-
-    def advance(self, n_evaluations: int) -> int:
-        """Evaluate as many more permutations as `n_evaluations` pay for; return what was spent, 0 if they pay none."""
-        return self._walks.advance(n_evaluations)
-
-    def attribution(self) -> Attribution:
-        """Return the means over all permutations so far.
-
-        Raises:
-            ValueError: there is none yet.
-        """
-        return self._walks.attribution("permutation")
+        super().__init__(game, Walks(game, seed, PERMUTATION_STREAM, antithetic=False, orders=orders), "permutation")
 
 
-class AntitheticSampler:
+class AntitheticSampler(WalkSampler):
     """Permutations in pairs of one and its reverse: Lomeli and others (2019), Mitchell and others (2022).
 
     What a player adds to those before it and what it adds to those after it are, in most games, far from each
@@ -247,23 +265,4 @@ class AntitheticSampler:
     """
 
     def __init__(self, game: Game, seed: int = 0, orders: Orders | None = None) -> None:
-        self.game = game
-        self._walks = Walks(game, seed, ANTITHETIC_STREAM, antithetic=True, orders=orders)
-        self.least_budget = self._walks.n_ends + self._walks.unit_cost
-
-    @property
-    def n_evaluations(self) -> int:
-        """How many coalitions have been evaluated, those of finished pairs."""
-        return self._walks.n_evaluations
-
-    def advance(self, n_evaluations: int) -> int:
-        """Evaluate as many more pairs as `n_evaluations` pay for; return what was spent, 0 if they pay none."""
-        return self._walks.advance(n_evaluations)
-
-    def attribution(self) -> Attribution:
-        """Return the means over all pairs so far.
-
-        Raises:
-            ValueError: there is none yet.
-        """
-        return self._walks.attribution("antithetic")
+        super().__init__(game, Walks(game, seed, ANTITHETIC_STREAM, antithetic=True, orders=orders), "antithetic")

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from shapkit.attribution.attribution import Attribution
 from shapkit.estimators.loops import add_marginals
-from shapkit.estimators.permutation import WalkProgress, Walks
+from shapkit.estimators.permutation import WalkProgress, Walks, WalkSampler
 from shapkit.games.game import Game
 from shapkit.orders import Orders
 
 _STREAM = 0x746D63  # "tmc"
 
 
-class TruncatedSampler:
+class TruncatedSampler(WalkSampler):
     """Truncated Monte Carlo: an order is walked until the payoff is close to the grand coalition's.
 
     What is then left to the grand coalition's payoff is shared evenly by the players that are still to come, where
@@ -54,26 +53,7 @@ class TruncatedSampler:
     def __init__(self, game: Game, seed: int = 0, orders: Orders | None = None, tolerance: float = 0.01) -> None:
         if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1:
             raise ValueError(f"tolerance must be a share of the payoff in [0, 1), got {tolerance!r}")
-        self.game = game
-        self._walks = _TruncatedWalks(game, seed, orders, tolerance)
-        self.least_budget = self._walks.n_ends + self._walks.unit_cost
-
-    @property
-    def n_evaluations(self) -> int:
-        """How many coalitions have been evaluated, those of finished orders."""
-        return self._walks.n_evaluations
-
-    def advance(self, n_evaluations: int) -> int:
-        """Walk as many more orders as `n_evaluations` pay for in full length, and those that what is left pays for."""
-        return self._walks.advance(n_evaluations)
-
-    def attribution(self) -> Attribution:
-        """Return the means over all orders so far.
-
-        Raises:
-            ValueError: there is none yet.
-        """
-        return self._walks.attribution("truncated")
+        super().__init__(game, _TruncatedWalks(game, seed, orders, tolerance), "truncated")
 
 
 class _TruncatedWalks(Walks):

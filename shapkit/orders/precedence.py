@@ -87,7 +87,7 @@ class _Preceded(BoundOrders):
 
     @cached_property
     def _lattice(self) -> _Lattice:
-        return _Lattice.of(self.before)
+        return self._part.lattice if isinstance(self._part, _Entangled) else _Lattice.of(self.before)
 
     def n_prefixes(self) -> int:
         return int(min(_n_prefixes(self._part), MOST_PREFIXES + 1))

@@ -68,6 +68,10 @@ def _influence(options: argparse.Namespace) -> None:
     domain = domain_of(options)
     if options.prompt is not None and options.interactions:
         raise ValueError("--interactions are of regions: leave them out with --prompt")
+    if options.prompt is not None and model.prompt_embedding is None:
+        raise ValueError(
+            f"--prompt is for models of text and images, and {options.model} takes no prompt: leave it out"
+        )
     with result_folder(options.out, settings(options)) as folder:
         if options.prompt is not None:
             _words(model, options, domain, folder)

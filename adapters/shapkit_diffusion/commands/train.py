@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, replace
-from typing import Any, get_args
+from typing import Any
 
 from accelerate import PartialState
 
@@ -23,7 +23,6 @@ from shapkit_diffusion.evaluation.domains import open_domain
 from shapkit_diffusion.progress import on_terminal
 from shapkit_diffusion.training.batches import concept_names, template_regions
 from shapkit_diffusion.training.config import (
-    GraphName,
     PairedNoise,
     PenaltyConfig,
     TrainConfig,
@@ -101,29 +100,17 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=96, help="of a transformer's tokens")
     parser.add_argument("--depth", type=int, default=5, help="blocks of a transformer")
     parser.add_argument("--patch", type=int, default=2, help="pixels per side of a transformer's token")
-    _add_regions(parser)
+    group = parser.add_argument_group("regions of a region transformer")
+    concepts = "labels that become regions of their own; one, several, or all, which is every label but the background"
+    add_settings(group, PenaltyConfig, only=("concepts", "graph", "dilation"), concepts=concepts)
+    weight = "what a concept's pixel counts in the loss, against one of the rest"
+    add_settings(group, TrainConfig, only=("concept_weight",), concept_weight=weight)
     parser.add_argument(
         "--autoencoder", help="folder of the autoencoder whose latents the model is of; a pixel model if left out"
     )
     parser.add_argument("--prediction", choices=PREDICTIONS, default="v_prediction", help="what the network predicts")
     _add_training(
         parser, TrainConfig(steps=4500, learning_rate=1e-3, warmup=200, ema=0.999, precision=fast_precision())
-    )
-
-
-def _add_regions(parser: argparse.ArgumentParser) -> None:
-    """The regions of a model that is local by construction."""
-    wanted = PenaltyConfig()
-    parser.add_argument(
-        "--concepts", nargs="+", default=list(wanted.concepts), help="labels that become regions of their own, or all"
-    )
-    parser.add_argument("--graph", choices=get_args(GraphName), default=wanted.graph, help="who may look at whom")
-    parser.add_argument("--dilation", type=int, default=wanted.dilation, help="pixels by which concepts grow")
-    parser.add_argument(
-        "--concept-weight",
-        type=float,
-        default=1.0,
-        help="of a region transformer: what a concept's pixel counts in the loss, against one of the rest",
     )
 
 

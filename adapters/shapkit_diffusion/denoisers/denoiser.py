@@ -151,15 +151,9 @@ class Denoiser(nn.Module):
         """
         if self.prompt_embedding is None:
             raise ValueError("the model takes no prompt: it is not conditioned on text")
-        if (
-            prompt_embedding.ndim != 3
-            or len(prompt_embedding) != 1
-            or (prompt_embedding.shape[-1] != self.prompt_embedding.shape[-1])
-        ):
-            raise ValueError(
-                f"prompt_embedding has shape {tuple(prompt_embedding.shape)}, expected (1, tokens, "
-                f"{self.prompt_embedding.shape[-1]})"
-            )
+        width, shape = self.prompt_embedding.shape[-1], tuple(prompt_embedding.shape)
+        if len(shape) != 3 or (shape[0], shape[-1]) != (1, width):
+            raise ValueError(f"prompt_embedding has shape {shape}, expected (1, tokens, {width})")
         other = copy(self)
         other._buffers = {**self._buffers, "prompt_embedding": prompt_embedding.to(self.prompt_embedding)}
         return other

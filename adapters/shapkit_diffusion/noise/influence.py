@@ -152,7 +152,8 @@ def influence(
         if affordable:
             by_pair = _joined([exact(game) for game in games])
         else:
-            by_pair = _joined([_drawn(game, budget, method, seed, number) for number, game in enumerate(games)])
+            seeds = [int(counter_bits(seed, number)) for number in range(len(games))]  # each pair draws its own
+            by_pair = _joined([drawn_whole(game, budget, method, own) for game, own in zip(games, seeds, strict=True)])
         pairs = None if interactions is None else _joined([exact(game, interactions, order=2) for game in games])
     shares, without_pair = with_errors(by_pair)
     return Influence(
@@ -374,10 +375,10 @@ def _change(outputs: Tensor, full: Tensor, regions: Regions) -> Tensor:
     return means.reshape(*means.shape[:-2], -1, 2, means.shape[-1]).sum(dim=-2)
 
 
-def _drawn(game: Game, budget: int, method: str, seed: int, number: int) -> Attribution:
-    """The estimate for pair ``number``, which draws its own coalitions."""
-    found = estimate(game, budget, method, seed=int(counter_bits(seed, number)))
-    if found.interrupted:  # estimate() returns what it has; with most of the pairs missing that is nothing
+def drawn_whole(game: Game, budget: int, method: str, seed: int) -> Attribution:
+    """Return the estimate from all of the budget; an interruption ends all of the measurement."""
+    found = estimate(game, budget, method, seed=seed)
+    if found.interrupted:  # estimate() returns what it has; with most of the work missing that is nothing
         raise KeyboardInterrupt
     return found
 

@@ -264,14 +264,13 @@ def completed(
 
         def put_back(x: Tensor, level: NoiseLevel, where: Tensor) -> Tensor:
             signal, sigma = level.sampling_factors(x)
-            return torch.where(where & ~hole, signal * image + sigma * own_noise, x)
+            return torch.where(where, signal * image + sigma * own_noise, x)
 
-        x = put_back(own_noise, walk[0].at, torch.ones_like(hole))
+        x = put_back(own_noise, walk[0].at, ~hole)
         for stage in stages:
-            begun = stage.begun(x)
+            begun, present = stage.begun(x), ~hole if stage.where is None else ~hole & stage.where
             for step in walk:
-                x = step.taken(denoiser, begun, x)
-                x = put_back(x, step.to, stage.moved(torch.zeros_like(x), torch.ones_like(x))[:, :1] > 0)
+                x = put_back(step.taken(denoiser, begun, x), step.to, present)
         return torch.where(hole, x, image)
 
     return _in_batches(denoiser, len(noise), batch_size, follow)

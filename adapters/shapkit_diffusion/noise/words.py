@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shapkit import Attribution, Game, estimate, exact
+from shapkit import Game, exact
 from shapkit.differentiable import Regions
 from shapkit.games.text_game import token_names
 from shapkit_diffusion.denoisers.denoiser import Denoiser
-from shapkit_diffusion.noise.influence import BUDGET, Influence, with_errors
+from shapkit_diffusion.noise.influence import BUDGET, Influence, drawn_whole, with_errors
 from shapkit_diffusion.noise.jackknife import Floats
 from shapkit_diffusion.noise.sampling import generate
 
@@ -76,16 +76,9 @@ def word_influence(
 
     game = Game(payoffs, len(words), token_names(words), batch_size=1, cache=True)
     with torch.inference_mode():
-        by_image = exact(game) if 2 ** len(words) <= budget else _drawn(game, budget, method, seed)
+        by_image = exact(game) if 2 ** len(words) <= budget else drawn_whole(game, budget, method, seed)
     unchanged = np.flatnonzero(by_image.empty_value.sum(axis=0) >= 0)
     if len(unchanged):
         raise ValueError(f"region {regions.names[int(unchanged[0])]!r} stays the same without any word of the prompt")
     shares, without = with_errors(replace(by_image, standard_errors=None, degrees_of_freedom=None))
     return Influence(shares, without, n_images=len(noise), outputs=regions.names)
-
-
-def _drawn(game: Game, budget: int, method: str, seed: int) -> Attribution:
-    found = estimate(game, budget, method, seed=seed)
-    if found.interrupted:
-        raise KeyboardInterrupt
-    return found

@@ -30,6 +30,13 @@ def change_map(before: Tensor, after: Tensor) -> np.ndarray:
     return np.asarray(np.linalg.norm(lab(after) - lab(before), axis=-1))
 
 
+def in_colours_of_change(changes: np.ndarray) -> np.ndarray:
+    """Maps of change, of any shape, as pixels (..., 3), uint8, on the scale that all of them share."""
+    matplotlib = require("matplotlib", extra="plots", purpose="maps of change")
+    levels = np.clip((changes - NEGLIGIBLE) / (STRONG - NEGLIGIBLE), 0, 1)
+    return np.asarray(255 * matplotlib.colormaps["inferno"](levels)[..., :3]).astype(np.uint8)
+
+
 def picture_of_samples(
     samples: Mapping[str, Tensor], count: int = 12, title: str = "The same noise through each model"
 ) -> Figure:

@@ -21,7 +21,7 @@ from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain
 from shapkit_diffusion.noise.influence import influence_end_to_end
 from shapkit_diffusion.noise.sampling import draw_noise, generate
-from shapkit_diffusion.pictures.comparison import NEGLIGIBLE, STRONG
+from shapkit_diffusion.pictures.comparison import in_colours_of_change
 from shapkit_diffusion.pictures.influence import picture_of_influences
 from shapkit_diffusion.studio.canvas import OWN, Canvas, Step, View, pixels_of
 
@@ -93,7 +93,7 @@ def page(models: Mapping[str, Denoiser], domain: Domain, steps: int = 25) -> Blo
             )  # fmt: skip
             take = gradio.Button("Take this region", elem_id="take")
         with gradio.Accordion("Influence of the models", open=False, elem_id="influence"):
-            measure = gradio.Button("Measure (half a minute)", elem_id="measure")
+            measure = gradio.Button("Measure", elem_id="measure")
             influence = gradio.Image(label="who drives whom", interactive=False, elem_id="influences", format="png")
         with gradio.Row():
             command = gradio.Textbox(label="the same from the shell", interactive=False, elem_id="command")
@@ -276,8 +276,8 @@ def sheet(canvas: Canvas) -> NDArray[Any]:
     """For every model a row: before, after, and what changed; uint8 (height, width, 3)."""
     rows = []
     for view in canvas.views.values():
-        heat = np.clip((view.change - NEGLIGIBLE) / (STRONG - NEGLIGIBLE), 0, 1)
-        rows.append(np.concatenate([_large(p) for p in (pixels_of(view.before), pixels_of(view.after), _hot(heat))], 1))
+        three = pixels_of(view.before), pixels_of(view.after), in_colours_of_change(view.change)
+        rows.append(np.concatenate([_large(pixels) for pixels in three], axis=1))
     return np.concatenate(rows)
 
 
@@ -310,8 +310,3 @@ def _scale(canvas: Canvas) -> int:
 def _large(pixels: NDArray[Any]) -> NDArray[Any]:
     scale = max(1, SHOWN // pixels.shape[1])
     return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def _hot(levels: NDArray[np.float64]) -> NDArray[Any]:
-    matplotlib: Any = require("matplotlib", extra="plots", purpose="maps of change")
-    return np.asarray(255 * matplotlib.colormaps["inferno"](levels)[..., :3]).astype(np.uint8)

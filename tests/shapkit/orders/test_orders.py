@@ -194,6 +194,11 @@ def test_many_players_in_groups_are_exact():
     np.testing.assert_allclose(found.values, np.arange(1.0, 41) * total, rtol=1e-10)
 
 
+def test_how_many_coalitions_four_groups_of_five_need():
+    groups = Hierarchy([list(range(at, at + 5)) for at in range(0, 20, 5)])
+    assert exact(shapkit.weighted_voting(range(20), quota=100), orders=groups).n_evaluations == 976
+
+
 def test_many_players_in_layers_are_drawn():
     layers = [list(range(30)), list(range(30, 60))]
     drawn = Precedence(layers).of([str(player) for player in range(60)]).drawn(0, np.arange(500))

@@ -139,6 +139,12 @@ def test_errors(painted: Denoiser, changes: dict[str, Any], message: str) -> Non
         word_influence(painted, **given | changes)
 
 
+def test_a_prompt_for_a_model_without_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["influence", "--model", "plain", "--prompt", "a hat", "--out", str(tmp_path / "out")]) == 2
+    assert "--prompt is for models of text and images, and plain takes no prompt" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_on_a_folder_of_stable_diffusion(
     tmp_path: Path, write_text_encoder: Callable[[Path], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
