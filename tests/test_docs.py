@@ -30,7 +30,9 @@ def test_every_table_is_made_from_its_json() -> None:
 def test_links_between_pages_lead_somewhere() -> None:
     for page in _tables().pages():
         for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), (page, target)
+            # the site makes docs/generated/gallery of docs/gallery, whose first page is README.md
+            source = target.replace("generated/gallery/index.md", "gallery/README.md")
+            assert (page.parent / source).exists(), (page, target)
 
 
 def test_every_public_name_is_on_a_page_of_the_api() -> None:
