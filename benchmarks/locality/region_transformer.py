@@ -2,6 +2,7 @@
 
     python -m benchmarks.locality.region_transformer --publish                # docs/results/region_transformer.json
     python -m benchmarks.locality.region_transformer --steps 40 --images 60 --seeds 0 --out /tmp/small   # a trial
+    python -m benchmarks.locality.region_transformer --seeds 0 --noises 4 --results region_equal_time --publish
     python -m benchmarks.locality.region_transformer --redraw                 # the table from the JSON
 
 For every seed, by ``train`` as everybody has it:
@@ -11,6 +12,7 @@ For every seed, by ``train`` as everybody has it:
     converted   the plain one, converted and trained on for a tenth of its steps
     plain+      the plain one, trained on for as long as the converted one in seconds (the control)
     plain long  a plain DiT trained for as long as the region transformer in seconds
+    one noise   a region transformer that sees every image with one noise a step, where the others see --noises of them
 
 Every arm is written to a file of its own as soon as it is known, and found there by the next call.
 """
@@ -55,10 +57,10 @@ from shapkit_diffusion.training.config import TrainConfig
 from shapkit_diffusion.training.denoiser import train
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "docs" / "results" / "region_transformer.json"
+RESULTS = ROOT / "docs" / "results"
 PICTURE = ROOT / "docs" / "pictures" / "region_transformer.png"
 
-ARMS = ("plain", "region", "converted", "plain+", "plain long")
+ARMS = ("plain", "region", "converted", "plain+", "plain long", "one noise")
 CONVERSION = 0.1
 """Steps of a conversion, in those of the plain model."""
 TITLES = {
@@ -67,6 +69,7 @@ TITLES = {
     "converted": "the plain DiT, converted",
     "plain+": "the plain DiT, trained on",
     "plain long": "plain DiT, equal time",
+    "one noise": "region transformer, one noise an image",
 }
 SHOWN = 8
 
@@ -88,6 +91,7 @@ class Plan:
     images: int = 2000
     sampling_steps: int = 25
     dilation: int = 1
+    noises: int = 1
 
 
 def on_cpu(domain: Domain) -> Domain:
@@ -128,14 +132,15 @@ def train_arm(plan: Plan, arm: str, seed: int, domain: Domain, out: Path) -> tup
         save_every=10**9,
     )
     on = replace(config, steps=max(1, round(CONVERSION * plan.steps)), warmup=20, ema=0.99, seed=seed + 100)
-    ratio = 1.0 if arm in ("plain", "region", "converted") else pace("region") / pace("plain")
+    ratio = pace("region") / pace("plain") if arm in ("plain+", "plain long") else 1.0
     model: Denoiser
     if arm in ("plain", "plain long"):
         model, config = fresh, replace(config, steps=round(ratio * plan.steps))
-    elif arm == "region":
-        model = RegionDenoiser(fresh, regions)
+    elif arm in ("region", "one noise"):
+        noises = plan.noises if arm == "region" else 1
+        model, config = RegionDenoiser(fresh, regions), replace(config, noises_per_image=noises)
     elif arm == "converted":
-        model, config = convert(plain(), regions), on
+        model, config = convert(plain(), regions), replace(on, noises_per_image=plan.noises)
     else:
         model, config = plain(), replace(on, steps=round(ratio * on.steps))
     folder = out / f"{arm.replace(' ', '_')}-{seed}-run"
@@ -202,9 +207,11 @@ def timed(plan: Plan, model: Denoiser, domain: Domain) -> dict[str, float]:
     timesteps = torch.full((count,), 500, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
+    finished = known[:: plan.noises] if isinstance(model, RegionDenoiser) else known
+
     def step() -> None:
         model.train()
-        model(noise, timesteps, known).square().mean().backward()  # type: ignore[no-untyped-call]
+        model(noise, timesteps, finished).square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
 
@@ -300,7 +307,7 @@ def gathered(plan: Plan, out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     tokens = tokens_of(plan, local, regions_of(plan, domain, local))
     seconds = {arm: timed(plan, model.to(device), domain) for arm, model in models.items()}
     return {
-        "command": "python -m benchmarks.locality.region_transformer --publish",
+        "command": f"python -m benchmarks.locality.region_transformer {' '.join(sys.argv[1:])}",
         "machine": described_machine(),
         "plan": asdict(plan),
         "data": data_figures(plan, realism_reference(domain)),
@@ -339,9 +346,10 @@ def report(results: dict[str, Any]) -> str:
     for crop in ("whole", *CONCEPTS):
         lines.append(row(f"Fréchet, {crop}", lambda run, c=crop: run["frechet"][c]))
     lines.append(row("training, steps", lambda run: float(run["training"]["steps"])))
+    noises = f", {plan['noises']} noises an image" if plan.get("noises", 1) > 1 else ""
     lines.append(
         f"{plan['size']} x {plan['size']} pixels, patch {plan['patch']}, width {plan['width']}, {plan['depth']} blocks,"
-        f" batches of {plan['batch_size']}; {plan['pairs']} pairs, {plan['images']:,} images, "
+        f" batches of {plan['batch_size']}{noises}; {plan['pairs']} pairs, {plan['images']:,} images, "
         f"{plan['sampling_steps']} sampling steps a stage; seeds {', '.join(map(str, seeds))}: mean (least to most)"
     )
     return "\n".join([*lines, results["machine"]])
@@ -406,11 +414,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "region_transformer", help="folder of the runs")
     parser.add_argument("--parallel", action="store_true", help="a process for each seed")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--publish", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
+    parser.add_argument("--publish", action="store_true", help="write the results to docs/results")
+    parser.add_argument("--results", default="region_transformer", help="their name there")
     parser.add_argument("--redraw", action="store_true", help="print what was published before")
     options = parser.parse_args()
+    published = RESULTS / f"{options.results}.json"
     if options.redraw:
-        found = json.loads(RESULTS.read_text(encoding="utf-8"))
+        found = json.loads(published.read_text(encoding="utf-8"))
         print(report(found), times(found), sep="\n\n")
         return
     if options.threads:
@@ -435,8 +445,8 @@ def main() -> None:
     write_json(options.out / "results.json", results)
     print(report(results), times(results), sep="\n\n")
     if options.publish:
-        write_json(RESULTS, results)
-        draw(options.out, PICTURE)
+        write_json(published, results)
+        draw(options.out, PICTURE.with_name(f"{options.results}.png"))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ class ComposedDenoiser(Denoiser):
 
         A staged model's runs see the other regions as they are in ``finished``, where it is given, or else in ``x``.
         """
+        if finished is not None:  # one for several noised ones, see `Denoiser.forward`
+            finished = finished.repeat_interleave(len(x) // len(finished), dim=0)
         return self._composed(x, timesteps, finished=finished)
 
     def stages(self, changed: Tensor | None = None) -> list[Stage]:

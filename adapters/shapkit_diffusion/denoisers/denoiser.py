@@ -203,7 +203,8 @@ class Denoiser(nn.Module):
     def forward(self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None) -> Tensor:
         """The network's own prediction, shape of ``x`` (batch, channels, height, width); timesteps (batch,).
 
-        ``finished`` is the clean image, for models that generate some regions after others (`ComposedDenoiser`).
+        ``finished`` is the clean image, for models that generate some regions after others (`ComposedDenoiser`). With
+        fewer of them than noised ones, each is that of as many neighbours.
         """
         output = predicted(
             self.unet,

@@ -29,7 +29,8 @@ class Batch:
     ``images`` float (n, channels, height, width) in [-1, 1], or their latents; ``labels`` int64 (n, height, width);
     ``noise`` of the denoiser's latent shape, which is the images' for a pixel model; ``timesteps`` int64 (n,), equal
     within each pair of neighbours; ``indices`` int64 and ``mirrored`` boolean (n,) say which images of the data set
-    these are; ``first`` is the number of the first row in the global batch.
+    these are; ``first`` is the number of the first row in the global batch. With several noises per image,
+    ``copies`` neighbours are the same image, and timesteps are not equal within pairs.
     """
 
     images: Tensor
@@ -39,6 +40,16 @@ class Batch:
     indices: Tensor
     mirrored: Tensor
     first: int = 0
+    copies: int = 1
+
+    @property
+    def clean(self) -> Tensor:
+        """Every image once, (n / copies, channels, height, width)."""
+        return self.images[:: self.copies]
+
+    def with_clean(self, clean: Tensor) -> Batch:
+        """The same batch of other images, (n / copies, ...), each for all of its copies."""
+        return replace(self, images=clean.repeat_interleave(self.copies, dim=0))
 
     def share(self, rank: int, world: int) -> Batch:
         """The rows of part ``rank`` of ``world``; pairs of neighbours stay together."""
@@ -51,15 +62,8 @@ class Batch:
         return self._mapped(lambda tensor: tensor.to(device))
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            change(self.images),
-            change(self.labels),
-            change(self.noise),
-            change(self.timesteps),
-            change(self.indices),
-            change(self.mirrored),
-            self.first,
-        )
+        names = ("images", "labels", "noise", "timesteps", "indices", "mirrored")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
 
 
 def draw_batch(
@@ -75,34 +79,41 @@ def draw_batch(
     """The batch of ``step``: images in an order that shuffles every epoch anew, noise and timesteps.
 
     Neighbouring samples share their timestep, because the exchange of noise between them needs it; the timesteps of the
-    pairs are stratified, one per equal part of the schedule, which makes the loss less noisy and biases nothing.
+    pairs are stratified, one per equal part of the schedule, which makes the loss less noisy and biases nothing. With
+    several noises per image those of all samples are.
 
     Args:
         data: images with label maps.
-        config: batch size, seed and flip.
+        config: batch size, noises per image, seed and flip.
         n_timesteps: length of the noise schedule.
         step: number of the optimiser step.
         noise_shape: of one sample's noise; None for the images'.
         rank, world: only the rows of process ``rank`` of ``world``, which are all that is read from ``data``.
     """
-    size = config.batch_size
+    size, copies = config.batch_size, config.noises_per_image
+    distinct = size // copies
     count = images_used(data, config)
-    indices = torch.tensor([_shuffled(count, config.seed, step * size + row) for row in range(size)])
+    indices = torch.tensor([_shuffled(count, config.seed, step * distinct + row) for row in range(distinct)])
     generator = torch.Generator().manual_seed(int(counter_bits(config.seed, step)) >> 1)
-    pairs = size // 2
-    strata = (torch.arange(pairs) + torch.rand(pairs, generator=generator)) / pairs
-    order = torch.randperm(pairs, generator=generator)
-    timesteps = (strata[order] * n_timesteps).long().clamp(max=n_timesteps - 1).repeat_interleave(2)
+    alike = 2 if copies == 1 else 1
+    n_strata = size // alike
+    strata = (torch.arange(n_strata) + torch.rand(n_strata, generator=generator)) / n_strata
+    order = torch.randperm(n_strata, generator=generator)
+    timesteps = (strata[order] * n_timesteps).long().clamp(max=n_timesteps - 1).repeat_interleave(alike)
     own = slice(rank * (size // world), (rank + 1) * (size // world))
-    images, labels = data.rows(indices[own].tolist())
+    seen = slice(rank * (distinct // world), (rank + 1) * (distinct // world))
+    images, labels = data.rows(indices[seen].tolist())
     clean, targets = to_unit_range(torch.as_tensor(images)), torch.as_tensor(labels).long()
     noise = torch.randn((size, *(noise_shape or clean.shape[1:])), generator=generator)
-    mirrored = torch.zeros(size, dtype=torch.bool)
+    mirrored = torch.zeros(distinct, dtype=torch.bool)
     if config.flip:
-        mirrored = torch.rand(size, generator=generator) < 0.5
-        clean = torch.where(mirrored[own, None, None, None], clean.flip(3), clean)
-        targets = torch.where(mirrored[own, None, None], targets.flip(2), targets)
-    return Batch(clean, targets, noise[own], timesteps[own], indices[own], mirrored[own], own.start)
+        mirrored = torch.rand(distinct, generator=generator) < 0.5
+        clean = torch.where(mirrored[seen, None, None, None], clean.flip(3), clean)
+        targets = torch.where(mirrored[seen, None, None], targets.flip(2), targets)
+    clean, targets, numbers, turned = (
+        tensor.repeat_interleave(copies, dim=0) for tensor in (clean, targets, indices[seen], mirrored[seen])
+    )
+    return Batch(clean, targets, noise[own], timesteps[own], numbers, turned, own.start, copies)
 
 
 def images_used(data: Images, config: TrainConfig) -> int:
@@ -121,7 +132,7 @@ def encoding(
     if not denoiser.is_latent:
         return lambda batch: batch
     if not config.cache_latents:
-        return lambda batch: replace(batch, images=denoiser.encode(batch.images))
+        return lambda batch: batch.with_clean(denoiser.encode(batch.clean))
     source = Rows(data, images_used(data, config), config.flip, denoiser.latent_shape)
     assert denoiser.autoencoder is not None
     cached = files.made(

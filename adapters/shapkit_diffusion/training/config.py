@@ -212,6 +212,9 @@ class TrainConfig:
             ``anchor_stride`` timesteps: more than one makes the model sample in steps of that length with the accuracy
             of shorter ones (`stride_velocity`), at the price of as many runs of the anchor.
         anchor_stride: timesteps that these substeps go over; the default is that of 25 sampling steps of 1,000.
+        noises_per_image: noised copies of every image in a batch, each with noise and a timestep of its own; the batch
+            holds ``batch_size`` of them. A region transformer embeds the clean image once for all of its copies, so
+            that its step takes little more than a plain model's. For runs without penalty and paired noise.
         concept_weight: what a pixel counts in the denoising loss, against one of the rest, in regions that a staged
             `ComposedDenoiser` generates given others. Concepts are small, and learn from data what the rest learns from
             an anchor.
@@ -228,7 +231,9 @@ class TrainConfig:
 
     Raises:
         ValueError: for a number out of its range; for an anchor together with paired noise, which would ask for what
-            the model predicts of new noise; or for an anchor's substeps without anchor.
+            the model predicts of new noise; for an anchor's substeps without anchor; or for several noises per image
+            with a penalty, which compares neighbours that are different images, or with paired noise, of which there is
+            one per image.
     """
 
     steps: int
@@ -245,6 +250,7 @@ class TrainConfig:
     anchor: bool = False
     anchor_substeps: int = 1
     anchor_stride: int = 40
+    noises_per_image: int = 1
     concept_weight: float = 1.0
     accumulation: int = 1
     gradient_checkpointing: bool = False
@@ -261,11 +267,28 @@ class TrainConfig:
             )
         if self.anchor_substeps > 1 and not self.anchor:
             raise ValueError(f"anchor_substeps asks for an anchor, got {self.anchor_substeps} without one")
-        for name in ("steps", "save_every", "log_every", "accumulation", "anchor_substeps", "anchor_stride"):
+        for name in (
+            "steps",
+            "save_every",
+            "log_every",
+            "accumulation",
+            "anchor_substeps",
+            "anchor_stride",
+            "noises_per_image",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch_size < 2 or self.batch_size % 2:
             raise ValueError(f"batch_size must be even, since samples are exchanged in pairs, got {self.batch_size}")
+        if self.batch_size % self.noises_per_image:
+            raise ValueError(
+                f"batch_size must be a multiple of noises_per_image, got {self.batch_size} and {self.noises_per_image}"
+            )
+        if self.noises_per_image > 1 and (self.penalty is not None or self.paired is not None):
+            raise ValueError(
+                f"noises_per_image must be 1 with a penalty or paired noise, got {self.noises_per_image}: a penalty "
+                "compares neighbours that are different images, and paired noise is one per image"
+            )
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be 'no' or 'bf16', got {self.precision!r}")
         if not 0 <= self.ema < 1:

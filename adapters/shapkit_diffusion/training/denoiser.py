@@ -92,7 +92,7 @@ def losses(
 
     def predict(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output: Tensor = denoiser(x, batch.timesteps, batch.images)
+            output: Tensor = denoiser(x, batch.timesteps, batch.clean)
         return output.float()
 
     noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
@@ -352,10 +352,11 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(f"train keeps the whole model in every process, and does not run under {kind.value}")
     parts = accelerator.num_processes * config.accumulation
-    if config.batch_size % (2 * parts):
+    together = math.lcm(2, config.noises_per_image)
+    if config.batch_size % (together * parts):
         raise ValueError(
-            f"batch_size must be a multiple of 2 x {accelerator.num_processes} processes x {config.accumulation} "
-            f"micro-batches, got {config.batch_size}"
+            f"batch_size must be a multiple of {together} x {accelerator.num_processes} processes x "
+            f"{config.accumulation} micro-batches, got {config.batch_size}"
         )
     return accelerator
 

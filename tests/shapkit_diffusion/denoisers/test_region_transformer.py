@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions
 from shapkit_diffusion.data.faces import render_faces
+from shapkit_diffusion.denoisers.composed import ComposedDenoiser
 from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser, small_transformer
 from shapkit_diffusion.denoisers.loading import load_denoiser
 from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser, convert
 from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, regenerate, replay, swap, trajectory
+from shapkit_diffusion.training.batches import draw_batch
 from shapkit_diffusion.training.config import TrainConfig
-from shapkit_diffusion.training.denoiser import train
+from shapkit_diffusion.training.denoiser import losses, train
 
 NAMES = ("eyes", "mouth", "rest")
 CHAIN = torch.tensor([[True, False, True], [True, True, True], [False, False, True]])
@@ -279,17 +281,30 @@ def test_wrong_calls(plain: Denoiser, regions: Regions) -> None:
         small_transformer(8, width=18)
 
 
+@pytest.mark.parametrize("composed", [False, True])
+def test_copies_of_an_image_cost_its_tokens_once_and_change_no_loss(plain: Denoiser, composed: bool) -> None:
+    halves = Regions.from_labels((torch.arange(8) >= 4).long()[None, :, None].expand(1, -1, 8), {"mouth": [1]})
+    unet = small_denoiser(8, channels=(8, 8))
+    local = ComposedDenoiser(unet, halves, staged=True) if composed else local_model(plain, halves)
+    config = TrainConfig(steps=1, batch_size=8, noises_per_image=4)
+    batch = draw_batch(render_faces(8, 8), config, local.n_timesteps, 0)
+    assert len(batch.clean) == 2
+    x = local.add_noise(batch.images, batch.noise, batch.timesteps)
+    squares = (local(x, batch.timesteps, batch.images) - local.target(batch.images, batch.noise, batch.timesteps)) ** 2
+    torch.testing.assert_close(losses(local, local, batch, config, None, 0).denoising, squares.mean())
+
+
 def test_training_with_recomputed_activations(tmp_path: Path) -> None:
     """The same numbers as with activations kept, and a model that opens as what it is."""
     faces, size = render_faces(16, 16), 16
     halves = Regions.from_labels((torch.arange(size) >= 8).long()[None, :, None].expand(1, -1, size), {"mouth": [1]})
     config = TrainConfig(steps=4, batch_size=4, save_every=2, log_every=1)
-    losses = []
+    found = []
     for name, checkpointing in (("kept", False), ("recomputed", True)):
         model = RegionDenoiser(filled(small_transformer(size, width=16, depth=2, heads=2)), halves)
         train(model, faces, replace(config, gradient_checkpointing=checkpointing), tmp_path / name)
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        losses.append([json.loads(line)["denoising"] for line in lines])
+        found.append([json.loads(line)["denoising"] for line in lines])
         assert isinstance(load_denoiser(tmp_path / name / "model"), RegionDenoiser)
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert losses[0][-1] < losses[0][0] * 1.5
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[0][-1] < found[0][0] * 1.5

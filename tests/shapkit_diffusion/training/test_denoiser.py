@@ -293,6 +293,37 @@ def test_batches_cover_every_image_once_per_epoch_and_pair_their_timesteps(small
     assert not np.array_equal(images, np.concatenate([to_bytes(batch.images) for batch in second_epoch]))
 
 
+def test_copies_of_an_image_differ_in_noise_and_timestep(small_faces: LabelledImages) -> None:
+    config = replace(QUICK, batch_size=8, noises_per_image=4, flip=True)
+    batches = [draw_batch(small_faces, config, 1000, step) for step in range(20)]  # 2 images each: one epoch of 40
+    assert sorted(number for batch in batches for number in batch.indices[::4].tolist()) == list(range(40))
+    for batch in batches:
+        assert sorted((batch.timesteps * 8 // 1000).tolist()) == list(range(8))  # one per stratum
+        assert len(batch.noise.flatten(1).unique(dim=0)) == 8
+        for rows in (slice(0, 4), slice(4, 8)):
+            assert torch.equal(batch.images[rows], batch.clean[rows.start // 4 : rows.stop // 4].expand(4, -1, -1, -1))
+            for same in (batch.images, batch.labels, batch.indices, batch.mirrored):
+                assert len(same[rows].flatten(1).unique(dim=0)) == 1 if same.ndim > 1 else len(same[rows].unique()) == 1
+        halves = [draw_batch(small_faces, config, 1000, 3, rank=rank, world=2) for rank in range(2)]
+        assert torch.equal(torch.cat([half.images for half in halves]), batches[3].images)
+    assert {bool(batch.mirrored[0]) for batch in batches} == {True, False}
+
+
+def test_several_noises_are_refused_where_each_image_must_have_one() -> None:
+    with pytest.raises(ValueError, match="batch_size must be a multiple of noises_per_image, got 4 and 3"):
+        replace(QUICK, noises_per_image=3)
+    with pytest.raises(ValueError, match="noises_per_image must be 1 with a penalty or paired noise, got 2"):
+        replace(QUICK, noises_per_image=2, penalty=PenaltyConfig())
+    with pytest.raises(ValueError, match="noises_per_image must be at least 1, got 0"):
+        replace(QUICK, noises_per_image=0)
+
+
+def test_a_batch_is_split_between_images(small_faces: LabelledImages, tmp_path: Path) -> None:
+    config = replace(QUICK, batch_size=6, noises_per_image=3, accumulation=2)
+    with pytest.raises(ValueError, match="multiple of 6 x 1 processes x 2 micro-batches, got 6"):
+        train(_tiny(), small_faces, config, tmp_path / "run")
+
+
 def test_processes_share_the_batch_without_splitting_pairs(small_faces: LabelledImages) -> None:
     batch = draw_batch(small_faces, replace(QUICK, batch_size=8), 1000, 0)
     shares = [batch.share(rank, 2) for rank in range(2)]
