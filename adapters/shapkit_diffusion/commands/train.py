@@ -40,6 +40,7 @@ CONCEPT_WEIGHT, ANCHOR_SUBSTEPS = 4.0, 4
 SETTINGS = (
     *("steps", "batch_size", "learning_rate", "warmup", "ema", "seed", "precision", "save_every", "log_every"),
     *("flip", "accumulation", "gradient_checkpointing", "gradient_clip", "sample_every", "cache_latents"),
+    "noises_per_image",
 )
 """What of ``TrainConfig`` is an option of both commands."""
 
@@ -74,6 +75,12 @@ def _add_training(parser: argparse.ArgumentParser, defaults: TrainConfig) -> Non
     add_settings(parser, TrainConfig, defaults, only=SETTINGS)
     parser.add_argument("--constant-rate", action="store_true", help="do not let the learning rate fall to zero")
     parser.add_argument("--out", required=True, help="run folder; must be new unless --resume")
+    parser.add_argument(
+        "--sharded",
+        action="store_true",
+        help="every process keeps its share of the weights and of what training keeps beside them (FSDP2), for models "
+        "too large to be whole in each",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state in --out")
 
 
@@ -122,7 +129,15 @@ def _train(options: argparse.Namespace) -> None:
     model = _new_model(options, size, image_channels, autoencoder)
     if options.architecture == "region":
         model = convert(model, _regions(model, domain.training, options), graph_called(options.graph))
-    trained = train(model, domain.training, config, options.out, resume=options.resume, progress=on_terminal("train"))
+    trained = train(
+        model,
+        domain.training,
+        config,
+        options.out,
+        resume=options.resume,
+        sharded=options.sharded,
+        progress=on_terminal("train"),
+    )
     if PartialState().is_main_process:
         write_samples(trained, user_path(options.out))
 
@@ -230,6 +245,7 @@ def _finetune(options: argparse.Namespace) -> None:
         options.out,
         resume=options.resume,
         teacher=model if anchored else None,
+        sharded=options.sharded,
         progress=on_terminal("fine-tune"),
     )
     if PartialState().is_main_process:

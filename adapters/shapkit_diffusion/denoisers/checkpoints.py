@@ -249,6 +249,66 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     return dict(state)
 
 
+class TensorParts:
+    """Tensors by name in safetensors, in one file or in parts: of each tensor that is in several, rows in their order.
+
+    Args:
+        folder: where they are.
+        name: ``name.safetensors``, or ``name-00000-of-00002.safetensors`` and so on.
+
+    Attributes:
+        shapes: of the whole tensors.
+
+    Raises:
+        ValueError: if a part is missing or damaged, or parts do not fit each other.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        first = min(folder.glob(f"{name}-*-of-*.safetensors"), default=self.path(folder, name, 0, 1))
+        said = first.stem.rsplit("-", 1)[1] if first.stem != name else "1"
+        parts = int(said) if said.isdecimal() else 1
+        self._files = [self._opened(self.path(folder, name, part, parts)) for part in range(parts)]
+        self._pieces: dict[str, list[tuple[int, Any]]] = {}  # by name: the first row of each piece, and its file
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        for path, file in self._files:
+            for key in list(file.keys()):
+                shape, so_far = tuple(file.get_slice(key).get_shape()), self.shapes.get(key)
+                if so_far is not None and (not shape or shape[1:] != so_far[1:]):
+                    raise ValueError(f"{path} is damaged: its rows of {key} do not fit those of the parts before")
+                self._pieces.setdefault(key, []).append((so_far[0] if so_far else 0, file))
+                self.shapes[key] = shape if so_far is None else (so_far[0] + shape[0], *shape[1:])
+
+    @staticmethod
+    def path(folder: Path, name: str, part: int, parts: int) -> Path:
+        """The file of a part."""
+        return folder / (f"{name}.safetensors" if parts == 1 else f"{name}-{part:05d}-of-{parts:05d}.safetensors")
+
+    def rows(self, key: str, wanted: slice | None = None) -> Tensor:
+        """Some rows of a tensor, or all of it; nothing else is read."""
+        if key not in self.shapes:
+            raise ValueError(f"{self._files[0][0]} is damaged: {key} is missing")
+        pieces = self._pieces[key]
+        if wanted is None and len(pieces) == 1:
+            whole: Tensor = pieces[0][1].get_tensor(key)
+            return whole
+        first, stop = (0, self.shapes[key][0]) if wanted is None else (wanted.start, wanted.stop)
+        found = []
+        for start, file in pieces:
+            piece = file.get_slice(key)
+            low, high = max(first - start, 0), min(stop - start, piece.get_shape()[0])
+            if low < high:
+                found.append(piece[low:high])
+        return torch.cat(found) if found else torch.empty(0, *self.shapes[key][1:])
+
+    def _opened(self, path: Path) -> tuple[Path, Any]:
+        if not path.is_file():
+            raise ValueError(f"{path} is missing")
+        try:
+            return path, safe_open(path, framework="pt")
+        except Exception as error:  # SafetensorError is no public name
+            raise ValueError(f"{path} is no readable state dict: {first_line(error)}") from error
+
+
 def _check_uncompressed(path: Path) -> None:
     """Refuse an archive that grows when it is unpacked: torch stores tensors as they are, and a bomb does not."""
     if zipfile.is_zipfile(path):
@@ -266,7 +326,12 @@ def with_counts(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tenso
 
 def check_same_architecture(module: nn.Module, state: dict[str, Tensor], source: str | Path) -> None:
     """Raise a ValueError that names the first difference unless ``state`` holds the weights of ``module``."""
-    _check_shapes(_shapes(module.state_dict()), _shapes(state), source)
+    check_same_shapes(module.state_dict(), _shapes(state), source)
+
+
+def check_same_shapes(state: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]], source: str | Path) -> None:
+    """Raise a ValueError that names the first tensor of ``state`` that has another shape in what was found."""
+    _check_shapes(_shapes(state), found, source)
 
 
 def check_layer_counts(path: Path, config: Mapping[str, Any], n_tensors: int) -> None:

@@ -214,7 +214,7 @@ class Denoiser(nn.Module):
             pooled=self.pooled_embedding,
             class_label=self.class_label,
         )
-        return output[:, : x.shape[1]]  # where the variance is learned, too, the mean comes first
+        return mean_of(output, x.shape[1])
 
     def signal_and_noise(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """The factors of x_t = signal x_0 + sigma noise, each (batch, 1, 1, 1) with the type of ``like``.
@@ -342,6 +342,11 @@ def _is_own(name: str) -> bool:
 
 def _pickles(_: str, names: list[str]) -> list[str]:
     return [name for name in names if Path(name).suffix in PICKLES]
+
+
+def mean_of(output: Tensor, channels: int) -> Tensor:
+    """The mean in a network's output (batch, c, height, width); where the variance is learned, too, it comes first."""
+    return output if output.shape[1] == channels else output[:, :channels]  # no view without need: FSDP warns of them
 
 
 def small_denoiser(

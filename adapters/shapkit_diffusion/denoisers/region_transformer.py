@@ -283,7 +283,7 @@ class RegionDenoiser(Denoiser):
         Regions see those that they look at as they are in ``finished``, where it is given, or else in ``x``.
         """
         output: Tensor = self.network(x, self.schedule.times(timesteps).expand(len(x)), finished).sample
-        return output[:, : x.shape[1]]
+        return denoisers.mean_of(output, x.shape[1])
 
     def stages(self, changed: Tensor | None = None) -> list[denoisers.Stage]:
         """The regions in their order; with ``changed``, those of them alone that depend on it."""
@@ -301,9 +301,9 @@ class RegionDenoiser(Denoiser):
 
         def begin(x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
             kept = network.kept(x, stage)
-            return lambda x, timesteps: network.predicted(x, self.schedule.times(timesteps), stage, kept)[
-                :, : x.shape[1]
-            ]
+            return lambda x, timesteps: denoisers.mean_of(
+                network.predicted(x, self.schedule.times(timesteps), stage, kept), x.shape[1]
+            )
 
         return denoisers.Stage(lambda x, timesteps: begin(x)(x, timesteps), network.where(stage), begin)
 

@@ -62,8 +62,15 @@ class Batch:
         return self._mapped(lambda tensor: tensor.to(device))
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        names = ("images", "labels", "noise", "timesteps", "indices", "mirrored")
-        return replace(self, **{name: change(getattr(self, name)) for name in names})
+        return replace(
+            self,
+            images=change(self.images),
+            labels=change(self.labels),
+            noise=change(self.noise),
+            timesteps=change(self.timesteps),
+            indices=change(self.indices),
+            mirrored=change(self.mirrored),
+        )
 
 
 def draw_batch(

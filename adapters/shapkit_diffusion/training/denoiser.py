@@ -10,6 +10,8 @@ command is the same behind its launcher; a run folder must be one that all proce
         --main_process_port 29500 -m shapkit_diffusion.cli finetune --out runs/eyes ...             # on each of 4 nodes
     ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 -m shapkit_diffusion.cli finetune ...          # 2 CPU processes
 
+A model that is too large to be whole in every process is shared out with ``--sharded`` (FSDP2, `sharding`).
+
 SIGTERM and SIGUSR1 end a run after the step it is in, with its state saved; ``--resume`` goes on from there.
 """
 
@@ -28,7 +30,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, parse_flag_from_env
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
@@ -54,6 +56,7 @@ from shapkit_diffusion.training.log import averaged_samples, figures_of, shared_
 from shapkit_diffusion.training.loop import training
 from shapkit_diffusion.training.paired_noise import pairing
 from shapkit_diffusion.training.row_files import RowFiles
+from shapkit_diffusion.training.sharding import gather_into, sharded_copy, whole
 from shapkit_diffusion.training.state import TrainingState
 
 
@@ -157,6 +160,7 @@ def train(
     resume: bool = False,
     cache: str | Path | None = None,
     teacher: Denoiser | None = None,
+    sharded: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Denoiser:
     """Train ``denoiser`` and leave its averaged weights in ``folder/model``; returns that averaged model.
@@ -175,11 +179,15 @@ def train(
         cache: a folder, which runs may share, for what is computed once of every image (latents, paired noise); by
             default the run folder.
         teacher: the anchor, if ``config.anchor``; by default a copy of ``denoiser`` as the run starts.
+        sharded: each process keeps its share of the weights, moments and averages, of the anchor, and of the saved
+            state, in place of all of them; so it is, too, under a launcher that asks for FSDP. The numbers are the
+            same, up to rounding, and a run may go on with another number of processes, or in one.
         progress: called as ``progress(done, total)`` after every step, in the main process.
 
     Raises:
         ValueError: if the folder exists (or, with ``resume``, holds another run), another process trains in it, the
-            images do not fit the model, or the loss is no longer finite, or a teacher has nothing to teach.
+            images do not fit the model, the loss is no longer finite, a teacher has nothing to teach, or one process
+            is to share the model out.
         TrainingStopped: after SIGTERM or SIGUSR1, when the step is done and the state saved.
     """
     image_shape = tuple(data.rows([0])[0].shape[1:])
@@ -191,6 +199,9 @@ def train(
         _penalty(config.penalty, config.seed)  # refused here, before anything is written
     regions_of = players(data, denoiser, config)
     accelerator = _accelerator(config)
+    sharded = sharded or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if sharded and accelerator.num_processes == 1:
+        raise ValueError("sharded asks for several processes, and this run has one: see accelerate launch or torchrun")
     described = {"training": dataclasses.asdict(config)} | _described(denoiser, data, config, teacher)
     with ExitStack() as held:
         with accelerator.main_process_first():  # it makes the folder and holds it for all, and the others join
@@ -198,7 +209,7 @@ def train(
                 run = held.enter_context(RunFolder.held(folder, described, resume=resume))
             else:
                 run = RunFolder.open(folder, described, resume=True)
-        return _train_in(run, denoiser, data, config, accelerator, cache, teacher, progress, regions_of)
+        return _train_in(run, denoiser, data, config, accelerator, cache, teacher, sharded, progress, regions_of)
 
 
 def _described(denoiser: Denoiser, data: Images, config: TrainConfig, teacher: Denoiser | None) -> dict[str, Any]:
@@ -217,30 +228,40 @@ def _train_in(
     accelerator: Accelerator,
     cache: str | Path | None,
     teacher: Denoiser | None,
+    sharded: bool,
     progress: Callable[[int, int], None] | None,
     regions_of: Callable[[Batch], Regions | None],
 ) -> Denoiser:
-    anchor = None
+    device, anchor = accelerator.device, None
     if config.anchor:
-        anchor = copy.deepcopy(teacher or denoiser).eval().requires_grad_(False).to(accelerator.device)
-    denoiser.to(accelerator.device)
+        anchor = copy.deepcopy(teacher or denoiser).eval().requires_grad_(False)
+        anchor = sharded_copy(anchor, device) if sharded else anchor.to(device)
+    trained = sharded_copy(denoiser, device) if sharded else denoiser.to(device)
     files = RowFiles(run.path, None if cache is None else user_path(cache))
-    encode = encoding(data, denoiser, config, files, accelerator)
-    with_noise = pairing(data, denoiser, config, files, accelerator)
-    optimizer = torch.optim.AdamW(denoiser.parameters(), lr=config.learning_rate)
-    model: Any = accelerator.prepare(denoiser)
-    optimizer = accelerator.prepare(optimizer)
-    average = EMAModel(denoiser.parameters(), decay=config.ema)
-    average.to(accelerator.device)
-    state = TrainingState(denoiser, optimizer, average)
+    encode = encoding(data, trained, config, files, accelerator)
+    with_noise = pairing(data, trained, config, files, accelerator)
+    optimizer: Any = torch.optim.AdamW(trained.parameters(), lr=config.learning_rate)
+    model: Any = trained
+    if not sharded:
+        model, optimizer = accelerator.prepare(model), accelerator.prepare(optimizer)
+    average = EMAModel(trained.parameters(), decay=config.ema)
+    average.to(device)
+    state = TrainingState(trained, optimizer, average)
     taking = _Steps(data, encode, regions_of, with_noise, model, anchor, state)
-    with _training_mode(denoiser, config), training(run, state, config, accelerator, progress) as steps:
+    with _training_mode(trained, config), training(run, state, config, accelerator, progress) as steps:
         for step in steps:
             found = taking.take(step.number, config, accelerator, with_report=step.logged)
             step.figures = partial(found.record, step.done, config, accelerator)
-            if config.sample_every and step.done % config.sample_every == 0 and step.log is not None:
-                step.log.samples(averaged_samples(denoiser, average, config.seed), step.done)
-    average.copy_to(denoiser.parameters())
+            if config.sample_every and step.done % config.sample_every == 0:
+                if sharded:
+                    gather_into(denoiser, average.shadow_params)
+                if step.log is not None:
+                    step.log.samples(averaged_samples(denoiser, None if sharded else average, config.seed), step.done)
+    if sharded:
+        gather_into(denoiser, average.shadow_params)
+        denoiser.eval()
+    else:
+        average.copy_to(denoiser.parameters())
     if accelerator.is_main_process:
         denoiser.save(run.path / "model")
     accelerator.wait_for_everyone()
@@ -321,7 +342,7 @@ class _Steps:
             parts.append(part)
         for group in self.state.optimizer.param_groups:
             group["lr"] = config.rate(step)
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+        norm = whole(accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip))
         self.state.optimizer.step()
         self.state.optimizer.zero_grad()
         self.state.average.step(denoiser.parameters())
@@ -349,8 +370,8 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
     kind = accelerator.distributed_type
-    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ValueError(f"train keeps the whole model in every process, and does not run under {kind.value}")
+    if kind in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(f"train does not run under {kind.value}: it shares a model out by FSDP, see sharded")
     parts = accelerator.num_processes * config.accumulation
     together = math.lcm(2, config.noises_per_image)
     if config.batch_size % (together * parts):

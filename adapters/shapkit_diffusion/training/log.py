@@ -92,19 +92,20 @@ def figures_of(report: LossReport) -> dict[str, Any]:
     return figures
 
 
-def averaged_samples(denoiser: Denoiser, average: EMAModel, seed: int, steps: int = 25) -> Tensor:
+def averaged_samples(denoiser: Denoiser, average: EMAModel | None, seed: int, steps: int = 25) -> Tensor:
     """Images (16, channels, height, width) that the averaged weights make of noise that ``seed`` names.
 
-    The denoiser has its own weights again afterwards.
+    The denoiser has its own weights again afterwards; without ``average`` those that it has are the averaged ones.
     """
-    average.store(denoiser.parameters())
-    average.copy_to(denoiser.parameters())
+    if average is not None:
+        average.store(denoiser.parameters())
+        average.copy_to(denoiser.parameters())
     try:
-        return denoiser.decode(
-            generate(denoiser, draw_noise(denoiser, SAMPLES, seed), min(steps, denoiser.n_timesteps))
-        )
+        noise = draw_noise(denoiser, SAMPLES, seed)
+        return denoiser.decode(generate(denoiser, noise, min(steps, denoiser.n_timesteps)))
     finally:
-        average.restore(denoiser.parameters())
+        if average is not None:
+            average.restore(denoiser.parameters())
 
 
 def image_grid(images: Tensor) -> np.ndarray:

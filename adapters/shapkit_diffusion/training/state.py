@@ -1,7 +1,8 @@
 """Checkpoints of a training run: all that the next step depends on, in safetensors, whole or not at all.
 
 Random numbers are named by seed and step, so there is no generator's state to keep, and a checkpoint does not depend on
-how many processes made it.
+how many processes made it. Of a model in parts (`sharding`) every process writes and reads its own rows; what any
+number of processes wrote, any other number reads.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from shapkit_diffusion.denoisers.checkpoints import check_same_architecture, read_tensors
+from shapkit_diffusion.denoisers.checkpoints import TensorParts, check_same_shapes
 from shapkit_diffusion.runs import read_json, whole_number, write_json
+from shapkit_diffusion.training.sharding import own, own_rows, shared_like
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -43,14 +46,30 @@ class TrainingState(Generic[Network]):
 
         It is written aside and renamed, and the older one goes last, so that a kill at any time leaves a complete one.
         """
+        target = folder / f"step-{step:08d}"
+        partial = target.with_name(target.name + ".partial")
         if accelerator.is_main_process:
-            self._write(folder / f"step-{step:08d}", step)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        shared_out = any(isinstance(weight, DTensor) for weight in self.model.parameters())
+        part, parts = (accelerator.process_index, accelerator.num_processes) if shared_out else (0, 1)
+        if shared_out:
+            accelerator.wait_for_everyone()  # the folder is there
+        if shared_out or accelerator.is_main_process:
+            self._write(partial, part, parts)
+        if shared_out:
+            accelerator.wait_for_everyone()  # all parts are
+        if accelerator.is_main_process:
+            write_json(partial / "state.json", {"step": step, "average_steps": self.average.optimization_step})
+            older = [path for path in target.parent.iterdir() if path not in (partial, target)]
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            for path in older:
+                shutil.rmtree(path, ignore_errors=True)
         accelerator.wait_for_everyone()
 
-    def _write(self, target: Path, step: int) -> None:
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    def _write(self, folder: Path, part: int, parts: int) -> None:
+        """Write the rows that this process has; of what is not shared out, all in the first part."""
         moments = {
             f"{number}.{name}": torch.as_tensor(value)
             for number, entry in self.optimizer.state_dict()["state"].items()
@@ -58,14 +77,12 @@ class TrainingState(Generic[Network]):
         }
         shadows = {f"{number}": shadow for number, shadow in enumerate(self.average.shadow_params)}
         for name, tensors in (("weights", self.model.state_dict()), ("optimizer", moments), ("average", shadows)):
-            save_file({key: value.contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
-        state = {"step": step, "average_steps": self.average.optimization_step}
-        write_json(partial / "state.json", state)
-        older = [path for path in target.parent.iterdir() if path not in (partial, target)]
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        for path in older:
-            shutil.rmtree(path, ignore_errors=True)
+            rows = {
+                key: own(value).contiguous()
+                for key, value in tensors.items()
+                if part == 0 or isinstance(value, DTensor)
+            }
+            save_file(rows, TensorParts.path(folder, name, part, parts))
 
     def load(self, folder: Path, accelerator: Accelerator) -> int:
         """Fill everything from the last checkpoint; returns the step to go on with, 0 where there is none.
@@ -87,17 +104,24 @@ class TrainingState(Generic[Network]):
         return step
 
     def _read(self, source: Path) -> None:
-        weights = read_tensors(source / "weights.safetensors")
-        check_same_architecture(self.model, weights, source)
-        self.model.load_state_dict(weights)
+        weights, moments, shadows = (TensorParts(source, name) for name in ("weights", "optimizer", "average"))
+        state = self.model.state_dict()
+        check_same_shapes(state, weights.shapes, source)
+        with torch.no_grad():
+            for name, value in state.items():
+                own(value).copy_(weights.rows(name, own_rows(value) if value.ndim else None))
+            for number, shadow in enumerate(self.average.shadow_params):
+                own(shadow).copy_(shadows.rows(f"{number}", own_rows(shadow) if shadow.ndim else None))
+        parameters = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         entries: dict[int, dict[str, Tensor]] = {}
-        for key, value in read_tensors(source / "optimizer.safetensors").items():
-            parameter, name = key.split(".", 1)
-            entries.setdefault(int(parameter), {})[name] = value
+        for key, shape in moments.shapes.items():
+            index, name = key.split(".", 1)
+            number = int(index)
+            of = parameters[number]
+            alike = bool(shape) and shape == tuple(of.shape)  # a moment; else a count of steps
+            value = shared_like(moments.rows(key, own_rows(of)), of) if alike else moments.rows(key)
+            entries.setdefault(number, {})[name] = value
         self.optimizer.load_state_dict({"state": entries, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        shadows = read_tensors(source / "average.safetensors")
-        for number, shadow in enumerate(self.average.shadow_params):
-            shadow.copy_(shadows[f"{number}"])
 
 
 def _read_counts(path: Path) -> tuple[int, int]:

@@ -32,8 +32,16 @@ from diffusers import (
 )
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from shapkit_diffusion.denoisers.checkpoints import HUB_FILES, SCHEDULE, WEIGHTS, load_module, load_schedule
+from shapkit_diffusion.denoisers.checkpoints import (
+    HUB_FILES,
+    SCHEDULE,
+    WEIGHTS,
+    TensorParts,
+    load_module,
+    load_schedule,
+)
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.loading import load_denoiser
 from shapkit_diffusion.denoisers.schedules import schedule_of
@@ -314,3 +322,39 @@ def test_only_what_is_read_is_fetched() -> None:
         "run.py",
     ]
     assert list(filter_repo_objects(wanted + unwanted, allow_patterns=list(HUB_FILES))) == wanted
+
+
+def _written_in_parts(folder: Path) -> Tensor:
+    whole = torch.arange(10.0).reshape(5, 2)
+    save_file({"a": whole[:3].contiguous(), "count": torch.tensor(7.0)}, folder / "weights-00000-of-00003.safetensors")
+    save_file({"a": whole[3:].contiguous()}, folder / "weights-00001-of-00003.safetensors")
+    save_file({"a": whole[5:].contiguous()}, folder / "weights-00002-of-00003.safetensors")
+    return whole
+
+
+def test_rows_of_tensors_in_parts(tmp_path: Path) -> None:
+    whole = _written_in_parts(tmp_path)
+    parts = TensorParts(tmp_path, "weights")
+    assert parts.shapes == {"a": (5, 2), "count": ()}
+    assert torch.equal(parts.rows("a"), whole) and float(parts.rows("count")) == 7
+    for first in range(6):
+        for stop in range(first, 6):
+            assert torch.equal(parts.rows("a", slice(first, stop)), whole[first:stop])
+
+
+def test_parts_that_are_missing_or_do_not_fit(tmp_path: Path) -> None:
+    _written_in_parts(tmp_path)
+    with pytest.raises(ValueError, match=r"weights-00000-of-00003\.safetensors is damaged: b is missing"):
+        TensorParts(tmp_path, "weights").rows("b")
+    last = tmp_path / "weights-00002-of-00003.safetensors"
+    save_file({"a": torch.zeros(1, 3)}, last)
+    with pytest.raises(ValueError, match=r"-00002-of-00003\.safetensors is damaged: its rows of a do not fit"):
+        TensorParts(tmp_path, "weights")
+    last.write_bytes(b"no tensors")
+    with pytest.raises(ValueError, match=r"-00002-of-00003\.safetensors is no readable state dict"):
+        TensorParts(tmp_path, "weights")
+    last.unlink()
+    with pytest.raises(ValueError, match=r"-00002-of-00003\.safetensors is missing"):
+        TensorParts(tmp_path, "weights")
+    with pytest.raises(ValueError, match=r"average\.safetensors is missing"):
+        TensorParts(tmp_path, "average")

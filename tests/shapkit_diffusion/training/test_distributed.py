@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -15,12 +17,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from shapkit.differentiable import Regions
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
-from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.denoisers.denoiser import small_denoiser, small_transformer
 from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig
 from shapkit_diffusion.training.denoiser import train
 from shapkit_diffusion.training.stop_signals import EXIT_STOPPED
@@ -42,7 +46,8 @@ from accelerate import PartialState
 from shapkit_diffusion.data import render_faces
 from shapkit.differentiable import Regions
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
-from shapkit_diffusion.denoisers.denoiser import small_denoiser
+from shapkit_diffusion.denoisers.denoiser import small_denoiser, small_transformer
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.training.stop_signals import EXIT_STOPPED, TrainingStopped
 from shapkit_diffusion.training.denoiser import train
 
@@ -66,10 +71,13 @@ class Signalled:
 
 resume = (folder / "config.json").is_file()
 denoiser = small_denoiser(size=32, channels=(8, 8, 16), seed=2)
-if staged:
-    denoiser = ComposedDenoiser(denoiser, Regions.grid(1, 2, 32, 32), [[True, False], [True, True]], staged=True)
+halves, order = Regions.grid(1, 2, 32, 32), torch.tensor([[True, False], [True, True]])
+if kind == "staged":
+    denoiser = ComposedDenoiser(denoiser, halves, order, staged=True)
+elif kind == "region":
+    denoiser = RegionDenoiser(small_transformer(32, width=16, depth=2, patch=4, seed=2), halves, order)
 try:
-    train(denoiser, Signalled(), config, folder, resume=resume)
+    train(denoiser, Signalled(), config, folder, resume=resume, sharded=sharded)
 except TrainingStopped as stopped:
     assert PartialState().num_processes == 2
     (folder / f"stopped-{rank}").write_text(str(stopped))
@@ -92,19 +100,27 @@ def in_two(
     config: TrainConfig,
     stop_at: int = 0,
     *,
-    staged: bool = False,
+    count: int = 2,
+    kind: str = "unet",
+    sharded: bool = False,
+    launcher: Mapping[str, str] | None = None,
 ) -> set[Any]:
-    """The exit statuses of two processes that find each other as a launcher's do."""
+    """The exit statuses of two processes that find each other as a launcher's do, or of so many."""
     script.write_text(SCRIPT)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     started = []
-    for rank in ("0", "1"):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1"}
+    for rank in map(str, range(count)):
+        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        environment |= {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "ACCELERATE_USE_CPU": "1",
+            **(launcher or {}),
+        }
         given = {"environment": environment, "folder": folder, "config": config, "stop_at": stop_at}
-        given["staged"] = staged
+        given |= {"kind": kind, "sharded": sharded}
         process = processes.Process(target=runpy.run_path, args=(str(script), given), daemon=True)
         process.start()
         started.append(process)
@@ -141,7 +157,7 @@ def test_two_processes_train_a_staged_model(processes: ForkServerContext, tmp_pa
     plain, order = small_denoiser(size=32, channels=(8, 8, 16), seed=2), torch.tensor([[True, False], [True, True]])
     staged = ComposedDenoiser(plain, Regions.grid(1, 2, 32, 32), order, staged=True)
     train(staged, render_faces(24, 32, seed=9), config, tmp_path / "one")
-    assert in_two(processes, tmp_path / "script.py", tmp_path / "two", config, staged=True) == {0}
+    assert in_two(processes, tmp_path / "script.py", tmp_path / "two", config, kind="staged") == {0}
     check_same(tmp_path / "two", tmp_path / "one")
 
 
@@ -166,6 +182,56 @@ def test_a_signal_to_one_of_two_processes_stops_both_and_resuming_gives_the_same
     assert in_two(processes, script, folder, CONFIG) == {0}
     check_same(folder, whole, exactly=True)
     check_same(folder, one)
+
+
+def test_a_model_in_parts_trains_as_a_whole_one_and_goes_on_in_one_process(
+    processes: ForkServerContext, one: Path, tmp_path: Path
+) -> None:
+    """FSDP2: stopped and resumed in two processes, then stopped there and ended in one, from rows of both."""
+    script, folder = tmp_path / "script.py", tmp_path / "run"
+    assert in_two(processes, script, folder, CONFIG, stop_at=1, sharded=True) == {EXIT_STOPPED}
+    saved = folder / "state" / "step-00000001"
+    parts = [load_file(saved / f"weights-0000{rank}-of-00002.safetensors") for rank in (0, 1)]
+    sizes = [sum(value.numel() for value in part.values()) for part in parts]
+    total = sum(weight.numel() for weight in small_denoiser(size=32, channels=(8, 8, 16), seed=2).parameters())
+    assert sum(sizes) == total and max(sizes) < 0.55 * total
+    assert in_two(processes, script, folder, CONFIG, stop_at=2, sharded=True) == {EXIT_STOPPED}
+    alone = tmp_path / "alone"
+    shutil.copytree(folder, alone)
+    assert in_two(processes, script, folder, CONFIG, sharded=True) == {0}
+    check_same(folder, one)
+    assert in_two(processes, script, alone, CONFIG, count=1) == {0}
+    check_same(alone, one)
+
+
+def test_what_began_whole_goes_on_in_parts(processes: ForkServerContext, tmp_path: Path) -> None:
+    """As a launcher asks for it (FSDP), with an anchor that is in parts as well, and samples that all draw together."""
+    config = replace(CONFIG, anchor=True, sample_every=2, accumulation=2)
+    script = tmp_path / "script.py"
+    expected = tmp_path / "expected"
+    train(small_denoiser(size=32, channels=(8, 8, 16), seed=2), render_faces(24, 32, seed=9), config, expected)
+    stopping = in_two(processes, script, tmp_path / "two", config, stop_at=2)
+    assert stopping == {EXIT_STOPPED}  # whole in each process, in one file
+    launcher = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    assert in_two(processes, script, tmp_path / "two", config, launcher=launcher) == {0}
+    check_same(tmp_path / "two", expected)
+    pictures = [sorted(path.name for path in (run / "samples").iterdir()) for run in (tmp_path / "two", expected)]
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 2
+
+
+def test_a_region_transformer_in_parts(processes: ForkServerContext, tmp_path: Path) -> None:
+    config = replace(CONFIG, penalty=None, noises_per_image=2)
+    halves, order = Regions.grid(1, 2, 32, 32), torch.tensor([[True, False], [True, True]])
+    model = RegionDenoiser(small_transformer(32, width=16, depth=2, patch=4, seed=2), halves, order)
+    train(model, render_faces(24, 32, seed=9), config, tmp_path / "one")
+    for name, sharded in (("whole", False), ("parts", True)):
+        assert in_two(processes, tmp_path / "script.py", tmp_path / name, config, kind="region", sharded=sharded) == {0}
+        check_same(tmp_path / name, tmp_path / "one")
+
+
+def test_one_process_has_nobody_to_share_a_model_with(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sharded asks for several processes, and this run has one"):
+        train(small_denoiser(size=16, channels=(8,)), render_faces(8, 16), CONFIG, tmp_path / "run", sharded=True)
 
 
 def test_the_command_runs_behind_a_launcher(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two gloo processes under DistributedDataParallel against one process on the same global batch."""
+"""Two gloo processes, under DistributedDataParallel and FSDP2, against one process on the same global batch."""
 
 import subprocess
 import sys
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from shapkit.differentiable import DummyPlayerPenalty, Regions
@@ -14,12 +16,17 @@ REGIONS = Regions.from_labels(torch.tensor([[[0, 0, 1, 1]] * 2 + [[2, 2, 1, 1]] 
 X = torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
-def gradients(rank: int, world: int, estimator: str) -> dict[str, Tensor]:
+def gradients(rank: int, world: int, estimator: str, wrapper: str = "none") -> dict[str, Tensor]:
     """The penalty and its gradient, of this process's rows, averaged over the processes."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.SiLU(), nn.Conv2d(4, 2, 3, padding=1))
-    network: nn.Module = DistributedDataParallel(plain) if world > 1 else plain
+    network: nn.Module = plain
+    if wrapper == "data parallel":
+        network = DistributedDataParallel(plain)
+    elif wrapper == "in parts":
+        fully_shard(plain[0])
+        network = fully_shard(plain)
     size = len(X) // world
     rows = X[rank * size : (rank + 1) * size]
     loss = DummyPlayerPenalty(estimator, samples=2)(network, rows, REGIONS, step=5, first_index=rank * size)
@@ -27,13 +34,18 @@ def gradients(rank: int, world: int, estimator: str) -> dict[str, Tensor]:
     total = loss.detach().clone()
     if world > 1:
         torch.distributed.all_reduce(total)
-    return {"loss": total / world, "gradient": torch.cat([p.grad.flatten() for p in plain.parameters()])}
+    whole = [g.full_tensor() if isinstance(g := p.grad, DTensor) else g for p in plain.parameters()]
+    return {"loss": total / world, "gradient": torch.cat([gradient.flatten() for gradient in whole])}
 
 
 def main() -> None:
     rank, store, found = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    results = {estimator: gradients(rank, 2, estimator) for estimator in ("grand", "present", "exact", "shared")}
+    results = {
+        (estimator, wrapper): gradients(rank, 2, estimator, wrapper)
+        for estimator in ("grand", "present", "exact", "shared")
+        for wrapper in ("data parallel", "in parts")
+    }
     if rank == 0:
         torch.save(results, found)
     torch.distributed.destroy_process_group()
@@ -48,11 +60,13 @@ def test_two_processes_give_the_gradient_of_one(tmp_path: Path) -> None:
     finally:
         for process in processes:
             process.kill()
-    for estimator, measured in torch.load(found).items():
+    measurements = torch.load(found)
+    assert len(measurements) == 8
+    for (estimator, wrapper), measured in measurements.items():
         alone = gradients(0, 1, estimator)
         for name, expected in alone.items():
             assert float(expected.norm()) > 0
-            assert float((measured[name] - expected).norm() / expected.norm()) < 1e-6, (estimator, name)
+            assert float((measured[name] - expected).norm() / expected.norm()) < 1e-6, (estimator, wrapper, name)
 
 
 if __name__ == "__main__":
