@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from shapkit_diffusion.data.labelled import Images, LabelledImages
+from shapkit_diffusion.data.shards import ImageShards
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
@@ -98,6 +99,8 @@ def digits_of_data(data: Images, count: int) -> dict[str, str]:
     Every pixel counts of data in memory. Of files, the pixels of `LOOKED_AT` images and the sizes of all files do.
     """
     images, labels = hashlib.sha256(), hashlib.sha256()
+    if isinstance(data, ImageShards):
+        images.update(repr([path.stat().st_size for path in data.shard_paths]).encode())
     rows = np.arange(count)
     if not isinstance(data, LabelledImages):
         rows = np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).round().astype(int))

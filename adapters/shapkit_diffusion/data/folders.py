@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,14 @@ IMAGE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 Bytes = NDArray[np.uint8]
+
+
+class StoredPicture(Protocol):
+    """A picture that is no file of its own; its text names it."""
+
+    def open(self) -> BinaryIO:
+        """Its bytes."""
+        ...
 
 
 class Rows(Protocol):
@@ -80,19 +88,8 @@ class ImageFolder:
         return stack_rows(self._row, indices, self.channels, self.size)
 
     def _row(self, index: int) -> tuple[Bytes, Bytes]:
-        image_path, label_path = self.image_paths[index], self.label_paths[index]
-        image = decode_picture(image_path, IMAGE_MODES, self.max_pixels)
-        label_map = decode_picture(label_path, ("L", "P"), self.max_pixels)
-        _check_same_size(label_path, _size_of(label_map), image_path, _size_of(image))
-        return image_bytes(image, self.channels, self.size), self._labels(label_map, label_path)
-
-    def _labels(self, label_map: Image.Image, path: Path) -> Bytes:
-        # Before resizing, which may skip the pixel that is wrong.
-        highest = int(np.asarray(label_map).max())
-        if highest >= len(self.label_names):
-            last = len(self.label_names) - 1
-            raise ValueError(f"{path} holds the label {highest}, but names exist for 0 to {last}")
-        return np.asarray(resized_nearest(label_map, self.size))
+        image, label_map = self.image_paths[index], self.label_paths[index]
+        return paired_row(image, label_map, self.label_names, self.size, self.channels, self.max_pixels)
 
 
 def open_folder(
@@ -141,7 +138,7 @@ def open_folder(
     """
     images, labels = user_path(images), user_path(labels)
     check_channels(channels)
-    names = _checked_names(label_names, "label_names") if label_names is not None else _names_in(labels)
+    names = checked_names(label_names, "label_names") if label_names is not None else names_in(labels)
     image_paths = files_by_stem(images, IMAGE_SUFFIXES)
     label_paths = files_by_stem(labels, (".png",))
     for stem, path in image_paths.items():
@@ -189,8 +186,7 @@ def write_folder(pairs: Rows, folder: str | Path, rows_at_once: int = 64) -> Non
     for start in range(0, len(pairs), rows_at_once):
         numbers = range(start, min(start + rows_at_once, len(pairs)))
         for number, image, label_map in zip(numbers, *pairs.rows(numbers), strict=True):
-            pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, -1)
-            Image.fromarray(pixels).save(images / f"{number:06d}.png")
+            picture_of(image).save(images / f"{number:06d}.png")
             Image.fromarray(label_map).save(labels / f"{number:06d}.png")
     (labels / LABELS_FILE).write_text(json.dumps(list(pairs.label_names)), encoding="utf-8")
 
@@ -206,7 +202,35 @@ def stack_rows(
     return images, labels
 
 
-def header_size(path: Path, max_pixels: int) -> tuple[int, int]:
+def paired_row(
+    image_path: Path | StoredPicture,
+    label_path: Path | StoredPicture,
+    label_names: Sequence[str],
+    size: tuple[int, int],
+    channels: int,
+    max_pixels: int,
+) -> tuple[Bytes, Bytes]:
+    """An image, uint8 (channels, height, width), and its label map, uint8 (height, width), decoded and resized.
+
+    Raises:
+        ValueError: if one cannot be decoded, they differ in size, or the map holds a value that has no name.
+    """
+    image = decode_picture(image_path, IMAGE_MODES, max_pixels)
+    label_map = decode_picture(label_path, ("L", "P"), max_pixels)
+    _check_same_size(label_path, _size_of(label_map), image_path, _size_of(image))
+    highest = int(np.asarray(label_map).max())  # before resizing, which may skip the pixel that is wrong
+    if highest >= len(label_names):
+        last = len(label_names) - 1
+        raise ValueError(f"{label_path} holds the label {highest}, but names exist for 0 to {last}")
+    return image_bytes(image, channels, size), np.asarray(resized_nearest(label_map, size))
+
+
+def picture_of(image: Bytes) -> Image.Image:
+    """An image of bytes (channels, height, width) as Pillow has it."""
+    return Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, -1))
+
+
+def header_size(path: Path | StoredPicture, max_pixels: int) -> tuple[int, int]:
     """Height and width of a picture, from its header.
 
     Raises:
@@ -216,7 +240,7 @@ def header_size(path: Path, max_pixels: int) -> tuple[int, int]:
         return _size_of(picture)
 
 
-def decode_picture(path: Path, modes: Collection[str], max_pixels: int) -> Image.Image:
+def decode_picture(path: Path | StoredPicture, modes: Collection[str], max_pixels: int) -> Image.Image:
     """A picture of one of the given Pillow modes, decoded once its header has passed the checks.
 
     Raises:
@@ -275,11 +299,11 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
 
 
-def _opened(path: Path, max_pixels: int) -> Image.Image:
+def _opened(path: Path | StoredPicture, max_pixels: int) -> Image.Image:
     with _naming(path), warnings.catch_warnings():
         # max_pixels is the limit, and says so in one line.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        picture = Image.open(path, formats=_FORMATS)
+        picture = Image.open(path if isinstance(path, Path) else path.open(), formats=_FORMATS)
     width, height = picture.size
     if width * height > max_pixels:
         picture.close()
@@ -288,7 +312,7 @@ def _opened(path: Path, max_pixels: int) -> Image.Image:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: Path | StoredPicture) -> Iterator[None]:
     """Report what Pillow raises on a bad file as a ValueError that names the file."""
     try:
         yield
@@ -306,7 +330,12 @@ def _size_of(picture: Image.Image) -> tuple[int, int]:
     return picture.height, picture.width
 
 
-def _check_same_size(label_path: Path, label_size: tuple[int, int], image_path: Path, size: tuple[int, int]) -> None:
+def _check_same_size(
+    label_path: Path | StoredPicture,
+    label_size: tuple[int, int],
+    image_path: Path | StoredPicture,
+    size: tuple[int, int],
+) -> None:
     if label_size != size:
         raise ValueError(
             f"{label_path} has {label_size[1]} x {label_size[0]} pixels, but its image {image_path} has "
@@ -346,7 +375,8 @@ def files_by_stem(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     return found
 
 
-def _names_in(folder: Path) -> tuple[str, ...]:
+def names_in(folder: Path) -> tuple[str, ...]:
+    """The label names that ``labels.json`` in a folder lists; a ValueError if there is none, or it is damaged."""
     path = folder / LABELS_FILE
     if not path.is_file():
         raise ValueError(f"there is no {path}, so label_names must be given")
@@ -354,10 +384,11 @@ def _names_in(folder: Path) -> tuple[str, ...]:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no readable JSON: {error}") from error
-    return _checked_names(names, path)
+    return checked_names(names, path)
 
 
-def _checked_names(names: object, source: object) -> tuple[str, ...]:
+def checked_names(names: object, source: object) -> tuple[str, ...]:
+    """The names, if they are a list of 1 to 256 different ones; a ValueError that names their source otherwise."""
     whole = isinstance(names, list | tuple) and all(isinstance(name, str) and name for name in names)
     if not isinstance(names, list | tuple) or not whole or not 1 <= len(set(names)) == len(names) <= 256:
         raise ValueError(f"{source} must be a list of 1 to 256 different names")

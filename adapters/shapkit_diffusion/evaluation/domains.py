@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shapkit.differentiable import Regions
-from shapkit_diffusion.data import lfw_photographs, open_celebamask, open_folder, render_faces
+from shapkit_diffusion.data import lfw_photographs, open_celebamask, open_folder, open_shards, render_faces
 from shapkit_diffusion.data.labelled import Images, LabelledImages, concept_labels
 from shapkit_diffusion.evaluation.realism import Extractor, pixel_features
 from shapkit_diffusion.segmentation.label_maps import open_parser
@@ -73,7 +73,7 @@ def open_domain(spec: str, size: int = 32, count: int = 16384, *, parser: str | 
     """The domain that ``spec`` names.
 
     Args:
-        spec: ``faces``, ``photographs``, ``celebamask:FOLDER`` or ``folder:IMAGES:LABELS``.
+        spec: ``faces``, ``photographs``, ``celebamask:FOLDER``, ``folder:IMAGES:LABELS`` or ``shards:FOLDER``.
         size: height and width in pixels, for the kinds that come in any size.
         count: how many faces to render for training.
         parser: what gives generated images their label maps: ``small``, ``bisenet:FILE`` or ``segformer:FOLDER``, its
@@ -105,7 +105,12 @@ def _opened(spec: str, size: int, count: int) -> Domain:
         image_folder, _, label_folder = path.partition(":")
         folder = open_folder(image_folder, label_folder, size=size)
         return _aligned(spec, folder, _first_rows(folder, 1000))
-    raise ValueError(f"data must be faces, photographs, celebamask:FOLDER or folder:IMAGES:LABELS, got {spec!r}")
+    if kind == "shards" and path:
+        shards = open_shards(path, size=size)
+        return _aligned(spec, shards, _first_rows(shards, 1000))
+    raise ValueError(
+        f"data must be faces, photographs, celebamask:FOLDER, folder:IMAGES:LABELS or shards:FOLDER, got {spec!r}"
+    )
 
 
 def _faces(size: int, count: int) -> Domain:
