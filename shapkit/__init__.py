@@ -24,6 +24,7 @@ from shapkit.games.game import Game, table_game
 from shapkit.games.image_game import image_game, image_segments
 from shapkit.games.loss_game import loss_game
 from shapkit.games.model_game import model_game
+from shapkit.games.per_worker import PerWorker
 from shapkit.games.text_game import text_game
 from shapkit.orders import Hierarchy, Precedence, Weights
 from shapkit.transforms import moebius_transform, zeta_transform
@@ -42,6 +43,7 @@ __all__ = [
     "Hierarchy",
     "InfluenceGraph",
     "NearestRows",
+    "PerWorker",
     "Precedence",
     "RelativeError",
     "RestartingExecutor",

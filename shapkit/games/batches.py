@@ -35,7 +35,9 @@ Batches: TypeAlias = Generator[tuple[int, Payoffs], None, None]
 _Error = TypeVar("_Error", bound=Exception)
 
 _MOMENT = 0.05  # seconds
-_BATCHES_IN_FLIGHT = 256  # submitted and not yet collected
+_BATCHES_IN_FLIGHT = 256  # submitted and not yet collected; at least, and as many as the next allows
+_ELEMENTS_IN_FLIGHT = 2**26  # payoffs that workers may have ready: a thousand of them are to have enough to do
+_MOST_BATCHES_IN_FLIGHT = 2**12
 
 _UNSENT = (pickle.PicklingError, AttributeError, TypeError)  # what pickling raises
 
@@ -76,9 +78,10 @@ def evaluated_in_workers(
     pending: dict[int, Future[Payoffs]] = {}
     failures: dict[int, BaseException] = {}
     waiting = deque(starts)
+    at_once = _BATCHES_IN_FLIGHT
     try:
         while waiting or pending:
-            room = bool(waiting) and len(pending) < _BATCHES_IN_FLIGHT
+            room = bool(waiting) and len(pending) < at_once
             if room:
                 start = waiting.popleft()
                 pending[start] = _submitted(executor, value, rows[start : start + starts.step])
@@ -90,7 +93,10 @@ def evaluated_in_workers(
                 continue
             error = pending[start].exception()
             if error is None:
-                yield start, pending.pop(start).result()
+                payoffs = pending.pop(start).result()
+                fitting = min(_ELEMENTS_IN_FLIGHT // max(1, np.size(payoffs)), _MOST_BATCHES_IN_FLIGHT)
+                at_once = max(_BATCHES_IN_FLIGHT, fitting)
+                yield start, payoffs
                 continue
             del pending[start]
             failures[start] = error

@@ -58,8 +58,8 @@ class Game:
             evaluated again, nor is one evaluated twice in a call. Without it nothing is looked up.
         executor: any `concurrent.futures.Executor`, of threads, processes, Dask's `client.get_executor()` or
             mpi4py's, evaluates the batches; the numbers are the same for any number of workers. Other
-            processes must be able to unpickle `value`, which is sent with each batch: have it load what is
-            large where it runs. Copies of the game share it, pickled ones have none.
+            processes must be able to unpickle `value`, which is sent with each batch; what is large is better
+            made by each worker, see `PerWorker`. Copies of the game share it, pickled ones have none.
         check_finite: whether NaN and infinity are refused.
 
     Attributes:

@@ -650,7 +650,9 @@ def test_an_earlier_error_is_waited_for_while_later_batches_are_let_go():
         Game(value, 3, batch_size=1, executor=pool)(ALL_OF_THREE[[1, 4] + 2_000 * [0]])
 
 
-def test_batches_in_flight_are_bounded(monkeypatch):
+@pytest.mark.parametrize(("elements", "most"), [(10, 10), (90, 45)])  # payoffs of two numbers each
+def test_batches_in_flight_are_bounded(elements, most, monkeypatch):
+    """By a number, and beyond it by the payoffs that may be waiting."""
     in_flight = []
 
     class Counting(ThreadPoolExecutor):
@@ -662,12 +664,17 @@ def test_batches_in_flight_are_bounded(monkeypatch):
             futures.append(future)
             return future
 
+    def slow_table(coalitions):
+        time.sleep(0.002)
+        return table_game(TABLE).value(coalitions)
+
     futures = []
     monkeypatch.setattr("shapkit.games.batches._BATCHES_IN_FLIGHT", 10)
+    monkeypatch.setattr("shapkit.games.batches._ELEMENTS_IN_FLIGHT", elements)
     rows = members_of_masks(np.arange(100), 7)
     with Counting(1) as pool:
-        np.testing.assert_array_equal(Game(table_game(TABLE).value, 7, batch_size=1, executor=pool)(rows), TABLE[:100])
-    assert len(futures) == 100 and max(in_flight) < 10
+        np.testing.assert_array_equal(Game(slow_table, 7, batch_size=1, executor=pool)(rows), TABLE[:100])
+    assert len(futures) == 100 and most - 10 < max(in_flight) < most
 
 
 def test_an_interrupt_in_the_value_function_keeps_what_was_done():
