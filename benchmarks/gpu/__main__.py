@@ -10,6 +10,7 @@ it: a run that is cut off has lost nothing but what it was at. A step whose file
     correctness   equal to the CPU: penalty, composition, region transformer, Shapley values, noise; low precision;
                   ``torch.compile``; no waiting of the host for the device
     cost          a training step with the penalty over one without, and of region transformers over plain ones
+    attention     one attention of a region transformer: dense mask, blocks, FlexAttention, against the plain one
     generation    images per second, plain and region transformer; what an edit takes of an image
     games         coalitions per second through ``Game``, beside the bare model
     training      `benchmarks.locality.region_transformer` with batches of a size that keeps a GPU busy

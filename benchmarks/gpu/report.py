@@ -7,7 +7,13 @@ from typing import Any
 
 def report(results: dict[str, Any]) -> str:
     """All steps, one after the other, as far as they got."""
-    parts = {"correctness": _correctness, "cost": _cost, "generation": _generation, "games": _games}
+    parts = {
+        "correctness": _correctness,
+        "cost": _cost,
+        "attention": _attention,
+        "generation": _generation,
+        "games": _games,
+    }
     lines = [results["machine"]]
     for name, step in results["steps"].items():
         if name in parts:
@@ -39,6 +45,21 @@ def _cost(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"{row['network']}, batch {row['batch']}, {row['form']}: {1e3 * row['seconds']:.1f} ms a step "
             f"({row['ratio']:.2f} plain steps{memory})"
+        )
+    return lines
+
+
+def _attention(rows: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for row in rows:
+        what = f"{row['tokens']:,} tokens, batch {row['batch']}, {row['form']}"
+        if "error" in row:
+            lines.append(f"{what}: not run: {row['error']}")
+            continue
+        apart = "" if row["difference"] is None else f"; {row['difference']:.0e} from the dense mask"
+        lines.append(
+            f"{what}: {1e3 * row['seconds']:.2f} ms ({row['ratio']:.2f} of the plain one, for {row['pairs']:.2f} of "
+            f"its products{apart})"
         )
     return lines
 

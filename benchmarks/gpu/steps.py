@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks.machine import machine
 from benchmarks.speed.penalty_cost import Ddpm, seconds_of, stripes
 from shapkit.differentiable import Composition, DummyPlayerPenalty, Regions, star
+from shapkit.differentiable.attention import Stage, TokenGraph
 from shapkit.differentiable.penalty.absence import Fill
 from shapkit.differentiable.penalty.comparisons import Estimator
 from shapkit.differentiable.penalty.values import exact_values, sampled_values
@@ -367,9 +369,9 @@ def _cost_of(
     x, target = torch.randn(2, batch, *model.shape, device=device)
     timesteps = torch.randint(0, 1000, (batch // 2,), device=device).repeat_interleave(2)
 
-    def step(penalty: DummyPlayerPenalty | None, regions: Regions | None, number: int = 0) -> None:
+    def step(penalty: DummyPlayerPenalty | None, regions: Regions | None, number: int = 0, noises: int = 1) -> None:
         def run(x: Tensor) -> Tensor:
-            output: Tensor = network(x, timesteps, target) if model.regions else network(x, timesteps)
+            output: Tensor = network(x, timesteps, target[::noises]) if model.regions else network(x, timesteps)
             return output if isinstance(output, Tensor) else output.sample
 
         with torch.autocast(device.type, torch.bfloat16):
@@ -381,16 +383,20 @@ def _cost_of(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def measured(form: str, penalty: DummyPlayerPenalty | None, regions: Regions | None) -> tuple[float, float | None]:
-        step(penalty, regions)
+    def measured(
+        penalty: DummyPlayerPenalty | None, regions: Regions | None, noises: int = 1
+    ) -> tuple[float, float | None]:
+        step(penalty, regions, noises=noises)
         if device.type == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats(device)
-        times = [seconds_of(lambda turn=turn: step(penalty, regions, turn), device) for turn in range(1, turns + 1)]  # type: ignore[misc]
+        times = [
+            seconds_of(lambda turn=turn: step(penalty, regions, turn, noises), device) for turn in range(1, turns + 1)
+        ]  # type: ignore[misc]
         peak = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None
         return statistics.median(times), peak
 
-    plain = measured("plain", None, None)
+    plain = measured(None, None)
     base = plain if model.regions is None else plain_of[model.name.removeprefix("region ")]
     plain_of[model.name] = plain
     parameters = sum(weights.numel() for weights in network.parameters())
@@ -410,13 +416,106 @@ def _cost_of(
 
     row("plain" if model.regions is None else "its own step", plain, model.regions)
     if model.regions is not None:
+        row("its own step, 4 noises an image", measured(None, None, 4), model.regions)
         return
     for n_regions in (2, 4, 8, 11):
-        row(f"exchange, K = {n_regions}", measured("", FORMS["exchange"], stripes(n_regions, x)), n_regions)
+        row(f"exchange, K = {n_regions}", measured(FORMS["exchange"], stripes(n_regions, x)), n_regions)
     try:
-        row("published, C = 1, K = 4", measured("", FORMS["published, C = 1"], stripes(4, x)), 4)
+        row("published, C = 1, K = 4", measured(FORMS["published, C = 1"], stripes(4, x)), 4)
     except torch.OutOfMemoryError:
         optimizer.zero_grad(set_to_none=True)
+
+
+# --- attention --------------------------------------------------------------------------------------------------------
+
+
+FLEXIBLE = {True: "FlexAttention", False: "FlexAttention, forward alone"}
+"""On a GPU, and on a CPU, where it has no backward pass."""
+
+
+def attention(setting: Setting, record: Record, out: Path) -> None:
+    """Forward and backward of one attention of a region transformer in training, bf16, in the forms there are.
+
+    ``plain`` is a plain transformer's over the noised tokens alone. ``pairs`` are products of a query and a key, in
+    those of the plain one: what a form has to compute, which its time should follow.
+    """
+    device = torch.device(setting.device)
+    sizes = [(16, 2, 2, 16)] if setting.small else [(32, 64, 12, 64), (64, 16, 12, 64), (128, 2, 12, 64)]
+    for size, batch, heads, width in sizes:
+        local = _region_dit(heads * 8, 1, heads, size).to(device)
+        tokens = local.network.tokens  # ordered by stage and region
+        whole, context, n = tokens.whole, tokens.context, tokens.n_tokens
+        mask = tokens.training_mask()[0]
+        generator = torch.Generator(device).manual_seed(0)
+        shape = (batch, heads, n + len(context), width)
+        q, k, v = (
+            torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16, requires_grad=True)
+            for _ in range(3)
+        )
+
+        def split(q: Tensor, k: Tensor, v: Tensor, n: int = n, whole: Stage = whole) -> Tensor:
+            clean = whole.filling(q[:, :, n:], k[:, :, n:], v[:, :, n:])
+            return torch.cat([whole.attention(q[:, :, :n], k, v), clean], dim=2)
+
+        def plain(q: Tensor, k: Tensor, v: Tensor, n: int = n) -> Tensor:
+            return F.scaled_dot_product_attention(q[:, :, :n], k[:, :, :n], v[:, :, :n])
+
+        def dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor = mask) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+        blocks = [*whole.attention.blocks, *whole.filling.blocks]
+        forms: dict[str, tuple[Callable[[Tensor, Tensor, Tensor], Tensor], float]] = {
+            "plain": (plain, n * n),
+            "a dense mask": (dense, mask.numel()),
+            "blocks": (split, sum(block.pairs for block in blocks)),
+        }
+        forms[FLEXIBLE[setting.on_gpu]] = _flexible(tokens, len(mask), device)
+        expected = dense(q, k, v).detach().float()
+        base: float | None = None
+        for form, (attend, pairs) in forms.items():
+
+            def step(attend: Callable[[Tensor, Tensor, Tensor], Tensor] = attend) -> None:
+                found = attend(q, k, v)  # noqa: B023
+                if found.requires_grad:
+                    found.float().square().mean().backward()  # type: ignore[no-untyped-call]
+
+            try:
+                step()
+            except Exception as error:  # a form that this device or version cannot run is a figure, too
+                record(size=size, tokens=n, batch=batch, form=form, error=f"{type(error).__name__}: {error}"[:200])
+                continue
+            seconds = statistics.median(seconds_of(step, device) for _ in range(2 if setting.small else 10))
+            base = base or seconds
+            difference = None if form == "plain" else float((attend(q, k, v).float() - expected).abs().max())
+            record(
+                size=size,
+                tokens=n,
+                batch=batch,
+                form=form,
+                seconds=seconds,
+                ratio=seconds / base,
+                pairs=pairs / n**2,
+                difference=difference,
+            )
+
+
+def _flexible(
+    tokens: TokenGraph, length: int, device: torch.device
+) -> tuple[Callable[[Tensor, Tensor, Tensor], Tensor], float]:
+    """FlexAttention over the training sequence, and the products that its blocks of 128 tokens compute."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    mask = create_block_mask(tokens.mask_mod(), None, None, length, length, device=device.type)
+    share = 1 - mask.sparsity() / 100
+    attend = torch.compile(flex_attention) if device.type == "cuda" else flex_attention
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if device.type != "cuda":
+            q, k, v = q.detach(), k.detach(), v.detach()
+        found: Tensor = attend(q, k, v, block_mask=mask)
+        return found
+
+    return run, share * length**2
 
 
 # --- generation -------------------------------------------------------------------------------------------------------
@@ -538,9 +637,10 @@ def training(setting: Setting, record: Record, out: Path) -> None:
 STEPS: dict[str, Callable[[Setting, Record, Path], None]] = {
     "correctness": correctness,
     "cost": cost,
+    "attention": attention,
     "generation": generation,
     "games": games,
     "training": training,
 }
-LIMITS = {"correctness": 90.0, "cost": 150.0, "generation": 60.0, "games": 45.0, "training": 420.0}
+LIMITS = {"correctness": 90.0, "cost": 150.0, "attention": 45.0, "generation": 60.0, "games": 45.0, "training": 420.0}
 """Seconds."""

@@ -17,12 +17,16 @@ def test_all_steps_on_the_cpu(tmp_path: Path) -> None:
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     steps = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert set(steps) == {"correctness", "cost", "generation", "games", "training"}
+    assert set(steps) == {"correctness", "cost", "attention", "generation", "games", "training"}
     assert all(step["complete"] for step in steps.values())
     checks = steps["correctness"]["rows"]
     assert len(checks) > 50 and all(row["passed"] for row in checks)
     assert {row["form"] for row in steps["cost"]["rows"]} >= {"plain", "exchange, K = 11", "its own step"}
     assert all(row["seconds"] > 0 for row in steps["cost"]["rows"])
+    attention = {row["form"]: row for row in steps["attention"]["rows"]}
+    assert set(attention) == {"plain", "a dense mask", "blocks", "FlexAttention, forward alone"}
+    assert all(row.get("difference") is None or row["difference"] < 0.02 for row in attention.values())  # bfloat16
+    assert attention["blocks"]["pairs"] < attention["a dense mask"]["pairs"] / 2
     trained = json.loads((tmp_path / "training" / "results.json").read_text())
     assert [run["arm"] for run in trained["runs"]] == ["converted", "plain", "region"]
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
