@@ -168,7 +168,7 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
         help="steps of the model started from that one prediction learns to do the work of; if left out, "
         f"{ANCHOR_SUBSTEPS} where that model is the target (docs/study.md)",
     )
-    add_settings(parser, TrainConfig, demo_config("faces").finetune, only=("anchor_stride",))
+    add_settings(parser, TrainConfig, demo_config("faces").finetune, only=("anchor_stride", "low_rank"))
     parser.add_argument(
         "--paired-noise",
         type=int,
@@ -234,6 +234,7 @@ def _finetune(options: argparse.Namespace) -> None:
         paired=paired,
         anchor_substeps=substeps or (ANCHOR_SUBSTEPS if anchored else 1),
         anchor_stride=options.anchor_stride,
+        low_rank=options.low_rank,
         concept_weight=_concept_weight(options),
     )
     model = model_of(options)

@@ -215,6 +215,8 @@ class TrainConfig:
         noises_per_image: noised copies of every image in a batch, each with noise and a timestep of its own; the batch
             holds ``batch_size`` of them. A region transformer embeds the clean image once for all of its copies, so
             that its step takes little more than a plain model's. For runs without penalty and paired noise.
+        low_rank: train changes of this rank to the layers of the network's blocks (LoRA, by ``peft``), and no weight
+            itself; folded into the weights at the end. 0 trains all weights.
         concept_weight: what a pixel counts in the denoising loss, against one of the rest, in regions that a staged
             `ComposedDenoiser` generates given others. Concepts are small, and learn from data what the rest learns from
             an anchor.
@@ -251,6 +253,7 @@ class TrainConfig:
     anchor_substeps: int = 1
     anchor_stride: int = 40
     noises_per_image: int = 1
+    low_rank: int = 0
     concept_weight: float = 1.0
     accumulation: int = 1
     gradient_checkpointing: bool = False
@@ -297,6 +300,8 @@ class TrainConfig:
             raise ValueError(f"concept_weight must be positive and finite, got {self.concept_weight}")
         if not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip must be positive, got {self.gradient_clip}")
+        if self.low_rank < 0:
+            raise ValueError(f"low_rank must be a rank, or 0 for all weights, got {self.low_rank}")
         if self.sample_every < 0:
             raise ValueError(f"sample_every must be a number of steps, or 0 for no samples, got {self.sample_every}")
 

@@ -54,6 +54,7 @@ from shapkit_diffusion.training.batches import Batch, draw_batch, encoding, play
 from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig, graph_called
 from shapkit_diffusion.training.log import averaged_samples, figures_of, shared_report
 from shapkit_diffusion.training.loop import training
+from shapkit_diffusion.training.low_rank import low_rank_changes
 from shapkit_diffusion.training.paired_noise import pairing
 from shapkit_diffusion.training.row_files import RowFiles
 from shapkit_diffusion.training.sharding import gather_into, sharded_copy, whole
@@ -236,32 +237,36 @@ def _train_in(
     if config.anchor:
         anchor = copy.deepcopy(teacher or denoiser).eval().requires_grad_(False)
         anchor = sharded_copy(anchor, device) if sharded else anchor.to(device)
-    trained = sharded_copy(denoiser, device) if sharded else denoiser.to(device)
-    files = RowFiles(run.path, None if cache is None else user_path(cache))
-    encode = encoding(data, trained, config, files, accelerator)
-    with_noise = pairing(data, trained, config, files, accelerator)
-    optimizer: Any = torch.optim.AdamW(trained.parameters(), lr=config.learning_rate)
-    model: Any = trained
-    if not sharded:
-        model, optimizer = accelerator.prepare(model), accelerator.prepare(optimizer)
-    average = EMAModel(trained.parameters(), decay=config.ema)
-    average.to(device)
-    state = TrainingState(trained, optimizer, average)
-    taking = _Steps(data, encode, regions_of, with_noise, model, anchor, state)
-    with _training_mode(trained, config), training(run, state, config, accelerator, progress) as steps:
-        for step in steps:
-            found = taking.take(step.number, config, accelerator, with_report=step.logged)
-            step.figures = partial(found.record, step.done, config, accelerator)
-            if config.sample_every and step.done % config.sample_every == 0:
-                if sharded:
-                    gather_into(denoiser, average.shadow_params)
-                if step.log is not None:
-                    step.log.samples(averaged_samples(denoiser, None if sharded else average, config.seed), step.done)
-    if sharded:
-        gather_into(denoiser, average.shadow_params)
-        denoiser.eval()
-    else:
-        average.copy_to(denoiser.parameters())
+    with low_rank_changes(denoiser, config.low_rank, config.seed):
+        trained = sharded_copy(denoiser, device) if sharded else denoiser.to(device)
+        files = RowFiles(run.path, None if cache is None else user_path(cache))
+        encode = encoding(data, trained, config, files, accelerator)
+        with_noise = pairing(data, trained, config, files, accelerator)
+        changed = [weight for weight in trained.parameters() if weight.requires_grad]
+        optimizer: Any = torch.optim.AdamW(changed, lr=config.learning_rate)
+        model: Any = trained
+        if not sharded:
+            model, optimizer = accelerator.prepare(model), accelerator.prepare(optimizer)
+        average = EMAModel(trained.parameters(), decay=config.ema)
+        average.to(device)
+        state = TrainingState(trained, optimizer, average)
+        taking = _Steps(data, encode, regions_of, with_noise, model, anchor, state)
+        with _training_mode(trained, config), training(run, state, config, accelerator, progress) as steps:
+            for step in steps:
+                found = taking.take(step.number, config, accelerator, with_report=step.logged)
+                step.figures = partial(found.record, step.done, config, accelerator)
+                if config.sample_every and step.done % config.sample_every == 0:
+                    if sharded:
+                        gather_into(denoiser, average.shadow_params)
+                    if step.log is not None:
+                        step.log.samples(
+                            averaged_samples(denoiser, None if sharded else average, config.seed), step.done
+                        )
+        if sharded:
+            gather_into(denoiser, average.shadow_params)
+            denoiser.eval()
+        else:
+            average.copy_to(denoiser.parameters())
     if accelerator.is_main_process:
         denoiser.save(run.path / "model")
     accelerator.wait_for_everyone()

@@ -25,7 +25,7 @@ def sharded_copy(denoiser: Denoiser, device: torch.device) -> Denoiser:
     one, are gathered all at once: its weights are shared out between steps alone.
     """
     split = copy.deepcopy(denoiser)
-    for block in _blocks(split.unet):
+    for block in blocks_of(split.unet):
         fully_shard(block)
     fully_shard(split)
     split.to(device)  # the rest: buffers, the autoencoder
@@ -71,7 +71,7 @@ def shared_like(rows: Tensor, tensor: Tensor) -> Tensor:
     )
 
 
-def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
     """What of a UNet or a transformer of diffusers is called block by block."""
     for name, child in network.named_children():
         if name.endswith("blocks") and isinstance(child, nn.ModuleList):

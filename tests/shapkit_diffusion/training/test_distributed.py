@@ -219,8 +219,8 @@ def test_what_began_whole_goes_on_in_parts(processes: ForkServerContext, tmp_pat
     assert pictures[0] == pictures[1] and len(pictures[0]) == 2
 
 
-def test_a_region_transformer_in_parts(processes: ForkServerContext, tmp_path: Path) -> None:
-    config = replace(CONFIG, penalty=None, noises_per_image=2)
+def test_a_region_transformer_in_parts_by_low_rank_changes(processes: ForkServerContext, tmp_path: Path) -> None:
+    config = replace(CONFIG, penalty=None, noises_per_image=2, low_rank=2)
     halves, order = Regions.grid(1, 2, 32, 32), torch.tensor([[True, False], [True, True]])
     model = RegionDenoiser(small_transformer(32, width=16, depth=2, patch=4, seed=2), halves, order)
     train(model, render_faces(24, 32, seed=9), config, tmp_path / "one")
