@@ -2,7 +2,7 @@
 
     python -m benchmarks.locality.region_transformer --publish                # docs/results/region_transformer.json
     python -m benchmarks.locality.region_transformer --steps 40 --images 60 --seeds 0 --out /tmp/small   # a trial
-    python -m benchmarks.locality.region_transformer --seeds 0 --noises 4 --results region_equal_time --publish
+    python -m benchmarks.locality.region_transformer --seeds 0 --noises 4 --publish equal_time   # beside the others
     python -m benchmarks.locality.region_transformer --redraw                 # the table from the JSON
 
 For every seed, by ``train`` as everybody has it:
@@ -12,6 +12,7 @@ For every seed, by ``train`` as everybody has it:
     converted   the plain one, converted and trained on for a tenth of its steps
     plain+      the plain one, trained on for as long as the converted one in seconds (the control)
     plain long  a plain DiT trained for as long as the region transformer in seconds
+    low rank    the plain one, converted by changes of rank 16 (LoRA), for as many steps as the converted one
     one noise   a region transformer that sees every image with one noise a step, where the others see --noises of them
 
 Every arm is written to a file of its own as soon as it is known, and found there by the next call.
@@ -57,18 +58,20 @@ from shapkit_diffusion.training.config import TrainConfig
 from shapkit_diffusion.training.denoiser import train
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "docs" / "results"
+RESULTS = ROOT / "docs" / "results" / "region_transformer.json"
 PICTURE = ROOT / "docs" / "pictures" / "region_transformer.png"
 
-ARMS = ("plain", "region", "converted", "plain+", "plain long", "one noise")
+ARMS = ("plain", "region", "converted", "plain+", "plain long", "low rank", "one noise")
 CONVERSION = 0.1
 """Steps of a conversion, in those of the plain model."""
+RANK = 16
 TITLES = {
     "plain": "plain DiT",
     "region": "region transformer",
     "converted": "the plain DiT, converted",
     "plain+": "the plain DiT, trained on",
     "plain long": "plain DiT, equal time",
+    "low rank": "converted by LoRA",
     "one noise": "region transformer, one noise an image",
 }
 SHOWN = 8
@@ -139,8 +142,9 @@ def train_arm(plan: Plan, arm: str, seed: int, domain: Domain, out: Path) -> tup
     elif arm in ("region", "one noise"):
         noises = plan.noises if arm == "region" else 1
         model, config = RegionDenoiser(fresh, regions), replace(config, noises_per_image=noises)
-    elif arm == "converted":
-        model, config = convert(plain(), regions), replace(on, noises_per_image=plan.noises)
+    elif arm in ("converted", "low rank"):
+        model = convert(plain(), regions)
+        config = replace(on, noises_per_image=plan.noises, low_rank=RANK if arm == "low rank" else 0)
     else:
         model, config = plain(), replace(on, steps=round(ratio * on.steps))
     folder = out / f"{arm.replace(' ', '_')}-{seed}-run"
@@ -356,6 +360,11 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join([*lines, results["machine"]])
 
 
+def equal_time(results: dict[str, Any]) -> str:
+    """The table of the study with several noises per image and arms of equal time."""
+    return report(results["equal_time"])
+
+
 def times(results: dict[str, Any]) -> str:
     """What the region transformer takes of a plain one's seconds."""
     seconds = results["timing"]["seconds"]
@@ -415,13 +424,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "region_transformer", help="folder of the runs")
     parser.add_argument("--parallel", action="store_true", help="a process for each seed")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--publish", action="store_true", help="write the results to docs/results")
-    parser.add_argument("--results", default="region_transformer", help="their name there")
+    parser.add_argument(
+        "--publish",
+        nargs="?",
+        const="",
+        metavar="PART",
+        help=f"write {RESULTS.relative_to(ROOT)} anew, or a part of that name into it",
+    )
     parser.add_argument("--redraw", action="store_true", help="print what was published before")
     options = parser.parse_args()
-    published = RESULTS / f"{options.results}.json"
     if options.redraw:
-        found = json.loads(published.read_text(encoding="utf-8"))
+        found = json.loads(RESULTS.read_text(encoding="utf-8"))
         print(report(found), times(found), sep="\n\n")
         return
     if options.threads:
@@ -430,7 +443,10 @@ def main() -> None:
     plan = Plan(**{name: getattr(options, name) for name in asdict(Plan())})
     options.out.mkdir(parents=True, exist_ok=True)
     if options.parallel:
-        words = [word for word in sys.argv[1:] if word not in ("--parallel", "--publish")]
+        words = [word for word in sys.argv[1:] if word != "--parallel"]
+        if "--publish" in words:
+            at = words.index("--publish")
+            del words[at : at + (2 if options.publish else 1)]
         if "--seeds" in words:
             at = words.index("--seeds")
             del words[at : at + 1 + len(options.seeds)]
@@ -445,9 +461,11 @@ def main() -> None:
     results = gathered(plan, options.out, options.seeds)
     write_json(options.out / "results.json", results)
     print(report(results), times(results), sep="\n\n")
-    if options.publish:
-        write_json(published, results)
-        draw(options.out, PICTURE.with_name(f"{options.results}.png"))
+    if options.publish == "":
+        write_json(RESULTS, results)
+        draw(options.out, PICTURE)
+    elif options.publish:
+        write_json(RESULTS, json.loads(RESULTS.read_text(encoding="utf-8")) | {options.publish: results})
 
 
 if __name__ == "__main__":

@@ -48,23 +48,28 @@ def star(rest: str = OTHER) -> Star:
 
 Missing = Literal["refuse", "allow"]
 Overlap = Literal["refuse", "share", "first"]
-Graph = Literal["own"] | Star | Tensor | np.ndarray[Any, Any] | Sequence[Sequence[bool]]
+Graph = Literal["own"] | Star | Mapping[str, Sequence[str]] | Tensor | np.ndarray[Any, Any] | Sequence[Sequence[bool]]
 
 
 def allowed_influence(graph: Graph, names: Sequence[str]) -> Tensor:
     """Boolean (K, K) tensor: entry ``[k, j]`` says that player ``j`` may influence output region ``k``.
 
     Args:
-        graph: ``"own"`` (each region depends on itself alone), ``star(rest)``, or a K x K boolean matrix.
+        graph: ``"own"`` (each region depends on itself alone), ``star(rest)``, a K x K boolean matrix, or a mapping of
+            regions to the names of those that may influence them, themselves apart; a region that is not in it depends
+            on itself alone.
         names: the K region names, in order.
 
     Raises:
-        ValueError: for an unknown graph, a wrong shape, or a region that may not influence itself.
+        ValueError: for an unknown graph or region, a wrong shape, or a region that may not influence itself.
+
+    >>> allowed_influence({"brows": ["eyes", "rest"], "eyes": ["rest"]}, ("eyes", "brows", "rest")).int().tolist()
+    [[1, 0, 1], [1, 1, 1], [0, 0, 1]]
     """
     n_regions = len(names)
     if isinstance(graph, str):
         if graph != "own":
-            raise ValueError(f"graph must be 'own', star(rest) or a boolean matrix, got {graph!r}")
+            raise ValueError(f"graph must be 'own', star(rest), a mapping or a boolean matrix, got {graph!r}")
         return torch.eye(n_regions, dtype=torch.bool)
     if isinstance(graph, Star):
         if graph.rest not in names:
@@ -72,6 +77,8 @@ def allowed_influence(graph: Graph, names: Sequence[str]) -> Tensor:
         allowed = torch.eye(n_regions, dtype=torch.bool)
         allowed[:, list(names).index(graph.rest)] = True
         return allowed
+    if isinstance(graph, Mapping):
+        return _named_influence(graph, list(names))
     allowed = torch.as_tensor(graph).cpu()
     if allowed.dtype != torch.bool or allowed.shape != (n_regions, n_regions):
         raise ValueError(
@@ -81,6 +88,19 @@ def allowed_influence(graph: Graph, names: Sequence[str]) -> Tensor:
     if not bool(allowed.diagonal().all()):
         alone = names[int((~allowed.diagonal()).nonzero()[0])]
         raise ValueError(f"graph must let every region influence itself, but {alone!r} may not")
+    return allowed
+
+
+def _named_influence(graph: Mapping[str, Sequence[str]], names: list[str]) -> Tensor:
+    """The graph of a mapping, as ``allowed_influence`` returns it."""
+    allowed = torch.eye(len(names), dtype=torch.bool)
+    for region, sources in graph.items():
+        if isinstance(sources, str):
+            raise ValueError(f"graph must give a list of regions for {region!r}, got the text {sources!r}")
+        for name in (region, *sources):
+            if name not in names:
+                raise ValueError(f"graph names no region with {name!r}: the regions are {', '.join(names)}")
+        allowed[names.index(region), [names.index(source) for source in sources]] = True
     return allowed
 
 

@@ -19,7 +19,6 @@ from shapkit.differentiable.penalty.penalty import Payoff
 from shapkit.differentiable.regions import Graph
 
 TimestepWeighting = Literal["none", "min_snr", "signal_share", "noise_share"]
-GraphName = Literal["star", "own"]
 PlayersFrom = Literal["template", "label_maps"]
 PayoffsFrom = Literal["clean", "prediction"]
 Precision = Literal["no", "bf16"]
@@ -40,16 +39,31 @@ def fast_precision() -> Precision:
 
 
 def graph_called(name: str) -> Graph:
-    """The influence graph that a configuration means by ``"star"`` or ``"own"``.
+    """The influence graph that a configuration means by ``"star"``, ``"own"`` or chains of regions.
+
+    In a chain each region may look at all that come before it: ``"rest>brows>eyes,rest>mouth"``.
 
     Raises:
-        ValueError: for another name.
+        ValueError: for another text.
+
+    >>> graph_called("rest>brows>eyes,rest>mouth")
+    {'brows': ['rest'], 'eyes': ['rest', 'brows'], 'mouth': ['rest']}
     """
     if name == "star":
         return star()
     if name == "own":
         return "own"
-    raise ValueError(f"graph must be 'star' or 'own', got {name!r}")
+    chains = [[region.strip() for region in chain.split(">")] for chain in name.split(",")]
+    if any(len(chain) < 2 or not all(chain) for chain in chains):
+        raise ValueError(
+            f"graph must be 'star', 'own' or chains of regions such as 'rest>brows>eyes,rest>mouth', got {name!r}"
+        )
+    before: dict[str, list[str]] = {}
+    for chain in chains:
+        for place, region in enumerate(chain[1:], start=1):
+            known = before.setdefault(region, [])
+            known += [source for source in chain[:place] if source not in known]
+    return before
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,8 @@ class PenaltyConfig:
         concepts: the concepts that become players, by label name; ``rest`` is every other pixel. One name is the
             published setting, a concept against the rest; several share one model; ``("all",)`` takes every label of
             the data but ``background``.
-        graph: ``"star"`` (concepts may look at the rest, never the reverse) or ``"own"``.
+        graph: ``"star"`` (concepts may look at the rest, never the reverse), ``"own"``, or chains of regions, each of
+            which may look at those before it: ``"rest>brows>eyes,rest>mouth"``.
         estimator: which coalitions' outputs are compared, see ``DummyPlayerPenalty``.
         fill: what stands in for an absent region. The mean of ``"batch_mean"`` is that of the micro-batch.
         payoff: what of a region's pixels is compared: each of them, or their mean.
@@ -88,7 +103,7 @@ class PenaltyConfig:
     weight: float = 24.0
     final_weight: float | None = None
     concepts: tuple[str, ...] = ("eyes", "nose", "mouth")
-    graph: GraphName = "star"
+    graph: str = "star"
     estimator: Estimator = "present"
     fill: Fill = "exchange"
     payoff: Payoff = "pixels"
@@ -108,6 +123,7 @@ class PenaltyConfig:
             raise ValueError(f"timestep_weighting must be one of {names}, got {self.timestep_weighting!r}")
         if not self.concepts:
             raise ValueError("concepts must name at least one label")
+        graph_called(self.graph)
         for weight in (self.weight, self.weight if self.final_weight is None else self.final_weight):
             if not 0 < weight < math.inf:
                 raise ValueError(f"weights must be positive and finite, got {self.weight} and {self.final_weight}")

@@ -93,7 +93,8 @@ class DummyPlayerPenalty:
             ``"batch_mean"``. ``"exchange"`` of a single sample takes its own image, moved by half its size.
         payoff: ``"pixels"`` compares the region pixel by pixel; ``"mean"`` (as published) its mean over
             pixels and channels, which is blind to changes that cancel.
-        graph: who may influence whom: ``"own"``, ``star(rest)`` or a boolean K x K matrix.
+        graph: who may influence whom: ``"own"``, ``star(rest)``, a mapping of names or a boolean matrix; see
+            ``allowed_influence``.
         samples: coalitions drawn per call (for ``per_region``, permutations per region); ``direct`` and
             ``exact`` ignore it.
         seed: names the random draws. Coalitions of ``grand`` and noise depend on the seed, the step and the

@@ -23,7 +23,7 @@ def test_tokens() -> None:
 
 
 def test_the_committed_figures_can_be_read() -> None:
-    results = json.loads((RESULTS / "region_transformer.json").read_text(encoding="utf-8"))
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
     text = report(results)
     assert "locality, nose" in text and "converted" in text and "seeds 0, 1, 2" in text
     assert "new mouth, of an image" in times(results)

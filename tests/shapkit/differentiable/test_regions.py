@@ -483,6 +483,14 @@ def test_matrices_in_every_form() -> None:
         assert allowed_influence(graph, ("a", "b")).tolist() == rows
 
 
+def test_graphs_by_name() -> None:
+    names = ("eyes", "brows", "rest")
+    found = allowed_influence({"brows": ("eyes", "rest"), "rest": []}, names)
+    assert found.int().tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 1]]
+    assert torch.equal(allowed_influence({name: ["rest"] for name in names}, names), allowed_influence(star(), names))
+    assert torch.equal(allowed_influence({}, names), allowed_influence("own", names))
+
+
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
@@ -492,6 +500,9 @@ def test_matrices_in_every_form() -> None:
         (torch.eye(2), "boolean matrix .*got torch.float32"),
         ([[1, 0], [0, 1]], "boolean matrix .*got torch.int64"),
         ([[True, True], [True, False]], "must let every region influence itself, but 'b' may not"),
+        ({"a": ["skin"]}, "graph names no region with 'skin': the regions are a, b"),
+        ({"skin": ["a"]}, "graph names no region with 'skin': the regions are a, b"),
+        ({"a": "b"}, "graph must give a list of regions for 'a', got the text 'b'"),
     ],
 )
 def test_graph_errors(graph: Any, message: str) -> None:

@@ -19,7 +19,7 @@ from shapkit_diffusion.denoisers.loading import load_denoiser
 from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser, convert
 from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, regenerate, replay, swap, trajectory
 from shapkit_diffusion.training.batches import draw_batch
-from shapkit_diffusion.training.config import TrainConfig
+from shapkit_diffusion.training.config import TrainConfig, graph_called
 from shapkit_diffusion.training.denoiser import losses, train
 
 NAMES = ("eyes", "mouth", "rest")
@@ -64,6 +64,19 @@ def test_of_one_region_it_is_the_plain_transformer(plain: Denoiser) -> None:
     one = convert(plain, Regions.grid(1, 1, height=8, width=8), "own")
     x, _, timesteps = inputs()
     assert torch.equal(one(x, timesteps), plain(x, timesteps))
+
+
+def test_graphs_as_a_command_line_has_them(plain: Denoiser, regions: Regions) -> None:
+    local = convert(plain, regions, graph_called(" rest > eyes > mouth "))
+    assert torch.equal(local.allowed, CHAIN) and len(local.stages()) == 3
+    assert torch.equal(convert(plain, regions, graph_called("star")).allowed, convert(plain, regions).allowed)
+    for text in ("", "stars", "rest>", "rest>eyes,mouth", ">eyes"):
+        with pytest.raises(ValueError, match="graph must be 'star', 'own' or chains of regions"):
+            graph_called(text)
+    with pytest.raises(ValueError, match="'brows': the regions are eyes, mouth, rest"):
+        convert(plain, regions, graph_called("rest>brows"))
+    with pytest.raises(ValueError, match="eyes, mouth"):  # in a circle
+        convert(plain, regions, graph_called("eyes>mouth,mouth>eyes"))
 
 
 @pytest.mark.parametrize("graph", [None, CHAIN])
