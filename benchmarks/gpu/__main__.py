@@ -13,6 +13,7 @@ it: a run that is cut off has lost nothing but what it was at. A step whose file
     attention     one attention of a region transformer: dense mask, blocks, FlexAttention, against the plain one
     generation    images per second, plain and region transformer; what an edit takes of an image
     games         coalitions per second through ``Game``, beside the bare model
+    compiled      generation and an edit under ``torch.compile`` with CUDA graphs
     training      `benchmarks.locality.region_transformer` with batches of a size that keeps a GPU busy
 """
 

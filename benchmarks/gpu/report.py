@@ -13,6 +13,7 @@ def report(results: dict[str, Any]) -> str:
         "attention": _attention,
         "generation": _generation,
         "games": _games,
+        "compiled": _compiled,
     }
     lines = [results["machine"]]
     for name, step in results["steps"].items():
@@ -68,6 +69,14 @@ def _generation(rows: list[dict[str, Any]]) -> list[str]:
     return [
         f"{row['network']}, batch {row['batch']}, {row['what']}: {row['per_second']:,.1f} images a second "
         f"({row['ratio']:.3f} of the time of a plain image)"
+        for row in rows
+    ]
+
+
+def _compiled(rows: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"{row['network']}, batch {row['batch']}, {row['what']}: {row['per_second']:,.1f} images a second, "
+        f"{row['speedup']:.2f} times as fast as not compiled; compiling took {row['compiling']:.0f} s"
         for row in rows
     ]
 

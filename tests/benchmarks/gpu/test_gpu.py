@@ -17,7 +17,7 @@ def test_all_steps_on_the_cpu(tmp_path: Path) -> None:
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
     steps = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert set(steps) == {"correctness", "cost", "attention", "generation", "games", "training"}
+    assert set(steps) == {"correctness", "cost", "attention", "compiled", "generation", "games", "training"}
     assert all(step["complete"] for step in steps.values())
     checks = steps["correctness"]["rows"]
     assert len(checks) > 50 and all(row["passed"] for row in checks)
@@ -27,10 +27,15 @@ def test_all_steps_on_the_cpu(tmp_path: Path) -> None:
     assert set(attention) == {"plain", "a dense mask", "blocks", "FlexAttention, forward alone"}
     assert all(row.get("difference") is None or row["difference"] < 0.02 for row in attention.values())  # bfloat16
     assert attention["blocks"]["pairs"] < attention["a dense mask"]["pairs"] / 2
+    assert [row["what"] for row in steps["compiled"]["rows"]] == ["an image", "an image", "an edit of the nose"]
     trained = json.loads((tmp_path / "training" / "results.json").read_text())
     assert [run["arm"] for run in trained["runs"]] == ["converted", "plain", "region"]
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "done after" not in again.stdout and "coalitions a second" in again.stdout  # nothing complete is done again
+    assert (
+        "done after" not in again.stdout
+        and "coalitions a second" in again.stdout
+        and "as fast as not compiled" in again.stdout
+    )  # nothing complete is done again
 
 
 def test_the_committed_figures_can_be_read() -> None:
