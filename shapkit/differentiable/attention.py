@@ -93,6 +93,21 @@ class BlockAttention:
 
 
 @dataclass(frozen=True, eq=False)
+class MaskedAttention:
+    """Attention under masks that differ from sample to sample, boolean (batch, n, m), true where a query sees a key.
+
+    With fewer samples than masks, each is that of as many neighbours, which have one mask.
+    """
+
+    mask: Tensor
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The attention's output, (batch, heads, n, d); arguments as of `BlockAttention`."""
+        mask = self.mask[:: len(self.mask) // len(query), None]
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+
+@dataclass(frozen=True, eq=False)
 class Stage:
     """Regions that are generated together, and what they look at.
 
@@ -107,8 +122,8 @@ class Stage:
     regions: tuple[int, ...]
     tokens: Tensor
     context: Tensor
-    attention: BlockAttention
-    filling: BlockAttention
+    attention: BlockAttention | MaskedAttention
+    filling: BlockAttention | MaskedAttention
 
 
 class TokenGraph:
@@ -249,10 +264,11 @@ class TokenGraph:
     def whole(self) -> Stage:
         """All regions at once, as they are trained: noised tokens that see their own region's and clean ones.
 
-        Raises:
-            ValueError: if the regions differ from sample to sample: take ``training_mask``.
+        Where regions differ from sample to sample each has a mask of its own, and nothing is left out that it wastes.
         """
-        mask, clean, parts = self._shared_mask("whole"), self._owner[self.context], []
+        if not self.shared:
+            return self._each_sample()
+        mask, clean, parts = self.training_mask()[0], self._owner[self.context], []
         for part in self.order:
             own = self._tokens_of(part)
             above = self._looked_at(part)[clean].nonzero().flatten() + self.n_tokens
@@ -260,6 +276,12 @@ class TokenGraph:
         every = torch.arange(self.n_tokens, device=self.owners.device)
         attention = BlockAttention.of(mask, parts)
         return Stage(sum(self.order, ()), every, self.context, attention, self._filling(self.context))
+
+    def _each_sample(self) -> Stage:
+        mask, n = self.training_mask(), self.n_tokens
+        every = torch.arange(n, device=self.owners.device)
+        attention, filling = MaskedAttention(mask[:, :n]), MaskedAttention(mask[:, n:, n:])
+        return Stage(sum(self.order, ()), every, self.context, attention, filling)
 
     def stages(self, changed: Tensor | None = None) -> list[Stage]:
         """What is generated one after the other, and the tokens that each needs.
@@ -271,7 +293,8 @@ class TokenGraph:
         Raises:
             ValueError: if the regions differ from sample to sample.
         """
-        self._shared_mask("stages")
+        if not self.shared:
+            raise ValueError(f"stages needs one partition for all samples, got {len(self.owners)}: take one at a time")
         reached = torch.ones(len(self.names), dtype=torch.bool)
         if changed is not None:
             reached[:] = False
@@ -302,11 +325,6 @@ class TokenGraph:
 
     def _looked_at(self, part: Sequence[int]) -> Tensor:
         return self.ancestors[list(part)].any(dim=0).to(self.owners.device)
-
-    def _shared_mask(self, what: str) -> Tensor:
-        if not self.shared:
-            raise ValueError(f"{what} needs one partition for all samples, got {len(self.owners)}: take training_mask")
-        return self.training_mask()[0]
 
     def to(self, device: torch.device | str) -> TokenGraph:
         """The same graph with its tokens' owners on a device."""

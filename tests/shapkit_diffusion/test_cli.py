@@ -142,10 +142,18 @@ def test_a_plain_transformer_is_trained_and_converted(tmp_path: Path, capsys: py
     arguments = ["train", "--architecture", "dit", *TRANSFORMER, "--steps", "1", "--out", str(plain), *TRAINING]
     assert main(arguments) == 0 and not isinstance(load_denoiser(plain / "model"), RegionDenoiser)
     model = str(plain / "model")
-    assert main(["finetune", "--convert", "--steps", "1", "--model", model, "--out", str(local), *TRAINING]) == 0
-    assert isinstance(load_denoiser(local / "model"), RegionDenoiser)
+    words = ["--regions", "label_maps", "--dilation", "2", "--low-rank", "2", "--noises-per-image", "2"]
+    words += ["--graph", "rest>eyes>mouth,rest>nose", "--model", model, "--out", str(local)]
+    assert main(["finetune", "--convert", "--steps", "1", *words, *TRAINING]) == 0
+    found = load_denoiser(local / "model")
+    assert isinstance(found, RegionDenoiser) and found.regions.names == ("eyes", "nose", "mouth", "rest")
+    assert found.allowed.int().tolist() == [[1, 0, 0, 1], [0, 1, 0, 1], [1, 0, 1, 1], [0, 0, 0, 1]]
     config = json.loads((local / "config.json").read_text())["training"]
     assert config["penalty"] is None and not config["anchor"] and config["concept_weight"] == 1.0
+    given = {"regions": "label_maps", "dilation": 2, "low_rank": 2, "noises_per_image": 2}
+    assert {name: config[name] for name in given} == given
+    wrong = ["finetune", "--convert", "--graph", "rest>ears", "--model", model, "--out", str(tmp_path / "y"), *TRAINING]
+    assert main(wrong) == 2 and "'ears': the regions are eyes, nose, mouth, rest" in capsys.readouterr().err
     both = ["finetune", "--convert", "--composed", "staged", "--model", model, "--out", str(tmp_path / "x"), *TRAINING]
     assert main(both) == 2 and "--convert and --composed are two ways to one end" in capsys.readouterr().err
     assert main(["edit", "--no-inversion", "--region", "mouth", "--out", str(tmp_path / "y")]) == 2

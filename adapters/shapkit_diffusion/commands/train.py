@@ -111,7 +111,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     concepts = "labels that become regions of their own; one, several, or all, which is every label but the background"
     add_settings(group, PenaltyConfig, only=("concepts", "graph", "dilation"), concepts=concepts)
     weight = "what a concept's pixel counts in the loss, against one of the rest"
-    add_settings(group, TrainConfig, only=("concept_weight",), concept_weight=weight)
+    add_settings(group, TrainConfig, only=("concept_weight", "regions"), concept_weight=weight)
     parser.add_argument(
         "--autoencoder", help="folder of the autoencoder whose latents the model is of; a pixel model if left out"
     )
@@ -122,7 +122,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    config = replace(_training_config(options, None, anchor=False), concept_weight=options.concept_weight)
+    own = {name: getattr(options, name) for name in ("concept_weight", "regions", "dilation")}
+    config = replace(_training_config(options, None, anchor=False), **own)
     domain = open_domain(options.data, options.size, options.count)
     image_channels, size, _ = domain.training.rows([0])[0].shape[1:]
     autoencoder = load_autoencoder(options.autoencoder) if options.autoencoder else None
@@ -235,6 +236,8 @@ def _finetune(options: argparse.Namespace) -> None:
         anchor_substeps=substeps or (ANCHOR_SUBSTEPS if anchored else 1),
         anchor_stride=options.anchor_stride,
         low_rank=options.low_rank,
+        regions=options.regions if options.convert else "template",
+        dilation=options.dilation,
         concept_weight=_concept_weight(options),
     )
     model = model_of(options)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from shapkit.differentiable import Regions, star
-from shapkit.differentiable.attention import BlockAttention, Stage, TokenGraph
+from shapkit.differentiable.attention import BlockAttention, MaskedAttention, Stage, TokenGraph
 from shapkit.differentiable.regions import Graph
 from shapkit_diffusion.denoisers import denoiser as denoisers
 from shapkit_diffusion.denoisers.composition_file import check_one_partition, no_plain_network, write_composition
@@ -39,7 +39,7 @@ class RegionTransformer(nn.Module):
 
     Args:
         transformer: the plain network, used as it is.
-        tokens: its tokens' regions, one partition for all samples.
+        tokens: its tokens' regions.
         class_label: given to the transformer with every input.
 
     Attributes:
@@ -54,15 +54,29 @@ class RegionTransformer(nn.Module):
         super().__init__()
         self.transformer = transformer
         self.class_label = class_label
-        place = {region: number for number, region in enumerate(sum(tokens.order, ()))}
-        ranks = torch.tensor([place[owner] for owner in tokens.owners[0].tolist()])
-        permutation = ranks.argsort(stable=True)
-        self.register_buffer("permutation", permutation, persistent=False)
-        self.register_buffer("back", permutation.argsort(), persistent=False)
-        self.tokens = TokenGraph(tokens.owners[0][permutation], tokens.names, tokens.allowed)
+        self._order(tokens)
         self.region_embedding = nn.Parameter(torch.zeros(len(tokens.names), transformer.inner_dim))
         self.clean_embedding = nn.Parameter(torch.zeros(transformer.inner_dim))
         self.gradient_checkpointing = False
+
+    def _order(self, tokens: TokenGraph) -> None:
+        """Take over whose tokens are whose: by stage and region, where they are the same in all samples."""
+        owners = tokens.owners[0]
+        permutation = torch.arange(len(owners), device=owners.device)
+        if tokens.shared:
+            place = {region: number for number, region in enumerate(sum(tokens.order, ()))}
+            ranks = torch.tensor([place[owner] for owner in owners.tolist()], device=owners.device)
+            permutation = ranks.argsort(stable=True)
+        self.register_buffer("permutation", permutation, persistent=False)
+        self.register_buffer("back", permutation.argsort(), persistent=False)
+        self.tokens = TokenGraph(tokens.owners[:, permutation], tokens.names, tokens.allowed)
+
+    def over(self, tokens: TokenGraph) -> RegionTransformer:
+        """The same network, its weights shared, over tokens of other regions: of every sample its own, for instance."""
+        found = copy.copy(self)
+        found._buffers = dict(self._buffers)  # the weights stay common, what follows does not
+        found._order(tokens.to(self.permutation.device))
+        return found
 
     @property
     def config(self) -> Any:
@@ -138,12 +152,15 @@ class RegionTransformer(nn.Module):
 
     def where(self, stage: Stage) -> Tensor:
         """The pixels of a stage, boolean (1, 1, height, width)."""
-        config = self.config
         mask = torch.zeros(self.tokens.n_tokens, dtype=torch.bool, device=self.permutation.device)
         mask[stage.tokens] = True
-        side = config["sample_size"] // config["patch_size"]
-        grid = mask[self.back].reshape(1, 1, side, side)
-        return grid.repeat_interleave(config["patch_size"], 2).repeat_interleave(config["patch_size"], 3)
+        return self.pixels(mask[None, self.back])
+
+    def pixels(self, tokens: Tensor) -> Tensor:
+        """The pixels (batch, 1, height, width) of tokens in their own order, boolean (batch, tokens)."""
+        patch, side = self.config["patch_size"], self.config["sample_size"] // self.config["patch_size"]
+        grid = tokens.reshape(-1, 1, side, side)
+        return grid.repeat_interleave(patch, 2).repeat_interleave(patch, 3)
 
     def changed_tokens(self, changed: Tensor) -> Tensor:
         """Which tokens hold a changed pixel, boolean (tokens,); ``changed`` is boolean (1, 1, height, width)."""
@@ -153,7 +170,8 @@ class RegionTransformer(nn.Module):
 
     def _embedded(self, x: Tensor, tokens: Tensor | None = None) -> Tensor:
         """The embedding of all tokens, or of some, in the order of the graph."""
-        embed, patch, owners = self.transformer.pos_embed, self.config["patch_size"], self.tokens.owners[0]
+        embed, patch, owners = self.transformer.pos_embed, self.config["patch_size"], self.tokens.owners
+        owners = owners[:: max(1, len(owners) // len(x))]  # of several noised images that are one, the first's
         if tokens is None:
             whole: Tensor = embed(x)[:, self.permutation]
             return whole + self.region_embedding[owners]
@@ -162,7 +180,7 @@ class RegionTransformer(nn.Module):
         patches = x.reshape(len(x), -1, rows, patch, columns, patch).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         some: Tensor = F.linear(patches[:, at], embed.proj.weight.flatten(1), embed.proj.bias)
         places: Tensor = embed.pos_embed[:, at].to(some)
-        return some + places + self.region_embedding[owners[tokens]]
+        return some + places + self.region_embedding[owners[:, tokens]]
 
     def _run(self, block: Any, hidden: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -177,7 +195,7 @@ class RegionTransformer(nn.Module):
         block: Any,
         hidden: Tensor,
         timesteps: Tensor,
-        attention: BlockAttention,
+        attention: BlockAttention | MaskedAttention,
         kept: KeysAndValues | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What a block of the transformer makes of the tokens (batch, n, width), and their own keys and values."""
@@ -277,13 +295,43 @@ class RegionDenoiser(Denoiser):
         """The influence graph, boolean (K, K)."""
         return self.network.tokens.allowed
 
-    def forward(self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, timesteps: Tensor, finished: Tensor | None = None, regions: Regions | None = None
+    ) -> Tensor:
         """The prediction, shape of ``x`` (batch, channels, height, width).
 
-        Regions see those that they look at as they are in ``finished``, where it is given, or else in ``x``.
+        Regions see those that they look at as they are in ``finished``, where it is given, or else in ``x``. With
+        ``regions`` each sample has its own, of the same names.
         """
-        output: Tensor = self.network(x, self.schedule.times(timesteps).expand(len(x)), finished).sample
+        network = self.network
+        if regions is not None:
+            network = network.over(self._tokens_of(regions))
+        output: Tensor = network(x, self.schedule.times(timesteps).expand(len(x)), finished).sample
         return denoisers.mean_of(output, x.shape[1])
+
+    def with_regions(self, regions: Regions) -> RegionDenoiser:
+        """The same model with another partition, such as an image's own; the weights are shared, not copied.
+
+        Args:
+            regions: of the same names, one partition.
+
+        Raises:
+            ValueError: as of the class, or if the names differ.
+        """
+        self._tokens_of(regions)
+        plain = Denoiser(self.network.transformer, self.scheduler, self.autoencoder, class_label=self.class_label)
+        plain.ddim = self.ddim
+        found = RegionDenoiser(plain, regions, self.allowed)
+        found.network.region_embedding = self.network.region_embedding
+        found.network.clean_embedding = self.network.clean_embedding
+        return found.train(self.training)
+
+    def _tokens_of(self, regions: Regions) -> TokenGraph:
+        if regions.names != self.regions.names:
+            raise ValueError(
+                f"regions must be named as the model's, {', '.join(self.regions.names)}; got {', '.join(regions.names)}"
+            )
+        return TokenGraph.of(regions, self.allowed, patch=self.network.config["patch_size"])
 
     def stages(self, changed: Tensor | None = None) -> list[denoisers.Stage]:
         """The regions in their order; with ``changed``, those of them alone that depend on it."""
@@ -295,6 +343,11 @@ class RegionDenoiser(Denoiser):
     def given_others(self) -> Tensor:
         """Where a prediction is made with other regions finished in sight, boolean (1, 1, height, width)."""
         return self.seeing
+
+    def given_others_in(self, regions: Regions) -> Tensor:
+        """The same of samples with regions of their own, boolean (batch, 1, height, width)."""
+        tokens = self._tokens_of(regions)
+        return self.network.pixels(tokens.ancestors.any(dim=1).to(tokens.owners.device)[tokens.owners])
 
     def _stage(self, stage: Stage) -> denoisers.Stage:
         network = self.network

@@ -12,12 +12,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from shapkit.differentiable import Regions
-from shapkit.differentiable.regions import Missing
+from shapkit.differentiable.regions import OTHER, Missing
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images, concept_labels, label_template
 from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.latents import latent_regions
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.training.config import ALL_CONCEPTS, PenaltyConfig, TrainConfig
 from shapkit_diffusion.training.row_files import RowFiles, Rows, rows_of
 
@@ -156,21 +157,40 @@ def encoding(
 def players(data: Images, denoiser: Denoiser, config: TrainConfig) -> Callable[[Batch], Regions | None]:
     """A function that gives the regions of a batch, on the denoiser's grid: one partition for all or one per image.
 
+    They are a penalty's players, or those that a region transformer is trained on in place of its own.
+
     Raises:
-        ValueError: if a concept is no label of the data, or has no pixels in the template or on the latent grid.
+        ValueError: if a concept is no label of the data, or has no pixels in the template or on the latent grid, or
+            there is neither penalty nor region transformer that label maps would be for.
     """
     penalty = config.penalty
     if penalty is None:
-        return lambda batch: None
+        return _own_regions(data, denoiser, config) if config.regions == "label_maps" else lambda batch: None
     names = concept_names(data, penalty)
     if penalty.regions == "label_maps":
-        concepts = concept_labels(data.label_names, names)
-        return lambda batch: latent_regions(
-            Regions.from_labels(batch.labels, concepts, dilation=penalty.dilation, missing="allow"), denoiser
-        )
+        return _of_label_maps(data, denoiser, names, penalty.dilation)
     missing: Missing = "allow" if penalty.concepts == ALL_CONCEPTS else "refuse"
     shared = template_regions(data, denoiser, names, dilation=penalty.dilation, mirrored=config.flip, missing=missing)
     return lambda batch: shared
+
+
+def _of_label_maps(data: Images, denoiser: Denoiser, names: Sequence[str], dilation: int) -> Callable[[Batch], Regions]:
+    concepts = concept_labels(data.label_names, names)
+    return lambda batch: latent_regions(
+        Regions.from_labels(batch.labels, concepts, dilation=dilation, missing="allow"), denoiser
+    )
+
+
+def _own_regions(data: Images, denoiser: Denoiser, config: TrainConfig) -> Callable[[Batch], Regions]:
+    """Each image's own regions, of a region transformer's names."""
+    if not isinstance(denoiser, RegionDenoiser):
+        raise ValueError(
+            f"regions='label_maps' without a penalty is for region transformers, got {type(denoiser).__name__}"
+        )
+    *names, rest = denoiser.regions.names
+    if rest != OTHER:
+        raise ValueError(f"the model's last region must be {OTHER!r}, what no concept covers, got {rest!r}")
+    return _of_label_maps(data, denoiser, names, config.dilation)
 
 
 def template_regions(

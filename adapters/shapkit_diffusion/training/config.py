@@ -231,6 +231,9 @@ class TrainConfig:
         noises_per_image: noised copies of every image in a batch, each with noise and a timestep of its own; the batch
             holds ``batch_size`` of them. A region transformer embeds the clean image once for all of its copies, so
             that its step takes little more than a plain model's. For runs without penalty and paired noise.
+        regions: of a region transformer, trained without penalty: its own partition, one for all images
+            (``"template"``), or each image's own (``"label_maps"``), which `RegionDenoiser.with_regions` edits by.
+        dilation: pixels by which concepts of label maps grow, then.
         low_rank: train changes of this rank to the layers of the network's blocks (LoRA, by ``peft``), and no weight
             itself; folded into the weights at the end. 0 trains all weights.
         concept_weight: what a pixel counts in the denoising loss, against one of the rest, in regions that a staged
@@ -269,6 +272,8 @@ class TrainConfig:
     anchor_substeps: int = 1
     anchor_stride: int = 40
     noises_per_image: int = 1
+    regions: PlayersFrom = "template"
+    dilation: int = 1
     low_rank: int = 0
     concept_weight: float = 1.0
     accumulation: int = 1
@@ -316,6 +321,12 @@ class TrainConfig:
             raise ValueError(f"concept_weight must be positive and finite, got {self.concept_weight}")
         if not self.gradient_clip > 0:
             raise ValueError(f"gradient_clip must be positive, got {self.gradient_clip}")
+        if self.regions not in get_args(PlayersFrom):
+            raise ValueError(f"regions must be 'template' or 'label_maps', got {self.regions!r}")
+        if self.regions == "label_maps" and self.penalty is not None:
+            raise ValueError("regions is for runs without a penalty, which has its own: PenaltyConfig.regions")
+        if self.dilation < 0:
+            raise ValueError(f"dilation must be a number of pixels, got {self.dilation}")
         if self.low_rank < 0:
             raise ValueError(f"low_rank must be a rank, or 0 for all weights, got {self.low_rank}")
         if self.sample_every < 0:

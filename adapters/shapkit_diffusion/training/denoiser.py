@@ -47,6 +47,7 @@ from shapkit.differentiable import (
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.data.labelled import Images
 from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.fingerprints import described_data, described_model
 from shapkit_diffusion.noise.sampling import stride_output
 from shapkit_diffusion.runs import RunFolder
@@ -87,26 +88,31 @@ def losses(
         model: the denoiser itself, for its schedule.
         batch: of what the denoiser works on: latents, if it is a latent model.
         config: the run.
-        regions: the players; None without a penalty.
+        regions: the penalty's players, or, without one, each sample's own regions for a region transformer.
         step: number of the training step; names the penalty's random draws.
         anchor: a frozen model whose prediction is the target; the noise (or velocity, or image) itself if None, and in
             regions that are generated with others finished in sight.
         with_report: take the penalty apart by region, too.
     """
 
+    own = {} if regions is None or config.penalty is not None else {"regions": regions}
+
     def predict(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output: Tensor = denoiser(x, batch.timesteps, batch.clean)
+            output: Tensor = denoiser(x, batch.timesteps, batch.clean, **own)
         return output.float()
 
     noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
     predicted = predict(noisy)
     target = model.target(batch.images, batch.noise, batch.timesteps)
+    given = model.given_others
+    if own and regions is not None and isinstance(model, RegionDenoiser):
+        given = model.given_others_in(regions.to(noisy))
     if anchor is not None:
         with torch.no_grad():
             anchored = _anchored(anchor, noisy, batch.timesteps, config).float()
-        target = torch.where(model.given_others, target, anchored)  # the anchor saw no region finished
-    counts = torch.where(model.given_others, config.concept_weight, 1.0)
+        target = torch.where(given, target, anchored)  # the anchor saw no region finished
+    counts = torch.where(given, config.concept_weight, 1.0)
     denoising = (counts * (predicted - target).square()).mean()
     if config.penalty is None or regions is None:
         return Losses(denoising, torch.zeros_like(denoising))

@@ -155,8 +155,18 @@ def test_regions_of_single_samples() -> None:
     for number in range(2):
         found = sees(torch.tensor(number), torch.tensor(0), at[:, None], at[None, :])
         assert torch.equal(found, graph.training_mask()[number])
-    with pytest.raises(ValueError, match="stages needs one partition for all samples, got 2: take training_mask"):
+    with pytest.raises(ValueError, match="stages needs one partition for all samples, got 2: take one at a time"):
         graph.stages()
+    query, key, value = torch.randn(3, 2, 1, 6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for number, alone in enumerate(single):  # each sample is seen as if it were alone, its clean tokens apart
+        own = [*range(3), *(3 + alone.context).tolist()]
+        q, k, v = (tensor[number : number + 1, :, own] for tensor in (query, key, value))
+        expected = alone.whole.attention(q[:, :, :3], k, v)
+        found = graph.whole.attention(query[:, :, :3], key, value)[number : number + 1]
+        torch.testing.assert_close(found, expected)
+        clean = graph.whole.filling(query[:, :, 3:], key[:, :, 3:], value[:, :, 3:])[number : number + 1]
+        context = [token - 3 for token in own[3:]]
+        torch.testing.assert_close(clean[:, :, context], alone.whole.filling(q[:, :, 3:], k[:, :, 3:], v[:, :, 3:]))
 
 
 @pytest.mark.parametrize(

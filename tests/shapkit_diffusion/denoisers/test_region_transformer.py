@@ -18,8 +18,8 @@ from shapkit_diffusion.denoisers.denoiser import Denoiser, small_denoiser, small
 from shapkit_diffusion.denoisers.loading import load_denoiser
 from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser, convert
 from shapkit_diffusion.noise.sampling import draw_noise, generate, invert, regenerate, replay, swap, trajectory
-from shapkit_diffusion.training.batches import draw_batch
-from shapkit_diffusion.training.config import TrainConfig, graph_called
+from shapkit_diffusion.training.batches import draw_batch, players, template_regions
+from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig, graph_called
 from shapkit_diffusion.training.denoiser import losses, train
 
 NAMES = ("eyes", "mouth", "rest")
@@ -156,6 +156,68 @@ def test_one_clean_image_serves_several_noised_ones(plain: Denoiser, regions: Re
     torch.testing.assert_close(local(x, timesteps, clean[:1]), local(x, timesteps, both), rtol=1e-5, atol=1e-6)
 
 
+def other_regions(regions: Regions) -> Regions:
+    """The same names elsewhere."""
+    return Regions(regions.masks.flip(3), regions.names)
+
+
+@pytest.mark.parametrize("graph", [None, CHAIN])
+def test_each_sample_has_regions_of_its_own(plain: Denoiser, regions: Regions, graph: Tensor | None) -> None:
+    """A batch of two partitions is two models of one partition each, of the same weights."""
+    local, other = local_model(plain, regions, graph), other_regions(regions)
+    x, clean, timesteps = inputs()
+    together = local(x, timesteps, clean, Regions(torch.cat([regions.masks, other.masks]), NAMES))
+    mirrored = local.with_regions(other)
+    assert set(map(id, mirrored.parameters())) == set(map(id, local.parameters()))
+    for number, model in enumerate((local, mirrored)):
+        one = slice(number, number + 1)
+        torch.testing.assert_close(together[one], model(x[one], timesteps[one], clean[one]), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(local(x, timesteps, clean), mirrored(x, timesteps, clean))
+    again = local(x, timesteps, clean)  # and nothing of the first model has changed
+    torch.testing.assert_close(again[:1], together[:1], rtol=1e-4, atol=1e-5)
+    twice = Regions(torch.cat([other.masks, other.masks]), NAMES)
+    torch.testing.assert_close(
+        local(x, timesteps, clean[:1], twice), mirrored(x, timesteps, clean[:1]), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_an_image_is_edited_by_its_own_regions(plain: Denoiser, regions: Regions) -> None:
+    own = local_model(plain, regions).with_regions(other_regions(regions))
+    noise, other = draw_noise(own, 1, 0), draw_noise(own, 1, 1)
+    known, inside = generate(own, noise, 4), own.regions.mask("mouth")
+    edited = regenerate(own, swap(noise, other, inside), noise, known, 4)
+    reach = own.stages(inside > 0)[-1].where
+    assert reach is not None and torch.equal(edited[~reach.expand_as(edited)], known[~reach.expand_as(known)])
+    assert not torch.equal(edited, known)
+
+
+def test_training_on_each_images_own_regions(tmp_path: Path) -> None:
+    faces = render_faces(16, 16, seed=2)
+    template = template_regions(faces, small_denoiser(16, channels=(8, 8)), ("eyes", "mouth"))
+    model = RegionDenoiser(filled(small_transformer(16, width=16, depth=2, heads=2)), template)
+    config = TrainConfig(steps=4, batch_size=8, log_every=1, noises_per_image=2, regions="label_maps", concept_weight=3)
+    batch = draw_batch(faces, config, model.n_timesteps, 0)
+    regions = players(faces, model, config)(batch)
+    assert regions is not None and len(regions.masks) == 8 and regions.names == ("eyes", "mouth", "rest")
+    x = model.add_noise(batch.images, batch.noise, batch.timesteps)
+    target = model.target(batch.images, batch.noise, batch.timesteps)
+    squares = []
+    for row in range(8):
+        own = model.with_regions(Regions(regions.masks[row : row + 1], regions.names, missing="allow"))
+        one = slice(row, row + 1)
+        counts = torch.where(own.given_others, 3.0, 1.0)
+        squares.append(counts * (own(x[one], batch.timesteps[one], batch.images[one]) - target[one]) ** 2)
+    found = losses(model, model, batch, config, regions, 0).denoising
+    torch.testing.assert_close(found, torch.cat(squares).mean(), rtol=1e-4, atol=1e-5)
+    train(model, faces, config, tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["denoising"] == pytest.approx(float(found.detach()), rel=1e-4) and len(lines) == 4
+    with pytest.raises(ValueError, match="regions='label_maps' without a penalty is for region transformers"):
+        train(small_denoiser(16, channels=(8, 8)), faces, config, tmp_path / "unet")
+    with pytest.raises(ValueError, match=r"regions is for runs without a penalty, which has its own"):
+        replace(config, noises_per_image=1, penalty=PenaltyConfig())
+
+
 @pytest.mark.parametrize("graph", [None, CHAIN])
 def test_an_edit_leaves_the_outside_bit_for_bit(plain: Denoiser, regions: Regions, graph: Tensor | None) -> None:
     local = local_model(plain, regions, graph)
@@ -286,6 +348,8 @@ def test_wrong_calls(plain: Denoiser, regions: Regions) -> None:
         RegionDenoiser(small_denoiser(8, channels=(8, 8)), regions)
     with pytest.raises(ValueError, match=r"of the denoiser's grid \(8, 8\), got \(4, 4\)"):
         RegionDenoiser(plain, Regions.grid(2, 2, height=4, width=4), "own")
+    with pytest.raises(ValueError, match="must be named as the model's, eyes, mouth, rest; got r0c0, r0c1"):
+        convert(plain, regions).with_regions(Regions.grid(1, 2, 8, 8))
     with pytest.raises(ValueError, match="one partition for all images, got 2"):
         RegionDenoiser(plain, Regions(regions.masks.expand(2, -1, -1, -1), NAMES))
     with pytest.raises(ValueError, match="size must be a multiple of 2 for patches of 2, got 9"):
