@@ -62,9 +62,11 @@ def test_a_penalty_s_options_are_those_of_its_configuration() -> None:
     words = ["--concepts", "eyes", "nose", "--final-weight", "2", "--graph", "own", "--samples", "3"]
     expected = PenaltyConfig(concepts=("eyes", "nose"), final_weight=2.0, graph="own", samples=3)
     assert PenaltyConfig(**settings_of(parser.parse_args(words), PenaltyConfig)) == expected
-    for wrong in (["--graph", "ring"], ["--samples", "few"]):
+    for wrong in (["--fill", "ring"], ["--samples", "few"]):
         with pytest.raises(SystemExit):
             parser.parse_args(wrong)
+    with pytest.raises(ValueError, match="graph must be 'star', 'own' or chains of regions"):
+        PenaltyConfig(**settings_of(parser.parse_args(["--graph", "ring"]), PenaltyConfig))
 
 
 def test_published_settings_are_set_and_may_be_changed_after() -> None:
