@@ -94,8 +94,7 @@ def losses(
             regions that are generated with others finished in sight.
         with_report: take the penalty apart by region, too.
     """
-
-    own = {} if regions is None or config.penalty is not None else {"regions": regions}
+    own = {"regions": regions} if config.regions == "label_maps" else {}
 
     def predict(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
