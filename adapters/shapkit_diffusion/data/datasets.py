@@ -118,9 +118,10 @@ def open_dataset(
         raise ValueError(f"dataset must have rows by number, got {type(dataset).__name__}: save it to disk first")
     if not len(dataset):
         raise ValueError("dataset must have a row at least, got none")
+    columns = getattr(dataset, "column_names", None) or list(dataset[0])
     for column in (image, labels):
-        if column not in dataset[0]:
-            raise ValueError(f"dataset must have a column {column!r}, got {', '.join(map(repr, dataset[0]))}")
+        if column not in columns:
+            raise ValueError(f"dataset must have a column {column!r}, got {', '.join(map(repr, columns))}")
         dataset = _as_stored(dataset, column)
     return ImageTable(dataset, image, labels, names, checked_size(size), channels, max_pixels)
 

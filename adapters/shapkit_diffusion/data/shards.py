@@ -12,7 +12,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +45,15 @@ class Member:
     """A picture in a tar file."""
 
     shard: Path
-    name: str
     offset: int
     size: int
 
     def __str__(self) -> str:
-        return f"{self.shard}:{self.name}"
+        """The file's name and, as far as its last header tells, the member's."""
+        with self.shard.open("rb") as file:
+            file.seek(self.offset - tarfile.BLOCKSIZE)
+            name = file.read(100).split(b"\0", 1)[0].decode("utf-8", "replace")
+        return f"{self.shard}:{name}"
 
     def open(self) -> io.BytesIO:
         """Its bytes."""
@@ -100,8 +103,7 @@ class ImageShards:
         """The image and the label map of a row."""
         shard, *places = self.places[index].tolist()
         path = self.shard_paths[shard]
-        image, label_map = (Member(path, _name_at(path, offset), offset, size) for offset, size in _pairs(places))
-        return image, label_map
+        return Member(path, *places[:2]), Member(path, *places[2:])
 
 
 def open_shards(
@@ -228,15 +230,3 @@ def _members(path: Path) -> Iterator[tuple[str, tuple[int, int]]]:
                 yield member.name, (member.offset_data, member.size)
     except (tarfile.TarError, OSError, UnicodeError) as error:
         raise ValueError(f"{path} is no readable uncompressed tar file: {error}") from error
-
-
-def _name_at(path: Path, offset: int) -> str:
-    """The name of the member whose content is at an offset, as far as its last header tells."""
-    with path.open("rb") as file:
-        file.seek(offset - tarfile.BLOCKSIZE)
-        return file.read(100).split(b"\0", 1)[0].decode("utf-8", "replace")
-
-
-def _pairs(places: Collection[int]) -> Iterator[tuple[int, int]]:
-    values = iter(places)
-    return zip(values, values, strict=True)

@@ -1,0 +1,233 @@
+"""A region transformer that is edited by each image's own regions, beside one of a partition for all: given faces.
+
+    python -m benchmarks.locality.region_transformer --seeds 0 --noises 4 --publish equal_time   # makes the model
+    python -m benchmarks.locality.own_regions runs/region_transformer/region-0-run/model --publish
+    python -m benchmarks.locality.own_regions --redraw
+
+From one region transformer, trained on for equal steps: on its partition, and on label maps (``regions="label_maps"``).
+Then every concept of faces that neither has seen is drawn anew in the face as it is, without an inversion
+(`Original.as_given`): by the partition, and by the face's own regions (`RegionDenoiser.with_regions`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.locality.region_transformer import described_machine
+from shapkit.differentiable import Regions
+from shapkit_diffusion.data.faces import redraw_concept, render_faces
+from shapkit_diffusion.data.labelled import concept_labels
+from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
+from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain, open_domain
+from shapkit_diffusion.evaluation.edit_measures import measure_edits
+from shapkit_diffusion.evaluation.evaluate import realism_reference
+from shapkit_diffusion.evaluation.locality import LocalityConvention
+from shapkit_diffusion.evaluation.realism_measures import RealismReference, measure_realism
+from shapkit_diffusion.noise.edits import Edit, Original, edit_original
+from shapkit_diffusion.noise.sampling import draw_noise, generate
+from shapkit_diffusion.runs import write_json
+from shapkit_diffusion.training.config import TrainConfig
+from shapkit_diffusion.training.denoiser import train
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results" / "own_regions.json"
+TIMED = 9
+ARMS = {"partition": "template", "own regions": "label_maps"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained and measured."""
+
+    steps: int = 600
+    batch_size: int = 16
+    noises: int = 4
+    learning_rate: float = 5e-4
+    faces: int = 16384
+    edited: int = 200
+    sampling_steps: int = 25
+    dilation: int = 1
+
+
+def trained(plan: Plan, source: Path, arm: str, domain: Domain, out: Path) -> RegionDenoiser:
+    """The model of an arm: trained, or found where it was."""
+    folder = out / arm.replace(" ", "_")
+    if not (folder / "model").exists():
+        model = load_denoiser(source)
+        config = TrainConfig(
+            plan.steps,
+            plan.batch_size,
+            plan.learning_rate,
+            warmup=20,
+            decay=True,
+            ema=0.99,
+            flip=True,
+            noises_per_image=plan.noises,
+            regions=ARMS[arm],  # type: ignore[arg-type]
+            dilation=plan.dilation,
+        )
+        train(model, domain.training, config, folder, resume=folder.exists())
+    model = load_denoiser(folder / "model")
+    assert isinstance(model, RegionDenoiser)
+    return model
+
+
+def faces_with_regions(plan: Plan) -> tuple[Tensor, Regions]:
+    """Faces that no model has seen, and the regions of each."""
+    faces = render_faces(plan.edited, 32, seed=5)
+    labels = torch.as_tensor(faces.labels).long()
+    wanted = concept_labels(faces.label_names, CONCEPTS)
+    regions = Regions.from_labels(labels, wanted, dilation=plan.dilation, missing="allow")
+    return to_unit_range(torch.as_tensor(faces.images)), regions
+
+
+def local_of(model: RegionDenoiser, own: Regions, number: int) -> RegionDenoiser:
+    """The model with the regions of one face."""
+    return model.with_regions(Regions(own.masks[number : number + 1], own.names, missing="allow"))
+
+
+def edited_by(plan: Plan, model: RegionDenoiser, images: Tensor, own: Regions, arm: str, concept: str) -> Tensor:
+    """The faces with a concept drawn anew, each as it is otherwise."""
+    parts = [(slice(0, len(images)), model)]
+    if arm != "partition":
+        parts = [(slice(n, n + 1), local_of(model, own, n)) for n in range(len(images))]
+    edits = []
+    for rows, local in parts:
+        original = Original.as_given(local, images[rows], plan.sampling_steps)
+        edits.append(edit_original(local, original, local.regions, [Edit(concept, seed=11)], first=rows.start).edited)
+    return torch.cat(edits)
+
+
+def costs(plan: Plan, model: RegionDenoiser, images: Tensor, own: Regions, arm: str, concept: str) -> dict[str, float]:
+    """What an edit of one face takes of generating one: tokens in the mean over the faces, seconds in the median."""
+    tokens, edits, whole = [], [], []
+    for number in range(len(images)):
+        local = model if arm == "partition" else local_of(model, own, number)
+        stages = local.network.tokens.stages(local.network.changed_tokens(local.regions.mask(concept) > 0))
+        every = local.network.tokens.stages()
+        taken, all_taken = (
+            sum(plan.sampling_steps * len(stage.tokens) + len(stage.context) for stage in some)
+            for some in (stages, every)
+        )
+        tokens.append(taken / all_taken)
+        if number < TIMED:
+            started = time.perf_counter()
+            original = Original.as_given(local, images[number : number + 1], plan.sampling_steps)
+            edit_original(local, original, local.regions, [Edit(concept)])
+            between = time.perf_counter()
+            generate(local, draw_noise(local, 1, number), plan.sampling_steps)
+            edits.append(between - started)
+            whole.append(time.perf_counter() - between)
+    return {"tokens": statistics.mean(tokens), "seconds": statistics.median(edits) / statistics.median(whole)}
+
+
+def measured(
+    plan: Plan, images: Tensor, edited: Tensor, own: Regions, concept: str, reference: RealismReference
+) -> dict[str, float]:
+    """Locality by each face's own region, the crop's realism, and how much outside of it is as it was, bit for bit."""
+    found = measure_edits(
+        concept,
+        images,
+        edited,
+        own.mask(concept),
+        convention=LocalityConvention(dilation=plan.dilation),
+        grown=plan.dilation,
+        features=reference.features,
+        box=reference.boxes[concept],
+    )
+    same = (images == edited).all(dim=1, keepdim=True)
+    return {
+        "ratio": found.ratio,
+        "mse_in": found.mse_in,
+        "diversity": found.mean_diversity,
+        "same_outside": float(same[own.mask(concept) == 0].float().mean()),
+        "frechet": measure_realism(edited, reference).crops[concept].fid,
+    }
+
+
+def run(plan: Plan, source: Path, out: Path) -> dict[str, Any]:
+    """All figures: of both arms, of the renderer drawing a concept anew, and of the faces as they are."""
+    domain = open_domain("faces", 32, plan.faces)
+    reference = realism_reference(domain)
+    images, own = faces_with_regions(plan)
+    results: dict[str, Any] = {"arms": {}, "data": {}, "faces": {}}
+    for concept in CONCEPTS:
+        anew = redraw_concept(concept, plan.edited, 32, seed=5)
+        redrawn = to_unit_range(torch.as_tensor(anew.images))
+        results["data"][concept] = measured(plan, images, redrawn, own, concept, reference)
+        results["faces"][concept] = {"frechet": measure_realism(images, reference).crops[concept].fid}
+    for arm in ARMS:
+        model = trained(plan, source, arm, domain, out)
+        results["arms"][arm] = {}
+        for concept in CONCEPTS:
+            edited = edited_by(plan, model, images, own, arm, concept)
+            figures = measured(plan, images, edited, own, concept, reference)
+            results["arms"][arm][concept] = figures | costs(plan, model, images, own, arm, concept)
+            print(arm, concept, results["arms"][arm][concept], flush=True)
+    command = f"python -m benchmarks.locality.own_regions {source.name}"
+    return {"command": command, "machine": described_machine(), "plan": asdict(plan), **results}
+
+
+def report(results: dict[str, Any]) -> str:
+    """The table."""
+    arms, plan = results["arms"], results["plan"]
+    columns = [*arms, "the data", "the faces as they are"]
+    lines = [f"{'':<32}" + "".join(f"{column:>23}" for column in columns)]
+    rows = {
+        "locality": ("ratio", "{:.2g}"),
+        "  as it was outside, bit for bit": ("same_outside", "{:.1%}"),
+        "  MSE-in": ("mse_in", "{:.3f}"),
+        "  diversity": ("diversity", "{:.2f}"),
+        "  Fréchet of the crop": ("frechet", "{:.3f}"),
+        "  tokens, of a face": ("tokens", "{:.2f}"),
+        "  seconds, of a face": ("seconds", "{:.2f}"),
+    }
+    for concept in CONCEPTS:
+        found = [*(arms[arm][concept] for arm in arms), results["data"][concept], results["faces"][concept]]
+        for name, (key, shape) in rows.items():
+            label = f"{name}, {concept}" if name == "locality" else name
+            cells = [shape.format(figures[key]) if key in figures else "" for figures in found]
+            lines.append(f"{label:<32}" + "".join(f"{cell:>23}" for cell in cells))
+    lines.append(
+        f"{plan['edited']} faces, each concept drawn anew in {plan['sampling_steps']} steps; trained on for "
+        f"{plan['steps']} steps of {plan['batch_size']}; regions grown by {plan['dilation']} pixel"
+    )
+    return "\n".join([*lines, results["machine"]])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="folder of a region transformer of faces, 32 x 32")
+    for name, value in asdict(Plan()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "own_regions", help="folder of the runs")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--publish", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
+    parser.add_argument("--redraw", action="store_true", help="print what was published before")
+    options = parser.parse_args()
+    if options.redraw:
+        print(report(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        return
+    if options.model is None:
+        parser.error("give the folder of a region transformer")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    results = run(Plan(**{name: getattr(options, name) for name in asdict(Plan())}), options.model, options.out)
+    print(report(results))
+    if options.publish:
+        write_json(RESULTS, results)
+
+
+if __name__ == "__main__":
+    main()
