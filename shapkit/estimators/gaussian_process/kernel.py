@@ -248,10 +248,10 @@ class PartPosterior:
         return np.concatenate([np.empty((0, self._weights.shape[1])), *means])
 
 
-def weighted_products(rows: Floats, columns: Floats, weights: Floats) -> Floats:
-    """Return Σ_j weights_j x_j x'_j (n_rows, n_columns), with rounding kept within ± Σ_j weights_j."""
+def weighted_products(rows: Floats, columns: Floats, weights: Floats, out: Floats | None = None) -> Floats:
+    """Return Σ_j weights_j x_j x'_j (n_rows, n_columns), rounding kept within ± Σ_j weights_j, in `out` if given."""
     total = float(weights.sum())
-    products = (rows * weights) @ columns.T
+    products = np.matmul(rows * weights, columns.T, out=out)
     return np.asarray(np.clip(products, -total, total, out=products))
 
 
@@ -267,15 +267,21 @@ def size_kernel(n_players: int, length: float, odd: bool) -> tuple[Floats, Float
     Odd or even under s -> n - s in either argument; both arrays are (n_players + 1, n_players + 1), and not to be
     written to.
     """
-    places = np.arange(-n_players, n_players + 1, 2) / n_players
     tables = []
-    for distances in (np.abs(places[:, None] - places), np.abs(places[:, None] + places)):
-        scaled = np.sqrt(3) * distances / length
+    for distances in _size_distances(n_players):
+        scaled = distances / length
         decay = np.exp(-scaled)
         tables.append(((1 + scaled) * decay, scaled**2 * decay))
     (kernel, slope), (mirrored, mirrored_slope) = tables
     sign = -1 if odd else 1
     return (kernel + sign * mirrored) / 2, (slope + sign * mirrored_slope) / 2
+
+
+@lru_cache(maxsize=32)
+def _size_distances(n_players: int) -> tuple[Floats, Floats]:
+    """sqrt(3) times the distance of two coalition sizes, and of one and the other's mirror image."""
+    places = np.arange(-n_players, n_players + 1, 2) / n_players
+    return np.sqrt(3) * np.abs(places[:, None] - places), np.sqrt(3) * np.abs(places[:, None] + places)
 
 
 def slope_functionals(n_players: int) -> tuple[Floats, Floats]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,16 +57,20 @@ class KernelFamily:
 
     def table(self) -> Floats:
         """Return start, prior mean, prior standard deviation, least and greatest value: (n_parameters, 5)."""
-        variances = [(np.log(0.5 / self.n_terms), 0.0, 3.0, -14.0, 9.0)] * self.n_terms
-        rates = [(rate, rate, 1.0, -7.0, 6.0) for rate in _RATES[: self.n_terms]]
-        players = [_PLAYER] * (2 * self.n_players if self.individual else 0)
-        return np.concatenate([_SCALARS, np.array(variances + rates + players)])
+        return _parameter_table(self).copy()
 
     def split(self, parameters: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
         """Return views of a vector: scalars, wave variances, rates, log influences, log slopes over influences."""
-        ends = np.cumsum([_N_SCALARS, self.n_terms, self.n_terms, self.n_players * self.individual])
-        scalars, variances, rates, influences, ratios = np.split(parameters, ends)
-        return scalars, variances, rates, influences, ratios
+        rates = _N_SCALARS + self.n_terms
+        influences = rates + self.n_terms
+        ratios = influences + self.n_players * self.individual
+        return (
+            parameters[:_N_SCALARS],
+            parameters[_N_SCALARS:rates],
+            parameters[rates:influences],
+            parameters[influences:ratios],
+            parameters[ratios:],
+        )
 
     def kernel(self, parameters: Floats) -> PartKernel:
         """Return the kernel with these parameters (n_parameters,)."""
@@ -97,6 +102,15 @@ class KernelFamily:
         return family, start
 
 
+@lru_cache(maxsize=32)  # the likelihood asks for the prior at every step
+def _parameter_table(family: KernelFamily) -> Floats:
+    """What ``family.table()`` returns, not to be written to."""
+    variances = [(np.log(0.5 / family.n_terms), 0.0, 3.0, -14.0, 9.0)] * family.n_terms
+    rates = [(rate, rate, 1.0, -7.0, 6.0) for rate in _RATES[: family.n_terms]]
+    players = [_PLAYER] * (2 * family.n_players if family.individual else 0)
+    return np.concatenate([_SCALARS, np.array(variances + rates + players)])
+
+
 def fit_kernel(
     family: KernelFamily, signs: Floats, payoffs: Floats, start: Floats | None = None, n_iterations: int = 60
 ) -> tuple[Floats, float]:
@@ -116,15 +130,15 @@ def fit_kernel(
 def _fitted(
     family: KernelFamily, signs: Floats, payoffs: Floats, start: Floats | None, n_iterations: int
 ) -> tuple[Floats, float]:
-    table = family.table()
+    table, buffers = family.table(), _Buffers(signs, family.n_terms)
     best = table[:, 0] if start is None else np.clip(start, table[:, 3], table[:, 4])
     lowest = np.inf
     for _ in range(_RESTARTS):
-        scale = _step_scale(best, family, signs, payoffs)
+        scale = _step_scale(best, family, signs, payoffs, buffers)
         found = minimize(
             _scaled_objective,
             best,
-            args=(family, signs, payoffs, scale),
+            args=(family, signs, payoffs, scale, buffers),
             jac=True,
             method="L-BFGS-B",
             bounds=table[:, 3:],
@@ -139,7 +153,7 @@ def _fitted(
     return best, lowest
 
 
-def _step_scale(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats) -> float:
+def _step_scale(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats, buffers: _Buffers) -> float:
     """What the objective is divided by: where all parameters have bounds, the first step is as long as the gradient.
 
     Even payoffs can be far less likely at the start than odd ones, with a gradient that leads from bound to bound. Fits
@@ -147,20 +161,22 @@ def _step_scale(parameters: Floats, family: KernelFamily, signs: Floats, payoffs
     """
     if not family.even:
         return 1.0
-    return max(1.0, float(np.abs(objective(parameters, family, signs, payoffs)[1]).max()))
+    return max(1.0, float(np.abs(objective(parameters, family, signs, payoffs, buffers)[1]).max()))
 
 
 def _scaled_objective(
-    parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats, scale: float
+    parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats, scale: float, buffers: _Buffers
 ) -> tuple[float, Floats]:
-    value, gradient = objective(parameters, family, signs, payoffs)
+    value, gradient = objective(parameters, family, signs, payoffs, buffers)
     return value / scale, gradient / scale
 
 
-def objective(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats) -> tuple[float, Floats]:
+def objective(
+    parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats, buffers: _Buffers | None = None
+) -> tuple[float, Floats]:
     """Return minus the log of likelihood times prior, up to a constant, and its gradient (n_parameters,)."""
     kernel = family.kernel(parameters)
-    parts = _Parts(kernel, signs)
+    parts = _Parts(kernel, signs, _Buffers(signs, family.n_terms) if buffers is None else buffers)
     # The lower triangle of rows is the upper one of columns, which LAPACK takes without a copy.
     factor, failed = lapack.dpotrf(parts.covariances.T, lower=0, clean=0, overwrite_a=1)
     if failed:
@@ -169,24 +185,37 @@ def objective(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: 
     n_columns = payoffs.shape[1]
     value = 0.5 * float(np.sum(payoffs * weights)) + n_columns * float(np.log(np.diag(factor)).sum())
     inverse, _ = lapack.dpotri(factor, lower=0, overwrite_c=1)
-    gradient = parts.contracted(0.5 * (n_columns * inverse.T - weights @ weights.T), family, parameters)
-    _, mean, deviation = family.table()[:, :3].T
+    by_covariance = np.matmul(weights, weights.T, out=parts.buffers.by_covariance)
+    np.subtract(n_columns * inverse.T if n_columns > 1 else inverse.T, by_covariance, out=by_covariance)
+    by_covariance *= 0.5
+    gradient = parts.contracted(by_covariance, family, parameters)
+    _, mean, deviation = _parameter_table(family)[:, :3].T
     distance = (parameters - mean) / deviation
     return value + 0.5 * float(distance @ distance), gradient + distance / deviation
+
+
+class _Buffers:
+    """What one fit writes to again and again: of hundreds of pairs, new memory takes as long as what fills it."""
+
+    def __init__(self, signs: Floats, n_terms: int) -> None:
+        n_pairs = len(signs)
+        self.sizes = coalition_sizes(signs)
+        self.covariances = np.zeros((n_pairs, n_pairs))  # above the diagonal they stay so
+        self.products, self.linear, self.by_covariance = np.empty((3, n_pairs, n_pairs))
+        self.linear_weights, self.product_weights = np.empty((2, n_pairs, n_pairs))
+        self.waves, self.tilts = np.empty((2, n_terms, n_pairs, n_pairs))
 
 
 class _Parts:
     """The Gram matrix of a kernel (its lower triangle), and what its derivatives need."""
 
-    def __init__(self, kernel: PartKernel, signs: Floats) -> None:
-        n_pairs, n_terms = len(signs), len(kernel.rates)
-        self.kernel, self.signs, self.sizes = kernel, signs, coalition_sizes(signs)
-        self.products = weighted_products(signs, signs, kernel.influences)
-        self.linear = (signs * kernel.slopes) @ signs.T
+    def __init__(self, kernel: PartKernel, signs: Floats, buffers: _Buffers) -> None:
+        n_pairs = len(signs)
+        self.kernel, self.signs, self.sizes, self.buffers = kernel, signs, buffers.sizes, buffers
+        self.products = weighted_products(signs, signs, kernel.influences, out=buffers.products)
+        self.linear = np.matmul(signs * kernel.slopes, signs.T, out=buffers.linear)
         by_sizes, self.slopes_by_sizes = kernel.size_tables()
-        self.covariances = np.zeros((n_pairs, n_pairs))
-        self.waves = np.empty((n_terms, n_pairs, n_pairs))
-        self.tilts = np.empty((n_terms, n_pairs, n_pairs))
+        self.covariances, self.waves, self.tilts = buffers.covariances, buffers.waves, buffers.tilts
         loops.fill_triangle(
             self.products,
             self.linear,
@@ -198,12 +227,12 @@ class _Parts:
             self.waves,
             self.tilts,
         )
-        self.covariances[np.diag_indices(n_pairs)] += kernel.rough_variance
+        self.covariances.flat[:: n_pairs + 1] += kernel.rough_variance
 
     def contracted(self, by_covariance: Floats, family: KernelFamily, parameters: Floats) -> Floats:
         """The derivatives in the parameters of a function with these (n_pairs, n_pairs) in the covariances."""
         kernel, n_terms, n_sizes = self.kernel, len(self.kernel.rates), self.kernel.n_players + 1
-        linear_weights, product_weights = np.empty_like(self.linear), np.empty_like(self.linear)
+        linear_weights, product_weights = self.buffers.linear_weights, self.buffers.product_weights
         by_sizes, linear_by_sizes = np.zeros((n_sizes, n_sizes)), np.zeros((n_sizes, n_sizes))
         squared_total, wave_totals, tilt_totals = np.zeros(1), np.zeros(n_terms), np.zeros(n_terms)
         loops.contract_gradient(
