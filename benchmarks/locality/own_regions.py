@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.locality.region_transformer import described_machine
+from benchmarks.locality.region_transformer import described_machine, edited_part
 from shapkit.differentiable import Regions
 from shapkit_diffusion.data.faces import redraw_concept, render_faces
 from shapkit_diffusion.data.labelled import concept_labels
@@ -114,7 +114,8 @@ def costs(plan: Plan, model: RegionDenoiser, images: Tensor, own: Regions, arm: 
     tokens, edits, whole = [], [], []
     for number in range(len(images)):
         local = model if arm == "partition" else local_of(model, own, number)
-        stages = local.network.tokens.stages(local.network.changed_tokens(local.regions.mask(concept) > 0))
+        changed = edited_part(local, local.regions, concept) > 0
+        stages = local.network.tokens.stages(local.network.changed_tokens(changed))
         every = local.network.tokens.stages()
         taken, all_taken = (
             sum(plan.sampling_steps * len(stage.tokens) + len(stage.context) for stage in some)

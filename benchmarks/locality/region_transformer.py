@@ -202,6 +202,12 @@ def measure(plan: Plan, model: Denoiser, domain: Domain, reference: RealismRefer
     return {"concepts": figures, "frechet": frechet}
 
 
+def edited_part(model: Denoiser, regions: Regions, concept: str) -> Tensor:
+    """Where an edit of a concept changes the noise, (1, 1, height, width): see `edits.apply_edits`."""
+    own = model.owned((concept,))
+    return regions.mask(concept) if own is None else regions.mask(concept) * own.to(regions.masks)
+
+
 def timed(plan: Plan, model: Denoiser, domain: Domain) -> dict[str, float]:
     """Seconds of a training step, and those an image of generating a batch and of editing each concept in it."""
     device = model.device
@@ -223,7 +229,7 @@ def timed(plan: Plan, model: Denoiser, domain: Domain) -> dict[str, float]:
     seconds = {"step": seconds_of(step, device)}
     seconds["image"] = seconds_of(lambda: generate(model, noise, plan.sampling_steps, count), device) / count
     for concept in CONCEPTS:
-        edited = swap(noise, other, regions.mask(concept))
+        edited = swap(noise, other, edited_part(model, regions, concept))
 
         def edit(edited: Tensor = edited) -> Tensor:
             return regenerate(model, edited, noise, known, plan.sampling_steps, count)
@@ -240,7 +246,7 @@ def tokens_of(plan: Plan, model: RegionDenoiser, regions: Regions) -> dict[str, 
         stages = tokens.stages(changed)
         return sum(plan.sampling_steps * len(stage.tokens) + len(stage.context) for stage in stages) / plain
 
-    changed = {name: model.network.changed_tokens(regions.mask(name) > 0) for name in CONCEPTS}
+    changed = {name: model.network.changed_tokens(edited_part(model, regions, name) > 0) for name in CONCEPTS}
     return {"image": taken(None)} | {name: taken(where) for name, where in changed.items()}
 
 
@@ -278,7 +284,7 @@ def edits_shown(plan: Plan, model: Denoiser, domain: Domain) -> Tensor:
     known = generate(model, noise, plan.sampling_steps)
     regions = regions_of(plan, domain, model).to(noise)
     edited = [
-        regenerate(model, swap(noise, other, regions.mask(concept)), noise, known, plan.sampling_steps)
+        regenerate(model, swap(noise, other, edited_part(model, regions, concept)), noise, known, plan.sampling_steps)
         for concept in CONCEPTS
     ]
     return torch.stack([torch.as_tensor(to_bytes(images.cpu())) for images in (known, *edited)])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -254,6 +254,10 @@ class Denoiser(nn.Module):
     def given_others(self) -> Tensor:
         """Where a prediction is made with other regions finished in sight, boolean (1, 1, height, width) or (1,)."""
         return torch.zeros(1, dtype=torch.bool, device=self.device)
+
+    def owned(self, names: Sequence[str]) -> Tensor | None:
+        """The pixels that are generated as these regions, boolean (1, 1, height, width); None where none are apart."""
+        return None
 
     def save(self, folder: str | Path, card: str | None = None) -> None:
         """Write a diffusers pipeline's folder (safetensors), whole or not at all.

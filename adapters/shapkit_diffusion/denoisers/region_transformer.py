@@ -344,6 +344,16 @@ class RegionDenoiser(Denoiser):
         """Where a prediction is made with other regions finished in sight, boolean (1, 1, height, width)."""
         return self.seeing
 
+    def owned(self, names: Sequence[str]) -> Tensor | None:
+        """The pixels of these regions' tokens, boolean (1, 1, height, width); None if one is no region of the model.
+
+        A token with pixels of several regions is one region's. New noise in all of a mask would draw the others anew.
+        """
+        if not set(names) <= set(self.regions.names):
+            return None
+        numbers = torch.tensor([self.regions.names.index(name) for name in names], device=self.network.back.device)
+        return self.network.pixels(torch.isin(self.network.tokens.owners[:, self.network.back], numbers))
+
     def given_others_in(self, regions: Regions) -> Tensor:
         """The same of samples with regions of their own, boolean (batch, 1, height, width)."""
         tokens = self._tokens_of(regions)

@@ -407,7 +407,11 @@ def _noise_mask(denoiser: Denoiser, regions: Regions, names: Sequence[str], coun
     if len(regions.masks) not in (1, count):
         raise ValueError(f"regions must be those of the {count} images or one for all, got {len(regions.masks)}")
     mask = latent_regions(regions, denoiser, missing="allow").mask(*names)
+    own = denoiser.owned(names)  # a transformer's token that is another region's is left to it
+    if own is not None:
+        mask = mask * own.to(mask)
     lost = (regions.mask(*names) > 0).flatten(1).any(dim=1) & ~(mask > 0).flatten(1).any(dim=1)
     if bool(lost.any()):
-        raise ValueError(f"{', '.join(names)} is too small for the latent grid: dilate the region")
+        grid = "latent grid" if own is None else "grid of tokens"
+        raise ValueError(f"{', '.join(names)} is too small for the {grid}: dilate the region")
     return mask

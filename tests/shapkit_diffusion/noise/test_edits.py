@@ -318,7 +318,10 @@ def region_transformer() -> RegionDenoiser:
     labels = torch.zeros(1, 8, 8, dtype=torch.long)
     labels[:, :4, :4], labels[:, 6:] = 1, 2
     regions = Regions.from_labels(labels, {"eyes": [1], "mouth": [2]})
-    model = RegionDenoiser(small_transformer(8, width=16, depth=2, seed=1), regions)
+    return filled(RegionDenoiser(small_transformer(8, width=16, depth=2, seed=1), regions))
+
+
+def filled(model: RegionDenoiser) -> RegionDenoiser:
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():  # new transformers begin with gates that are closed
         for weights in model.parameters():
@@ -342,6 +345,28 @@ def test_a_given_image_is_edited_without_an_inversion() -> None:
     assert not torch.equal(one.edited[..., ~outside], other.edited[..., ~outside])
     again = edit_original(model, Original.as_given(model, images, 3, seed=6), model.regions, [Edit("mouth", seed=1)])
     assert torch.equal(one.edited, again.edited)
+
+
+def test_an_edit_leaves_a_neighbour_that_shares_a_token_alone() -> None:
+    """A token has pixels of eyes and nose, and is the eyes': new noise of the nose must not draw them anew."""
+    labels = torch.zeros(1, 8, 8, dtype=torch.long)
+    labels[:, 1:4, 1:7], labels[:, 3, 3], labels[:, 4:6, 2:5] = 1, 2, 2
+    regions = Regions.from_labels(labels, {"eyes": [1], "nose": [2]})
+    model = filled(RegionDenoiser(small_transformer(8, width=16, depth=2, seed=1), regions))
+    nose, eyes = (model.owned((name,)) for name in ("nose", "eyes"))
+    assert nose is not None and eyes is not None and not bool((nose & eyes).any())
+    assert bool(eyes[0, 0, 3, 3]) and bool(model.regions.mask("nose")[0, 0, 3, 3])  # the eyes have more of the token
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    original = Original.as_given(model, images, steps=3)
+    found = edit_original(model, original, model.regions, [Edit("nose", seed=1)]).edited
+    outside = ~nose.expand_as(found)
+    assert torch.equal(found[outside], images[outside]) and not torch.equal(found, images)
+    both = edit_original(model, original, model.regions, [Edit(("eyes", "nose"), seed=1)]).edited
+    outside = ~(nose | eyes).expand_as(both)
+    assert torch.equal(both[outside], images[outside]) and not torch.equal(
+        both[eyes.expand_as(both)], images[eyes.expand_as(both)]
+    )
+    assert model.owned(("ears",)) is None and small_denoiser(8, channels=(8,)).owned(("eyes",)) is None
 
 
 def test_what_needs_an_inversion_says_so() -> None:
