@@ -15,18 +15,20 @@ import argparse
 import json
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.locality.region_transformer import described_machine, edited_part
+from shapkit._optional import require
 from shapkit.differentiable import Regions
 from shapkit_diffusion.data.faces import redraw_concept, render_faces
 from shapkit_diffusion.data.labelled import concept_labels
-from shapkit_diffusion.data.pixels import to_unit_range
+from shapkit_diffusion.data.pixels import to_bytes, to_unit_range
 from shapkit_diffusion.denoisers.loading import load_denoiser
 from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain, open_domain
@@ -42,7 +44,8 @@ from shapkit_diffusion.training.denoiser import train
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "own_regions.json"
-TIMED = 9
+PICTURE = ROOT / "docs" / "pictures" / "own_regions.png"
+TIMED, SHOWN = 9, 6
 ARMS = {"partition": "template", "own regions": "label_maps"}
 
 
@@ -180,6 +183,24 @@ def run(plan: Plan, source: Path, out: Path) -> dict[str, Any]:
     return {"command": command, "machine": described_machine(), "plan": asdict(plan), **results}
 
 
+def draw(plan: Plan, models: dict[str, RegionDenoiser], path: Path) -> None:
+    """The picture: given faces, and below each the same with one concept drawn anew, by either arm."""
+    plt = require("matplotlib.pyplot", extra="plots", purpose="the picture")
+    images, own = faces_with_regions(replace(plan, edited=SHOWN))
+    figure, axes = plt.subplots(1, len(models), figsize=(6.4 * len(models), 4.9), squeeze=False, layout="constrained")
+    for axis, (arm, model) in zip(axes[0], models.items(), strict=True):
+        rows = [images, *(edited_by(plan, model, images, own, arm, concept) for concept in CONCEPTS)]
+        pixels = [np.concatenate(list(to_bytes(row).transpose(0, 2, 3, 1)), axis=1) for row in rows]
+        axis.imshow(np.concatenate(pixels), interpolation="nearest")
+        side = images.shape[-1]
+        axis.set_yticks([side * (row + 0.5) for row in range(len(rows))], ["given", *(f"new {c}" for c in CONCEPTS)])
+        axis.set_xticks([])
+        axis.set_title({"partition": "by one partition for all", "own regions": "by each face's own regions"}[arm])
+    figure.suptitle("Given faces with one concept drawn anew, no inversion: all other pixels are the file's own")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def report(results: dict[str, Any]) -> str:
     """The table."""
     arms, plan = results["arms"], results["plan"]
@@ -228,6 +249,8 @@ def main() -> None:
     print(report(results))
     if options.publish:
         write_json(RESULTS, results)
+        plan, domain = Plan(**results["plan"]), open_domain("faces", 32, results["plan"]["faces"])
+        draw(plan, {arm: trained(plan, options.model, arm, domain, options.out) for arm in ARMS}, PICTURE)
 
 
 if __name__ == "__main__":
