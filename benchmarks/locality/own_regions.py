@@ -1,7 +1,8 @@
 """A region transformer that is edited by each image's own regions, beside one of a partition for all: given faces.
 
     python -m benchmarks.locality.region_transformer --seeds 0 --noises 4 --publish equal_time   # makes the model
-    python -m benchmarks.locality.own_regions runs/region_transformer/region-0-run/model --publish
+    MODEL=runs/region_transformer/region-0-run/model
+    python -m benchmarks.locality.own_regions $MODEL --publish      # docs/results/own_regions.json and the picture
     python -m benchmarks.locality.own_regions --redraw
 
 From one region transformer, trained on for equal steps: on its partition, and on label maps (``regions="label_maps"``).
@@ -179,8 +180,12 @@ def run(plan: Plan, source: Path, out: Path) -> dict[str, Any]:
             figures = measured(plan, images, edited, own, concept, reference)
             results["arms"][arm][concept] = figures | costs(plan, model, images, own, arm, concept)
             print(arm, concept, results["arms"][arm][concept], flush=True)
-    command = f"python -m benchmarks.locality.own_regions {source.name}"
-    return {"command": command, "machine": described_machine(), "plan": asdict(plan), **results}
+    return {
+        "command": "python -m benchmarks.locality.own_regions MODEL --publish",
+        "machine": described_machine(),
+        "plan": asdict(plan),
+        **results,
+    }
 
 
 def draw(plan: Plan, models: dict[str, RegionDenoiser], path: Path) -> None:

@@ -371,6 +371,11 @@ def equal_time(results: dict[str, Any]) -> str:
     return report(results["equal_time"])
 
 
+def equal_times(results: dict[str, Any]) -> str:
+    """The same of seconds and tokens, with several noises per image in a training step."""
+    return times(results["equal_time"])
+
+
 def times(results: dict[str, Any]) -> str:
     """What the region transformer takes of a plain one's seconds."""
     seconds = results["timing"]["seconds"]
