@@ -357,6 +357,7 @@ def report(results: dict[str, Any]) -> str:
     for crop in ("whole", *CONCEPTS):
         lines.append(row(f"Fréchet, {crop}", lambda run, c=crop: run["frechet"][c]))
     lines.append(row("training, steps", lambda run: float(run["training"]["steps"])))
+    lines.append(row("  seconds a step", lambda run: float(run["training"]["seconds_per_step"])))
     noises = f", {plan['noises']} noises an image" if plan.get("noises", 1) > 1 else ""
     lines.append(
         f"{plan['size']} x {plan['size']} pixels, patch {plan['patch']}, width {plan['width']}, {plan['depth']} blocks,"

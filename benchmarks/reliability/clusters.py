@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 import shapkit
 from benchmarks.machine import machine
+from shapkit_diffusion.runs import write_json
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "clusters.json"
@@ -274,7 +275,7 @@ def main() -> None:
         return
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])  # the workers' too
     results = measured(options.only, options.players, options.seconds, options.kills, options.megabytes)
-    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(options.out, results)
     print(report(results))
 
 

@@ -12,13 +12,11 @@ from PIL import Image
 
 from shapkit_diffusion.data.folders import (
     MAX_PIXELS,
-    Bytes,
+    PairedPictures,
     StoredPicture,
     check_channels,
     checked_names,
     checked_size,
-    paired_row,
-    stack_rows,
 )
 
 
@@ -45,7 +43,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class ImageTable:
+class ImageTable(PairedPictures):
     """Images and label maps in two columns of a table; ``open_dataset`` makes one.
 
     Args:
@@ -68,19 +66,10 @@ class ImageTable:
     def __len__(self) -> int:
         return len(self.table)
 
-    def rows(self, indices: Sequence[int]) -> tuple[Bytes, Bytes]:
-        """uint8 images (n, channels, height, width) and uint8 labels (n, height, width), read and decoded now.
-
-        Raises:
-            ValueError: if a picture cannot be decoded, or a label map holds a value that has no name.
-            IndexError: if there is no such row.
-        """
-        return stack_rows(self._row, indices, self.channels, self.size)
-
-    def _row(self, index: int) -> tuple[Bytes, Bytes]:
+    def pictures(self, index: int) -> tuple[Path | StoredPicture, Path | StoredPicture]:
+        """The image and the label map of a row."""
         record = self.table[int(index)]
-        image, label_map = (picture_in(record, column, index) for column in (self.image, self.labels))
-        return paired_row(image, label_map, self.label_names, self.size, self.channels, self.max_pixels)
+        return picture_in(record, self.image, index), picture_in(record, self.labels, index)
 
 
 def open_dataset(

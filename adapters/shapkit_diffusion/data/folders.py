@@ -55,8 +55,33 @@ class Rows(Protocol):
     def rows(self, indices: Sequence[int]) -> tuple[Bytes, Bytes]: ...
 
 
+class PairedPictures:
+    """Images with a label map each, as pictures that are stored somewhere: how rows are read from them."""
+
+    label_names: tuple[str, ...]
+    size: tuple[int, int]
+    channels: int
+    max_pixels: int
+
+    def pictures(self, index: int) -> tuple[Path | StoredPicture, Path | StoredPicture]:
+        """The image and the label map of a row."""
+        raise NotImplementedError
+
+    def rows(self, indices: Sequence[int]) -> tuple[Bytes, Bytes]:
+        """uint8 images (n, channels, height, width) and uint8 labels (n, height, width), read and decoded now.
+
+        Raises:
+            ValueError: if a picture cannot be decoded, or a label map holds a value that has no name.
+            IndexError: if there is no such row.
+        """
+        return stack_rows(self._row, indices, self.channels, self.size)
+
+    def _row(self, index: int) -> tuple[Bytes, Bytes]:
+        return paired_row(*self.pictures(index), self.label_names, self.size, self.channels, self.max_pixels)
+
+
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(PairedPictures):
     """Images and label maps on disk; ``open_folder`` makes one from two folders.
 
     Args:
@@ -78,18 +103,9 @@ class ImageFolder:
     def __len__(self) -> int:
         return len(self.image_paths)
 
-    def rows(self, indices: Sequence[int]) -> tuple[Bytes, Bytes]:
-        """uint8 images (n, channels, height, width) and uint8 labels (n, height, width), decoded now.
-
-        Raises:
-            ValueError: if a file cannot be decoded, or a label map holds a value that has no name.
-            IndexError: if there is no such row.
-        """
-        return stack_rows(self._row, indices, self.channels, self.size)
-
-    def _row(self, index: int) -> tuple[Bytes, Bytes]:
-        image, label_map = self.image_paths[index], self.label_paths[index]
-        return paired_row(image, label_map, self.label_names, self.size, self.channels, self.max_pixels)
+    def pictures(self, index: int) -> tuple[Path, Path]:
+        """The image and the label map of a row."""
+        return self.image_paths[index], self.label_paths[index]
 
 
 def open_folder(

@@ -25,16 +25,14 @@ from shapkit_diffusion.data.folders import (
     IMAGE_SUFFIXES,
     LABELS_FILE,
     MAX_PIXELS,
-    Bytes,
+    PairedPictures,
     Rows,
     check_channels,
     checked_names,
     checked_size,
     files_in,
     names_in,
-    paired_row,
     picture_of,
-    stack_rows,
 )
 
 LABELS_SUFFIX = ".labels.png"
@@ -63,7 +61,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class ImageShards:
+class ImageShards(PairedPictures):
     """Images and label maps in tar files; ``open_shards`` makes one.
 
     Args:
@@ -86,20 +84,7 @@ class ImageShards:
     def __len__(self) -> int:
         return len(self.places)
 
-    def rows(self, indices: Sequence[int]) -> tuple[Bytes, Bytes]:
-        """uint8 images (n, channels, height, width) and uint8 labels (n, height, width), read and decoded now.
-
-        Raises:
-            ValueError: if a picture cannot be decoded, or a label map holds a value that has no name.
-            IndexError: if there is no such row.
-        """
-        return stack_rows(self._row, indices, self.channels, self.size)
-
-    def _row(self, index: int) -> tuple[Bytes, Bytes]:
-        image, label_map = self.members(index)
-        return paired_row(image, label_map, self.label_names, self.size, self.channels, self.max_pixels)
-
-    def members(self, index: int) -> tuple[Member, Member]:
+    def pictures(self, index: int) -> tuple[Member, Member]:
         """The image and the label map of a row."""
         shard, *places = self.places[index].tolist()
         path = self.shard_paths[shard]

@@ -318,7 +318,7 @@ class RegionDenoiser(Denoiser):
         Raises:
             ValueError: as of the class, or if the names differ.
         """
-        self._tokens_of(regions)
+        self._check_names(regions)
         plain = Denoiser(self.network.transformer, self.scheduler, self.autoencoder, class_label=self.class_label)
         plain.ddim = self.ddim
         found = RegionDenoiser(plain, regions, self.allowed)
@@ -326,11 +326,14 @@ class RegionDenoiser(Denoiser):
         found.network.clean_embedding = self.network.clean_embedding
         return found.train(self.training)
 
-    def _tokens_of(self, regions: Regions) -> TokenGraph:
+    def _check_names(self, regions: Regions) -> None:
         if regions.names != self.regions.names:
             raise ValueError(
                 f"regions must be named as the model's, {', '.join(self.regions.names)}; got {', '.join(regions.names)}"
             )
+
+    def _tokens_of(self, regions: Regions) -> TokenGraph:
+        self._check_names(regions)
         return TokenGraph.of(regions, self.allowed, patch=self.network.config["patch_size"])
 
     def stages(self, changed: Tensor | None = None) -> list[denoisers.Stage]:

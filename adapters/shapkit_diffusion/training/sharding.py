@@ -49,14 +49,14 @@ def own(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def own_rows(tensor: Tensor) -> slice:
-    """Which rows of the whole tensor these are.
+def own_rows(tensor: Tensor) -> slice | None:
+    """Which rows of the whole tensor these are; None for all of it.
 
-    >>> own_rows(torch.zeros(5, 2))
-    slice(0, 5, None)
+    >>> own_rows(torch.zeros(5, 2)) is None
+    True
     """
     if not isinstance(tensor, DTensor):
-        return slice(0, len(tensor))
+        return None
     size = math.ceil(len(tensor) / tensor.device_mesh.size())
     first = min(tensor.device_mesh.get_local_rank() * size, len(tensor))
     return slice(first, first + len(own(tensor)))

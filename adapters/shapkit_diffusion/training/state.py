@@ -109,9 +109,9 @@ class TrainingState(Generic[Network]):
         check_same_shapes(state, weights.shapes, source)
         with torch.no_grad():
             for name, value in state.items():
-                own(value).copy_(weights.rows(name, own_rows(value) if value.ndim else None))
+                own(value).copy_(weights.rows(name, own_rows(value)))
             for number, shadow in enumerate(self.average.shadow_params):
-                own(shadow).copy_(shadows.rows(f"{number}", own_rows(shadow) if shadow.ndim else None))
+                own(shadow).copy_(shadows.rows(f"{number}", own_rows(shadow)))
         parameters = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         entries: dict[int, dict[str, Tensor]] = {}
         for key, shape in moments.shapes.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from shapkit_diffusion.data import FACE_LABELS, LabelledImages, open_folder, render_faces, write_folder
 from shapkit_diffusion.data.folders import ImageFolder
+from tests.complaints import complaint
 
 FACES = render_faces(5, size=16, seed=3)
 
@@ -27,14 +27,6 @@ def folder(tmp_path: Path) -> Path:
 
 def opened(folder: Path, **options: Any) -> ImageFolder:
     return open_folder(folder / "images", folder / "labels", **options)
-
-
-def complaint(action: Callable[[], object]) -> str:
-    with pytest.raises(ValueError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def huge_png(width: int, height: int) -> bytes:

@@ -6,7 +6,6 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from shapkit_diffusion.fingerprints import described_data
 from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig
 from shapkit_diffusion.training.denoiser import train
 from shapkit_diffusion.training.stop_signals import TrainingStopped
+from tests.complaints import complaint
 
 FACES = render_faces(11, size=16, seed=3)
 
@@ -38,14 +38,6 @@ FACES = render_faces(11, size=16, seed=3)
 def folder(tmp_path: Path) -> Path:
     write_shards(FACES, tmp_path / "shards", rows_per_shard=4)
     return tmp_path / "shards"
-
-
-def complaint(action: Callable[[], object]) -> str:
-    with pytest.raises(ValueError) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def png(pixels: Any) -> bytes:
