@@ -14,6 +14,10 @@ For every seed, by ``train`` as everybody has it:
     plain long  a plain DiT trained for as long as the region transformer in seconds
     low rank    the plain one, converted by changes of rank 16 (LoRA), for as many steps as the converted one
     one noise   a region transformer that sees every image with one noise a step, where the others see --noises of them
+    plain one   a plain DiT trained for as long as that in seconds
+    brief       the plain one, converted with one noise an image
+    brows       the one-noise region transformer with brows between the rest and the eyes, which look at both
+    penalty     the plain one, trained on with the dummy-player penalty for as many steps as the converted one
 
 Every arm is written to a file of its own as soon as it is known, and found there by the next call.
 """
@@ -40,6 +44,7 @@ from torch import Tensor
 from benchmarks.machine import machine
 from shapkit._optional import require
 from shapkit.differentiable import Regions
+from shapkit.differentiable.regions import Graph
 from shapkit_diffusion.data.faces import redraw_concept, render_faces
 from shapkit_diffusion.data.labelled import concept_labels
 from shapkit_diffusion.data.pixels import to_bytes, to_unit_range
@@ -54,14 +59,27 @@ from shapkit_diffusion.evaluation.realism_measures import RealismReference
 from shapkit_diffusion.noise.sampling import draw_noise, generate, regenerate, swap
 from shapkit_diffusion.runs import write_json
 from shapkit_diffusion.training.batches import template_regions
-from shapkit_diffusion.training.config import TrainConfig
+from shapkit_diffusion.training.config import PenaltyConfig, TrainConfig
 from shapkit_diffusion.training.denoiser import train
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "region_transformer.json"
 PICTURE = ROOT / "docs" / "pictures" / "region_transformer.png"
 
-ARMS = ("plain", "region", "converted", "plain+", "plain long", "low rank", "one noise")
+ARMS = (
+    "plain",
+    "region",
+    "converted",
+    "plain+",
+    "plain long",
+    "low rank",
+    "one noise",
+    "plain one",
+    "brief",
+    "brows",
+    "penalty",
+)
+BROWS: Graph = {"brows": ["rest"], "eyes": ["rest", "brows"], "nose": ["rest"], "mouth": ["rest"]}
 CONVERSION = 0.1
 """Steps of a conversion, in those of the plain model."""
 RANK = 16
@@ -73,6 +91,10 @@ TITLES = {
     "plain long": "plain DiT, equal time",
     "low rank": "converted by LoRA",
     "one noise": "region transformer, one noise an image",
+    "plain one": "plain DiT, as long as that",
+    "brief": "converted, one noise an image",
+    "brows": "eyes that look at the brows",
+    "penalty": "plain DiT, then penalty",
 }
 SHOWN = 8
 
@@ -106,9 +128,9 @@ def on_cpu(domain: Domain) -> Domain:
     )
 
 
-def regions_of(plan: Plan, domain: Domain, model: Denoiser) -> Regions:
+def regions_of(plan: Plan, domain: Domain, model: Denoiser, concepts: Sequence[str] = CONCEPTS) -> Regions:
     """Where each concept occurs at all, on the model's grid."""
-    return template_regions(domain.training, model, CONCEPTS, dilation=plan.dilation, mirrored=True)
+    return template_regions(domain.training, model, concepts, dilation=plan.dilation, mirrored=True)
 
 
 def train_arm(plan: Plan, arm: str, seed: int, domain: Domain, out: Path) -> tuple[Denoiser, dict[str, Any]]:
@@ -135,16 +157,22 @@ def train_arm(plan: Plan, arm: str, seed: int, domain: Domain, out: Path) -> tup
         save_every=10**9,
     )
     on = replace(config, steps=max(1, round(CONVERSION * plan.steps)), warmup=20, ema=0.99, seed=seed + 100)
-    ratio = pace("region") / pace("plain") if arm in ("plain+", "plain long") else 1.0
+    as_long_as = {"plain+": "region", "plain long": "region", "plain one": "one noise"}
+    ratio = pace(as_long_as[arm]) / pace("plain") if arm in as_long_as else 1.0
     model: Denoiser
-    if arm in ("plain", "plain long"):
+    if arm in ("plain", "plain long", "plain one"):
         model, config = fresh, replace(config, steps=round(ratio * plan.steps))
     elif arm in ("region", "one noise"):
         noises = plan.noises if arm == "region" else 1
         model, config = RegionDenoiser(fresh, regions), replace(config, noises_per_image=noises)
-    elif arm in ("converted", "low rank"):
+    elif arm == "brows":
+        model = RegionDenoiser(fresh, regions_of(plan, domain, fresh, ("brows", *CONCEPTS)), BROWS)
+    elif arm in ("converted", "low rank", "brief"):
         model = convert(plain(), regions)
-        config = replace(on, noises_per_image=plan.noises, low_rank=RANK if arm == "low rank" else 0)
+        noises = 1 if arm == "brief" else plan.noises
+        config = replace(on, noises_per_image=noises, low_rank=RANK if arm == "low rank" else 0)
+    elif arm == "penalty":
+        model, config = plain(), replace(on, anchor=True, penalty=PenaltyConfig(concepts=CONCEPTS))
     else:
         model, config = plain(), replace(on, steps=round(ratio * on.steps))
     folder = out / f"{arm.replace(' ', '_')}-{seed}-run"

@@ -8,10 +8,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
-from scipy.optimize import minimize
 
 from shapkit.estimators.gaussian_process import loops
-from shapkit.estimators.gaussian_process.kernel import PartKernel, coalition_sizes, size_kernel, weighted_products
+from shapkit.estimators.gaussian_process.kernel import CONSTANT_VARIANCE, PartKernel, coalition_sizes
+from shapkit.estimators.gaussian_process.minimise import minimised
 from shapkit.estimators.gaussian_process.threads import threads_for
 
 Floats = NDArray[np.float64]
@@ -33,8 +33,7 @@ _SCALARS = np.array(
 _RATES = np.log([2.0, 8.0])  # β has mean 1/n: tanh(t β) is about 2/n for the first term
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _FAINT = -3.0  # log: how much less the second sinh term starts with than the first would
-_FAILED = 1e25  # objective where a Gram matrix is not positive definite: the line search turns back
-_RESTARTS = 3  # the line search sometimes gives up early
+_CLOSE_ENOUGH = 0.02  # log probability: a step that gains less is the last
 
 
 @dataclass(frozen=True)
@@ -123,159 +122,90 @@ def fit_kernel(
         start: parameters to start from; by default those of the family.
         n_iterations: the most steps of L-BFGS.
     """
+    table = _parameter_table(family)
+    _, mean, deviation, least, greatest = table.T
+    begin = table[:, 0] if start is None else np.clip(start, least, greatest)
+    likelihood = _Likelihood(family, signs, payoffs)
+
+    def whitened(place: Floats) -> tuple[float, Floats]:
+        """Where the prior is standard normal, no direction is steeper than another but by what the payoffs say."""
+        value, gradient = likelihood(mean + deviation * place)
+        return value + 0.5 * float(place @ place), gradient * deviation + place
+
     with threads_for(len(signs)):
-        return _fitted(family, signs, payoffs, start, n_iterations)
-
-
-def _fitted(
-    family: KernelFamily, signs: Floats, payoffs: Floats, start: Floats | None, n_iterations: int
-) -> tuple[Floats, float]:
-    table, buffers = family.table(), _Buffers(signs, family.n_terms)
-    best = table[:, 0] if start is None else np.clip(start, table[:, 3], table[:, 4])
-    lowest = np.inf
-    for _ in range(_RESTARTS):
-        scale = _step_scale(best, family, signs, payoffs, buffers)
-        found = minimize(
-            _scaled_objective,
-            best,
-            args=(family, signs, payoffs, scale, buffers),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=table[:, 3:],
-            options={"maxiter": n_iterations, "maxcor": 20},
+        place, value = minimised(
+            whitened,
+            (begin - mean) / deviation,
+            (least - mean) / deviation,
+            (greatest - mean) / deviation,
+            n_iterations,
+            _CLOSE_ENOUGH,
         )
-        value = float(found.fun) * scale
-        much_lower = value < lowest - 0.5
-        if value < lowest:
-            best, lowest = found.x, value
-        if found.status != 2 or not much_lower:
-            break
-    return best, lowest
+    return mean + deviation * place, value
 
 
-def _step_scale(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats, buffers: _Buffers) -> float:
-    """What the objective is divided by: where all parameters have bounds, the first step is as long as the gradient.
-
-    Even payoffs can be far less likely at the start than odd ones, with a gradient that leads from bound to bound. Fits
-    of odd payoffs, which do well without, keep the course that the published figures were made with.
-    """
-    if not family.even:
-        return 1.0
-    return max(1.0, float(np.abs(objective(parameters, family, signs, payoffs, buffers)[1]).max()))
-
-
-def _scaled_objective(
-    parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats, scale: float, buffers: _Buffers
-) -> tuple[float, Floats]:
-    value, gradient = objective(parameters, family, signs, payoffs, buffers)
-    return value / scale, gradient / scale
-
-
-def objective(
-    parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats, buffers: _Buffers | None = None
-) -> tuple[float, Floats]:
+def objective(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats) -> tuple[float, Floats]:
     """Return minus the log of likelihood times prior, up to a constant, and its gradient (n_parameters,)."""
-    kernel = family.kernel(parameters)
-    parts = _Parts(kernel, signs, _Buffers(signs, family.n_terms) if buffers is None else buffers)
-    # The lower triangle of rows is the upper one of columns, which LAPACK takes without a copy.
-    factor, failed = lapack.dpotrf(parts.covariances.T, lower=0, clean=0, overwrite_a=1)
-    if failed:
-        return _FAILED, np.zeros_like(parameters)
-    weights, _ = lapack.dpotrs(factor, payoffs, lower=0)
-    n_columns = payoffs.shape[1]
-    value = 0.5 * float(np.sum(payoffs * weights)) + n_columns * float(np.log(np.diag(factor)).sum())
-    inverse, _ = lapack.dpotri(factor, lower=0, overwrite_c=1)
-    by_covariance = np.matmul(weights, weights.T, out=parts.buffers.by_covariance)
-    np.subtract(n_columns * inverse.T if n_columns > 1 else inverse.T, by_covariance, out=by_covariance)
-    by_covariance *= 0.5
-    gradient = parts.contracted(by_covariance, family, parameters)
     _, mean, deviation = _parameter_table(family)[:, :3].T
+    value, gradient = _Likelihood(family, signs, payoffs)(parameters)
     distance = (parameters - mean) / deviation
     return value + 0.5 * float(distance @ distance), gradient + distance / deviation
 
 
-class _Buffers:
-    """What one fit writes to again and again: of hundreds of pairs, new memory takes as long as what fills it."""
+class _Likelihood:
+    """Minus the log of the likelihood, up to a constant, as a function of the parameters.
 
-    def __init__(self, signs: Floats, n_terms: int) -> None:
-        n_pairs = len(signs)
-        self.sizes = coalition_sizes(signs)
-        self.covariances = np.zeros((n_pairs, n_pairs))  # above the diagonal they stay so
-        self.products, self.linear, self.by_covariance = np.empty((3, n_pairs, n_pairs))
-        self.linear_weights, self.product_weights = np.empty((2, n_pairs, n_pairs))
-        self.waves, self.tilts = np.empty((2, n_terms, n_pairs, n_pairs))
+    Its memory is of the whole fit: of hundreds of pairs, new memory takes as long as what fills it.
+    """
 
+    def __init__(self, family: KernelFamily, signs: Floats, payoffs: Floats) -> None:
+        n_pairs, n_players = signs.shape
+        self._family, self._signs, self._payoffs = family, np.ascontiguousarray(signs), payoffs
+        self._columns, self._sizes = np.ascontiguousarray(signs.T), coalition_sizes(signs)
+        self._covariances = np.zeros((n_pairs, n_pairs))  # above the diagonal they stay so
+        self._products, self._linear = np.empty((2, n_pairs, n_pairs))
+        self._waves, self._tilts = np.empty((2, family.n_terms, n_pairs, n_pairs))
+        self._numbers = np.full(_N_SCALARS + 1, CONSTANT_VARIANCE)
+        self._alike = np.full(n_players, 1 / n_players)
+        if not family.individual:
+            self._products[:] = self._linear[:] = signs @ signs.T / n_players
 
-class _Parts:
-    """The Gram matrix of a kernel (its lower triangle), and what its derivatives need."""
-
-    def __init__(self, kernel: PartKernel, signs: Floats, buffers: _Buffers) -> None:
-        n_pairs = len(signs)
-        self.kernel, self.signs, self.sizes, self.buffers = kernel, signs, buffers.sizes, buffers
-        self.products = weighted_products(signs, signs, kernel.influences, out=buffers.products)
-        self.linear = np.matmul(signs * kernel.slopes, signs.T, out=buffers.linear)
-        by_sizes, self.slopes_by_sizes = kernel.size_tables()
-        self.covariances, self.waves, self.tilts = buffers.covariances, buffers.waves, buffers.tilts
-        loops.fill_triangle(
-            self.products,
-            self.linear,
-            self.sizes,
-            by_sizes,
-            self.slopes_by_sizes,
-            *kernel.of_loops(),
-            self.covariances,
-            self.waves,
-            self.tilts,
-        )
-        self.covariances.flat[:: n_pairs + 1] += kernel.rough_variance
-
-    def contracted(self, by_covariance: Floats, family: KernelFamily, parameters: Floats) -> Floats:
-        """The derivatives in the parameters of a function with these (n_pairs, n_pairs) in the covariances."""
-        kernel, n_terms, n_sizes = self.kernel, len(self.kernel.rates), self.kernel.n_players + 1
-        linear_weights, product_weights = self.buffers.linear_weights, self.buffers.product_weights
-        by_sizes, linear_by_sizes = np.zeros((n_sizes, n_sizes)), np.zeros((n_sizes, n_sizes))
-        squared_total, wave_totals, tilt_totals = np.zeros(1), np.zeros(n_terms), np.zeros(n_terms)
-        loops.contract_gradient(
-            by_covariance,
-            self.products,
-            self.linear,
-            self.sizes,
-            self.slopes_by_sizes,
-            kernel.wave_variances,
-            kernel.rates,
-            kernel.pair_variance,
-            self.waves,
-            self.tilts,
-            linear_weights,
-            product_weights,
-            by_sizes,
-            linear_by_sizes,
-            squared_total,
-            wave_totals,
-            tilt_totals,
-        )
+    def __call__(self, parameters: Floats) -> tuple[float, Floats]:
+        """Return the value and its gradient (n_parameters,)."""
+        family, payoffs = self._family, self._payoffs
+        scalars, variances, rates, influences, ratios = family.split(np.exp(parameters))
+        numbers = self._numbers
+        numbers[:_N_SCALARS] = scalars
+        numbers[_ROUGH] += family.least_roughness
+        influences = influences / family.n_players if family.individual else self._alike
+        slopes = influences * ratios if family.individual else influences
+        kernel = (influences, slopes, numbers, variances, rates, family.even, family.individual)
+        kept = (self._products, self._linear, self._waves, self._tilts)
+        loops.fill_triangle(self._signs, self._columns, self._sizes, *kernel, self._covariances, *kept)
+        # The lower triangle of rows is the upper one of columns, which LAPACK takes without a copy.
+        factor, failed = lapack.dpotrf(self._covariances.T, lower=0, clean=0, overwrite_a=1)
+        if failed:
+            return np.inf, np.zeros_like(parameters)
+        weights, _ = lapack.dpotrs(factor, payoffs, lower=0)
+        value = 0.5 * float(np.vdot(payoffs, weights)) + payoffs.shape[1] * float(np.log(np.diag(factor)).sum())
+        inverse, _ = lapack.dpotri(factor, lower=0, overwrite_c=1)
         gradient = np.zeros(len(parameters))
-        scalars, variances, rates, influences, ratios = family.split(gradient)  # views, filled in place
-        size_table, size_slope = size_kernel(kernel.n_players, kernel.size_length, odd=not kernel.even)
-        slope_table, slope_slope = size_kernel(kernel.n_players, kernel.slope_length, odd=kernel.even)
-        squares, total_gradient = float(kernel.slopes @ kernel.slopes), float(by_sizes.sum())
-        additive = (squared_total[0] - squares * total_gradient) / 2 if kernel.even else linear_by_sizes.sum()
-        scalars[_LINEAR] = kernel.linear_variance * additive
-        scalars[_ROUGH] = (kernel.rough_variance - family.least_roughness) * np.trace(by_covariance)
-        scalars[_SIZE] = kernel.size_variance * np.sum(by_sizes * size_table)
-        scalars[_SIZE_LENGTH] = kernel.size_variance * np.sum(by_sizes * size_slope)
-        scalars[_SLOPE] = kernel.slope_variance * np.sum(linear_by_sizes * slope_table)
-        scalars[_SLOPE_LENGTH] = kernel.slope_variance * np.sum(linear_by_sizes * slope_slope)
-        total = float(kernel.influences.sum())
-        steepness = np.tanh(kernel.rates * total)
-        # from sinh(t U) or cosh(t U) in the denominator
-        normalised = wave_totals * steepness if kernel.even else wave_totals / steepness
-        variances[:] = kernel.wave_variances * wave_totals
-        rates[:] = kernel.wave_variances * kernel.rates * (tilt_totals - total * normalised)
+        by_number, by_variance, by_rate, by_influence, by_ratio = family.split(gradient)  # views, filled in place
+        by_players = np.empty((2, family.n_players))
+        loops.contract_gradient(
+            self._signs,
+            self._sizes,
+            *kernel,
+            inverse.T,
+            np.ascontiguousarray(weights),
+            *kept,
+            by_number,
+            by_variance,
+            by_rate,
+            *by_players,
+        )
+        by_number[_ROUGH] *= scalars[_ROUGH]
         if family.individual:
-            shrunk = kernel.pair_variance * kernel.slopes * total_gradient  # from the squares that pairs leave out
-            ratios[:] = kernel.slopes * (np.sum((linear_weights @ self.signs) * self.signs, axis=0) - shrunk)
-            shared = float(np.sum(kernel.wave_variances * kernel.rates * normalised))
-            curved = np.sum((product_weights @ self.signs) * self.signs, axis=0) - shared
-            influences[:] = ratios + kernel.influences * curved
-        return gradient
+            by_ratio[:] = slopes * by_players[1]
+            by_influence[:] = by_ratio + influences * by_players[0]
+        return value, gradient

@@ -69,84 +69,184 @@ def fill_covariances(
 
 
 @compiled
+def _size_profile(n_players: int, length: float) -> tuple[Floats, Floats]:
+    """A Matérn-3/2 kernel of 0, ..., n steps between two sizes, and its derivative in log(length): both (n + 1,)."""
+    kernel, slope = np.empty(n_players + 1), np.empty(n_players + 1)
+    for steps in range(n_players + 1):
+        scaled = math.sqrt(3.0) * 2.0 * steps / (n_players * length)
+        decay = math.exp(-scaled)
+        kernel[steps] = (1.0 + scaled) * decay
+        slope[steps] = scaled * scaled * decay
+    return kernel, slope
+
+
+@compiled
+def _mirrored(profile: Floats, size: int, other: int, sign: float) -> float:
+    """The value of `kernel.size_kernel` for two sizes; `sign` is -1 where it is odd."""
+    n_players = len(profile) - 1
+    return 0.5 * (profile[abs(size - other)] + sign * profile[abs(n_players - size - other)])
+
+
+@compiled
+def _weighted_products(signs: Floats, columns: Floats, weights: Floats, products: Floats) -> None:
+    """Write Σ_j weights_j x_j x'_j of any two rows of `signs`, whose transpose is `columns`, to the lower triangle."""
+    total = weights.sum()
+    for row in range(signs.shape[0]):
+        written = products[row, : row + 1]
+        written[:] = 0.0
+        for player in range(signs.shape[1]):
+            weight = weights[player] * signs[row, player]
+            seen = columns[player]
+            for column in range(row + 1):
+                written[column] += weight * seen[column]
+        for column in range(row + 1):
+            written[column] = min(max(written[column], -total), total)
+
+
+@compiled
 def fill_triangle(
-    products: Floats,
-    linear: Floats,
+    signs: Floats,
+    columns: Floats,
     sizes: Integers,
-    by_sizes: Floats,
-    slopes_by_sizes: Floats,
+    influences: Floats,
+    slopes: Floats,
+    numbers: Floats,
     variances: Floats,
     rates: Floats,
-    total: float,
-    pair_variance: float,
-    squares: float,
     even: bool,
+    individual: bool,
     covariances: Floats,
+    products: Floats,
+    linear: Floats,
     waves: Floats,
     tilts: Floats,
 ) -> None:
-    """As `fill_covariances` for the lower triangle of one set of pairs, keeping what the gradient needs.
+    """Write the Gram matrix of pairs to the lower triangle of `covariances`, keeping what its derivatives need.
 
-    `waves` and `tilts` (n_terms, n_pairs, n_pairs) receive sinh(t u)/sinh(t U) and cosh(t u)/sinh(t U), or, of an even
-    game, cosh(t u)/cosh(t U) and sinh(t u)/cosh(t U): a tilt times t is the derivative of a wave in u.
+    `numbers` holds linear variance, rough variance, variance and length of sizes, variance and length of slopes, and
+    the variance of a constant. `columns` is `signs` transposed. `products` and `linear` (n_pairs, n_pairs) receive
+    Σ β_j x_j x'_j and the same of the slopes, or hold them already where players are not `individual`. `waves` and
+    `tilts` (n_terms, n_pairs, n_pairs) receive sinh(t u)/sinh(t U) and cosh(t u)/sinh(t U), or, of an even game,
+    cosh(t u)/cosh(t U) and sinh(t u)/cosh(t U): a tilt times t is the derivative of a wave in u.
     """
+    n_players = signs.shape[1]
+    linear_variance, rough_variance = numbers[0], numbers[1]
+    profile, slope_profile = _size_profile(n_players, numbers[3])[0], _size_profile(n_players, numbers[5])[0]
+    total, squares = influences.sum(), (slopes * slopes).sum()
     least, sign = np.exp(-2.0 * rates * total), 1.0 if even else -1.0
     scales = _scales(least, rates, total, even)
-    for row in range(products.shape[0]):
+    if individual:
+        _weighted_products(signs, columns, influences, products)
+        _weighted_products(signs, columns, slopes, linear)
+    for row in range(signs.shape[0]):
         for column in range(row + 1):
-            size, other = sizes[row], sizes[column]
-            covariance = by_sizes[size, other] + slopes_by_sizes[size, other] * linear[row, column]
-            covariance += 0.5 * pair_variance * (linear[row, column] * linear[row, column] - squares)
+            size, other, slope = sizes[row], sizes[column], linear[row, column]
+            by_slope = numbers[4] * _mirrored(slope_profile, size, other, -sign)
+            covariance = numbers[2] * _mirrored(profile, size, other, sign)
+            if even:
+                covariance += numbers[6] + by_slope * slope + 0.5 * linear_variance * (slope * slope - squares)
+            else:
+                covariance += (linear_variance + by_slope) * slope
             for term in range(len(rates)):
                 grown, fallen = _exponentials(products[row, column], total, rates[term], least[term])
                 waves[term, row, column] = (grown + sign * fallen) * scales[term]
                 tilts[term, row, column] = (grown - sign * fallen) * scales[term]
-                covariance += variances[term] * (grown + sign * fallen) * scales[term]
+                covariance += variances[term] * waves[term, row, column]
             covariances[row, column] = covariance
+        covariances[row, row] += rough_variance
 
 
 @compiled
 def contract_gradient(
-    gradient: Floats,
-    products: Floats,
-    linear: Floats,
+    signs: Floats,
     sizes: Integers,
-    slopes_by_sizes: Floats,
+    influences: Floats,
+    slopes: Floats,
+    numbers: Floats,
     variances: Floats,
     rates: Floats,
-    pair_variance: float,
+    even: bool,
+    individual: bool,
+    inverse: Floats,
+    weights: Floats,
+    products: Floats,
+    linear: Floats,
     waves: Floats,
     tilts: Floats,
-    linear_weights: Floats,
-    product_weights: Floats,
-    totals_by_sizes: Floats,
-    linear_by_sizes: Floats,
-    squared_total: Floats,
-    wave_totals: Floats,
-    tilt_totals: Floats,
+    by_number: Floats,
+    by_variance: Floats,
+    by_rate: Floats,
+    by_influence: Floats,
+    by_slope: Floats,
 ) -> None:
-    """Contract the derivative of the likelihood in each covariance with the derivatives of the covariances.
+    """Write the derivatives of half of (n_columns log det K + Σ y' K⁻¹ y) in the kernel's parameters.
 
-    `gradient` (n_pairs, n_pairs) is read in its lower triangle. Overwritten: `linear_weights` and `product_weights`
-    (n_pairs, n_pairs), the derivatives in `linear` and in `products`. Added to: `totals_by_sizes` and
-    `linear_by_sizes` (n_players + 1, n_players + 1), sums of the gradient, and of the gradient times `linear`, over
-    pairs of two sizes; `squared_total` (1,), its sum times `linear`²; `wave_totals` and `tilt_totals` (n_terms,), its
-    sums times the waves and times u and the tilts.
+    `inverse` (n_pairs, n_pairs) holds K⁻¹ in its lower triangle, and `weights` (n_pairs, n_columns) are K⁻¹ y; the
+    other arguments up to `tilts` are those of `fill_triangle`. `by_number` (6,), `by_variance` and `by_rate`
+    (n_terms,) receive the derivatives in the logarithms of `numbers`, `variances` and `rates`, except that of the rough
+    variance itself; `by_influence` and `by_slope` (n_players,) those in `influences` and `slopes` themselves, where
+    players are `individual`.
     """
-    for row in range(gradient.shape[0]):
+    n_pairs, n_players = signs.shape
+    n_columns, n_terms = weights.shape[1], len(rates)
+    profile, profile_slope = _size_profile(n_players, numbers[3])
+    slope_profile, slope_slope = _size_profile(n_players, numbers[5])
+    sign = 1.0 if even else -1.0
+    everything = squared = by_size = by_length = by_slopes = by_slope_length = additive = trace = 0.0
+    wave_totals, tilt_totals = np.zeros(n_terms), np.zeros(n_terms)
+    by_influence[:] = 0.0
+    by_slope[:] = 0.0
+    of_products, of_linear = np.empty(n_players), np.empty(n_players)
+    for row in range(n_pairs):
+        of_products[:] = 0.0
+        of_linear[:] = 0.0
         for column in range(row + 1):
-            size, other = sizes[row], sizes[column]
-            once = gradient[row, column]
-            both = once if row == column else 2.0 * once
-            totals_by_sizes[size, other] += both
-            linear_by_sizes[size, other] += both * linear[row, column]
-            squared_total[0] += both * linear[row, column] * linear[row, column]
+            size, other, slope = sizes[row], sizes[column], linear[row, column]
+            once = n_columns * inverse[row, column]
+            for payoff in range(n_columns):
+                once -= weights[row, payoff] * weights[column, payoff]
+            once *= 0.5 if row == column else 1.0  # the entry above the diagonal is the same
+            if row == column:
+                trace += once
+            everything += once
+            squared += once * slope * slope
+            additive += once * slope
+            by_size += once * _mirrored(profile, size, other, sign)
+            by_length += once * _mirrored(profile_slope, size, other, sign)
+            of_sizes = _mirrored(slope_profile, size, other, -sign)
+            by_slopes += once * slope * of_sizes
+            by_slope_length += once * slope * _mirrored(slope_slope, size, other, -sign)
             weight = 0.0
-            for term in range(len(rates)):
+            for term in range(n_terms):
                 tilt = tilts[term, row, column]
-                wave_totals[term] += both * waves[term, row, column]
-                tilt_totals[term] += both * tilt * products[row, column]
+                wave_totals[term] += once * waves[term, row, column]
+                tilt_totals[term] += once * tilt * products[row, column]
                 weight += variances[term] * rates[term] * tilt
-            slope = slopes_by_sizes[size, other] + pair_variance * linear[row, column]
-            linear_weights[row, column] = linear_weights[column, row] = once * slope
-            product_weights[row, column] = product_weights[column, row] = once * weight
+            if individual:
+                linear_weight = once * (numbers[4] * of_sizes + numbers[0] * (slope if even else 1.0))
+                product_weight = once * weight
+                seen = signs[column]
+                for player in range(n_players):
+                    of_linear[player] += linear_weight * seen[player]
+                    of_products[player] += product_weight * seen[player]
+        for player in range(n_players if individual else 0):
+            by_slope[player] += signs[row, player] * of_linear[player]
+            by_influence[player] += signs[row, player] * of_products[player]
+    total, squares = influences.sum(), (slopes * slopes).sum()
+    by_number[0] = numbers[0] * (0.5 * (squared - squares * everything) if even else additive)
+    by_number[1] = trace
+    by_number[2] = numbers[2] * by_size
+    by_number[3] = numbers[2] * by_length
+    by_number[4] = numbers[4] * by_slopes
+    by_number[5] = numbers[4] * by_slope_length
+    shared = 0.0  # from sinh(t U) or cosh(t U) in the denominator
+    for term in range(n_terms):
+        steepness = math.tanh(rates[term] * total)
+        normalised = wave_totals[term] * steepness if even else wave_totals[term] / steepness
+        by_variance[term] = variances[term] * wave_totals[term]
+        by_rate[term] = variances[term] * rates[term] * (tilt_totals[term] - total * normalised)
+        shared += variances[term] * rates[term] * normalised
+    for player in range(n_players):
+        by_influence[player] -= shared
+        if even:  # from the squares that products of pairs leave out
+            by_slope[player] -= numbers[0] * slopes[player] * everything

@@ -133,12 +133,13 @@ class _Posterior:
         kernel, _, factor = factorised(kernel, known)
         whitened, _ = lapack.dtrtrs(factor, kernel.between(known, candidates), lower=1)
         whitened_targets, _ = lapack.dtrtrs(factor, targets(kernel, known), lower=1)
+        self._kernel, self._candidates = kernel, candidates
         self._with_targets = targets(kernel, candidates) - whitened.T @ whitened_targets
-        self._covariances = kernel.gram(candidates)
-        self._covariances -= whitened.T @ whitened
-        self._variances = self._covariances.diagonal().copy()
-        self._added = np.empty((min(n_wanted, len(candidates)), len(candidates)))  # rows of the Cholesky factor
-        self._n_added = 0
+        self._variances = kernel.variances(candidates) - (whitened**2).sum(axis=0)
+        n_known, n_added = len(known), min(n_wanted, len(candidates))
+        self._rows = np.empty((n_known + n_added, len(candidates)))  # of the Cholesky factor
+        self._rows[:n_known] = whitened
+        self._n_rows = n_known
 
     def gains(self) -> Floats:
         """By how much each candidate would reduce the sum of the values' variances: (n_candidates,)."""
@@ -147,12 +148,14 @@ class _Posterior:
     def observe(self, candidate: int) -> None:
         """Take the candidate as known: one more row of the Cholesky factor, and rank-one updates."""
         deviation = np.sqrt(max(self._variances[candidate], _LEAST_VARIANCE))
-        added = self._added[: self._n_added]
-        row = (self._covariances[candidate] - added[:, candidate] @ added) / deviation
+        rows = self._rows[: self._n_rows]
+        row = self._kernel.between(self._candidates[[candidate]], self._candidates)[0]
+        row[candidate] += self._kernel.rough_variance
+        row = (row - rows[:, candidate] @ rows) / deviation
         self._with_targets -= np.outer(row, self._with_targets[candidate] / deviation)
         self._variances -= row**2
-        self._added[self._n_added] = row
-        self._n_added += 1
+        self._rows[self._n_rows] = row
+        self._n_rows += 1
 
 
 def _rows_per_size(n_players: int, n_rows: int) -> NDArray[np.int64]:

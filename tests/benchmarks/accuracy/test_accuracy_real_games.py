@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import shapkit
-from benchmarks.accuracy import interactions
+from benchmarks.accuracy import real_games
 
 
 @pytest.fixture
@@ -36,18 +36,18 @@ def peers(monkeypatch: pytest.MonkeyPatch) -> None:
     def peers(order: int) -> dict[str, Any]:
         return {"shapiq zero": zero, "shapiq broken": half_right}
 
-    monkeypatch.setitem(interactions.METHODS, "peers", peers)
+    monkeypatch.setitem(real_games.METHODS, "peers", peers)
 
 
 def test_a_whole_comparison(games: Path, peers: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cache = ["--games", str(games), "--cache", str(tmp_path / "cache")]
     for methods in ("shapkit", "peers"):
-        interactions.main(["run", *cache, "--methods", methods])
+        real_games.main(["run", *cache, "--methods", methods])
     lines = (tmp_path / "cache" / "order-2" / "shapkit.jsonl").read_text().splitlines()
     assert len(lines) == 2 * 2 * 2  # games, factors below all 128 coalitions, seeds
-    interactions.main(["run", *cache])
+    real_games.main(["run", *cache])
     assert (tmp_path / "cache" / "order-2" / "shapkit.jsonl").read_text().splitlines() == lines
-    found = interactions.aggregate(tmp_path / "cache" / "order-2", 2)
+    found = real_games.aggregate(tmp_path / "cache" / "order-2", 2)
     for game in found["games"].values():
         assert game["factors"]["5"]["shapiq zero"]["errors"] == [1.0, 1.0]  # nothing is all of the squares
         assert "shapiq broken" not in game["factors"]["5"]
@@ -57,19 +57,19 @@ def test_a_whole_comparison(games: Path, peers: None, tmp_path: Path, capsys: py
     assert summary["10"]["worst"] == pytest.approx(max(ratios)) and summary["10"]["n_games"] == 2
     assert summary["10"]["low"] <= summary["10"]["ratio"] <= summary["10"]["high"]
     capsys.readouterr()
-    interactions.main(["report", *cache])
+    real_games.main(["report", *cache])
     shown = capsys.readouterr().out
     assert "shapiq zero" in shown and "SOUM (1)" in shown and "DataValuation (1)" in shown
     json.dumps(found)
 
 
 def test_families_and_the_exact_interactions(games: Path) -> None:
-    assert interactions.family("AdultCensus_LocalExplanation_n14__model") == "LocalExplanation"
+    assert real_games.family("AdultCensus_LocalExplanation_n14__model") == "LocalExplanation"
     assert (
-        interactions.family("AdultCensus_RandomForestEnsembleSelection_EnsembleSelection_n10__l") == "EnsembleSelection"
+        real_games.family("AdultCensus_RandomForestEnsembleSelection_EnsembleSelection_n10__l") == "EnsembleSelection"
     )
     for order in (2, 3):
-        for game, path in zip(interactions.open_games(games, order), sorted(games.glob("*.npz")), strict=True):
+        for game, path in zip(real_games.open_games(games, order), sorted(games.glob("*.npz")), strict=True):
             table = np.load(path)["table"]
             whole = shapkit.exact(shapkit.table_game(table), "SII", order)
             np.testing.assert_array_equal(game.exact, whole.values[[len(t) == order for t in whole.terms]])

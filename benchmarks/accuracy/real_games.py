@@ -1,15 +1,16 @@
-"""How accurate sampled interactions of pairs are, beside shapiq's, on games that others have computed.
+"""How accurate sampled values and interactions are, beside those of others, on games that others have computed.
 
-    python -m benchmarks.accuracy.interactions run --games DIR --methods shapkit   # each result is kept: goes on
-    python -m benchmarks.accuracy.interactions run --games DIR --methods peers     # in an interpreter with shapiq
-    python -m benchmarks.accuracy.interactions report --games DIR --publish        # docs/results/interactions.json
-    python -m benchmarks.accuracy.interactions report --redraw                     # print what was published
+    python -m benchmarks.accuracy.real_games run --games DIR --methods shapkit   # each result is kept: goes on
+    python -m benchmarks.accuracy.real_games run --games DIR --methods peers     # in an interpreter with shapiq
+    python -m benchmarks.accuracy.real_games report --games DIR --publish        # docs/results/real_games.json
+    python -m benchmarks.accuracy.real_games report --redraw                     # print what was published
 
 DIR holds games as npz files with `table`, float64 (2**n_players,), bit i of the index set where player i is in. The
 published figures are of shapiq's 78 precomputed games (Muschalik and others, NeurIPS 2024; branch benchmark_dump of
 mmschlk/shapiq, commit 1458edcb, MIT), brought into this order. What is measured is the Shapley interaction index of all
-pairs, whose squared error is given relative to the sum of their squares; with `--order 3` that of all triples. The
-games in `TUNED`, of all kinds but data valuation, were looked at while the method was made; the others were not.
+pairs, whose squared error is given relative to the sum of their squares; with `--order 3` that of all triples, with
+`--order 1` the Shapley values. The games in `TUNED`, of all kinds but data valuation, were looked at while the method
+was made; the others were not.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ import numpy as np
 import shapkit
 from benchmarks.accuracy.games import BenchmarkGame
 from benchmarks.accuracy.methods import Estimate, Floats, Value, is_peer
+from benchmarks.accuracy.methods import peer_methods as value_methods
 from benchmarks.accuracy.records import Cell, Record, fill, read_lines, rounded, write_whole
 from benchmarks.accuracy.runs import measure
 from benchmarks.machine import machine
+from shapkit.exact.interactions import Index
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "docs" / "results" / "interactions.json"
+RESULTS = ROOT / "docs" / "results" / "real_games.json"
 FACTORS, SEEDS = (5, 10, 20, 40), 2  # evaluations per player
 KEY = ("game", "method", "factor", "seed")
 RESAMPLES = 2000
@@ -73,7 +76,7 @@ def shapkit_methods(order: int) -> dict[str, Estimate]:
 
     def estimated(value: Value, n_players: int, budget: int, seed: int) -> Floats:
         game = shapkit.Game(value, n_players)
-        found = shapkit.estimate(game, budget, method="gaussian_process", seed=seed, index="SII", order=order)
+        found = shapkit.estimate(game, budget, method="gaussian_process", seed=seed, index=_index(order), order=order)
         values = found.values[_of_size(n_players, order)]
         errors = np.zeros_like(values) if found.standard_errors is None else found.standard_errors[-len(values) :]
         return np.stack([values, errors])
@@ -82,8 +85,15 @@ def shapkit_methods(order: int) -> dict[str, Estimate]:
 
 
 def peer_methods(order: int) -> dict[str, Estimate]:
-    """shapiq's estimators of interactions, of those that can run here."""
+    """The estimators of others, of those that can run here: shapiq's, and of values those of shap and captum too."""
     import shapiq
+
+    if order == 1:
+        proxies = {name: options for name, options in _PROXIES.items() if hasattr(shapiq, options[0])}
+        return value_methods() | {
+            f"shapiq {name}": _shapiq_method(getattr(shapiq, kind), "SV", order, options)
+            for name, (kind, options) in proxies.items()
+        }
 
     makers: dict[str, tuple[str, dict[str, Any]]] = {
         "KernelSHAPIQ": ("KernelSHAPIQ", {}),
@@ -93,28 +103,37 @@ def peer_methods(order: int) -> dict[str, Estimate]:
         "SVARMIQ, pairs": ("SVARMIQ", {"pairing_trick": True}),
         "SHAPIQ": ("SHAPIQ", {}),
         "permutation": ("PermutationSamplingSII", {}),
-        "ProxySHAP": ("ProxySHAP", {}),  # with xgboost
-        "ProxySHAP, tree": ("ProxySHAP", {"proxy_model": "tree"}),  # what it takes where xgboost is not installed
-        "ProxySHAP, adjusted": ("ProxySHAP", {"adjustment": True}),
-        "ProxySPEX": ("ProxySPEX", {"hpo": False}),
+        **_PROXIES,
     }
-
-    def method(kind: Callable[..., Any], options: dict[str, Any]) -> Estimate:
-        def estimated(value: Value, n_players: int, budget: int, seed: int) -> Floats:
-            estimator = kind(n=n_players, max_order=order, index="SII", random_state=seed, **options)
-            found = estimator.approximate(budget, value)
-            return np.array([float(found[players]) for players in combinations(range(n_players), order)])
-
-        return estimated
-
     return {
-        f"shapiq {name}": method(getattr(shapiq, kind), options)
+        f"shapiq {name}": _shapiq_method(getattr(shapiq, kind), "SII", order, options)
         for name, (kind, options) in makers.items()
         if hasattr(shapiq, kind)
     }
 
 
+_PROXIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ProxySHAP": ("ProxySHAP", {}),  # with xgboost
+    "ProxySHAP, tree": ("ProxySHAP", {"proxy_model": "tree"}),  # what it takes where xgboost is not installed
+    "ProxySHAP, adjusted": ("ProxySHAP", {"adjustment": True}),
+    "ProxySPEX": ("ProxySPEX", {"hpo": False}),
+}
+
+
+def _shapiq_method(kind: Callable[..., Any], index: str, order: int, options: dict[str, Any]) -> Estimate:
+    def estimated(value: Value, n_players: int, budget: int, seed: int) -> Floats:
+        estimator = kind(n=n_players, max_order=order, index=index, random_state=seed, **options)
+        found = estimator.approximate(budget, value)
+        return np.array([float(found[players]) for players in combinations(range(n_players), order)])
+
+    return estimated
+
+
 METHODS: dict[str, Callable[[int], dict[str, Estimate]]] = {"shapkit": shapkit_methods, "peers": peer_methods}
+
+
+def _index(order: int) -> Index:
+    return "shapley" if order == 1 else "SII"
 
 
 def _of_size(n_players: int, size: int) -> slice:
@@ -129,7 +148,7 @@ def open_games(folder: Path, order: int) -> Iterator[BenchmarkGame]:
         with np.load(path, allow_pickle=False) as arrays:
             table = arrays["table"]
         n_players = len(table).bit_length() - 1
-        exact = shapkit.exact(shapkit.table_game(table), "SII", order).values[_of_size(n_players, order)]
+        exact = shapkit.exact(shapkit.table_game(table), _index(order), order).values[_of_size(n_players, order)]
         powers = 1 << np.arange(n_players)
 
         def value(coalitions: Any, table: Floats = table, powers: Any = powers) -> Floats:
@@ -190,6 +209,8 @@ def aggregate(folder: Path, n_seeds: int) -> dict[str, Any]:
     return {"games": games, "summary": {name: _summary(games, wanted) for name, wanted in _GROUPS.items()}}
 
 
+WHAT = {"1": "Shapley values", "2": "the interactions (SII) of pairs", "3": "the interactions (SII) of triples"}
+
 _GROUPS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "not looked at before": lambda game: not game["tuned"],
     "looked at": lambda game: game["tuned"],
@@ -242,10 +263,8 @@ def report(results: dict[str, Any]) -> str:
     """The measured figures as text, the same in the terminal and in the docs."""
     lines = []
     for order, found in results["orders"].items():
-        what = {"2": "pairs", "3": "triples"}[order]
-        lines.append(
-            f"squared error of the interactions (SII) of {what}, divided by that of each game's best of shapiq"
-        )
+        what = WHAT[order]
+        lines.append(f"squared error of {what}, divided by that of each game's best method of others")
         lines.append(f"{'evaluations per player':<34}" + "".join(f"{f'{factor}n':>22}" for factor in FACTORS))
         for group, summary in found["summary"].items():
             if not summary:
@@ -320,12 +339,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("command", choices=("run", "report"))
     parser.add_argument("--games", type=Path, help="folder of the games' tables")
     parser.add_argument("--methods", choices=METHODS, default="shapkit")
-    parser.add_argument("--order", type=int, choices=(2, 3), default=2, help="2 for pairs, 3 for triples")
+    parser.add_argument("--order", type=int, choices=(1, 2, 3), default=2, help="1 for values, 2 for pairs, 3")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
-    parser.add_argument("--publish", action="store_true", help="write docs/results/interactions.json")
+    parser.add_argument("--publish", action="store_true", help="write docs/results/real_games.json")
     parser.add_argument("--redraw", action="store_true", help="print what was published before")
-    parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "interactions")
+    parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "real_games")
     options = parser.parse_args(arguments)
     folder = options.cache / f"order-{options.order}"
     if options.command == "run":
@@ -344,16 +363,16 @@ def main(arguments: list[str] | None = None) -> None:
         return
     orders = {
         order: aggregate(options.cache / f"order-{order}", options.seeds)
-        for order in ("2", "3")
+        for order in WHAT
         if (options.cache / f"order-{order}").exists()
     }
     where = [
-        (options.cache / "order-2" / f"machine-{which}.txt").read_text(encoding="utf-8")
+        (options.cache / "order-1" / f"machine-{which}.txt").read_text(encoding="utf-8")
         for which in METHODS
-        if (options.cache / "order-2" / f"machine-{which}.txt").exists()
+        if (options.cache / "order-1" / f"machine-{which}.txt").exists()
     ]
     results = {
-        "command": "python -m benchmarks.accuracy.interactions",
+        "command": "python -m benchmarks.accuracy.real_games",
         "orders": orders,
         "n_seeds": options.seeds,
         "machine": "; peers: ".join(where),
