@@ -35,7 +35,8 @@ DEFAULT_SECONDS = 60.0
 DEFAULT_STOP = RelativeError(0.02) | Seconds(DEFAULT_SECONDS)
 """What ends `explain` without a budget or a rule, where there are too many coalitions to evaluate them all."""
 
-_MOST_MODELLED_PLAYERS = 1_000  # with more, "auto" samples permutations
+_MOST_MODELLED_PLAYERS = 2_000  # with more, "auto" samples permutations
+_MOST_INDEXED_PLAYERS = 1_000  # of indices that only the Gaussian process estimates at any number of evaluations
 _MOST_TERMS = 200_000  # of an index: their covariances are formed one by one
 
 SAMPLERS: dict[str, Callable[[Game, int], Sampler]] = {
@@ -90,7 +91,7 @@ def estimate(
             those that come again and are remembered. Give this, or `stop`, or both.
         method: "auto", whose choice the result's `method` names: "exact" where `budget` alone limits the run and pays
             for all coalitions; else "gaussian_process", the most accurate of these per evaluation in
-            `benchmarks/accuracy/`, for up to 1,000 players, and "antithetic" for more, or "permutation" where the
+            `benchmarks/accuracy/`, for up to 2,000 players, and "antithetic" for more, or "permutation" where the
             budget pays for no pair. The Gaussian process takes seconds beside the game. So where `stop` has a clock, a
             few evaluations are timed first, and "leverage" or "antithetic" is chosen where the game is so fast that
             their many evaluations are worth more, as `benchmarks/speed/equal_seconds.py` shows; the numbers then depend
@@ -235,9 +236,9 @@ def _run(
             f"method {method!r} estimates Shapley values only, got index {index!r}: leave the method out, or choose "
             f"one of {', '.join(map(repr, INDEX_SAMPLERS))}"
         )
-    if game.n_players > _MOST_MODELLED_PLAYERS:
+    if game.n_players > _MOST_INDEXED_PLAYERS:
         raise ValueError(
-            f"index {index!r} is estimated for at most {_MOST_MODELLED_PLAYERS:,} players, got {game.n_players:,}: "
+            f"index {index!r} is estimated for at most {_MOST_INDEXED_PLAYERS:,} players, got {game.n_players:,}: "
             "join players to groups"
         )
     n_terms = sum(comb(game.n_players, size) for size in range(1, order + 1))

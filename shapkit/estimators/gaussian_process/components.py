@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, prior_variances, with_pairs
 from shapkit.estimators.gaussian_process.kernel import PartKernel, PartPosterior
-from shapkit.estimators.gaussian_process.kernel_fit import KernelFamily, fit_kernel
+from shapkit.estimators.gaussian_process.kernel_fit import KernelFamily, fit_kernel, log_evidence, log_likelihood
 
 Floats = NDArray[np.float64]
 
-MAX_CHOOSING_PLAYERS = 100  # with more, players are alike in the prior, which has nothing to choose by
+MAX_CHOOSING_PLAYERS = 100  # with more, all pairs are random
+_MAX_INDIVIDUAL_PLAYERS = 2_000  # with more, players are alike in the prior
 
 _MAX_FITTED_PAIRS = 512  # that parameters are fitted to
 _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
-_FEW_PAIRS = 250  # fits are cheap: one from the general start too
+_MAX_DESIGN_PAIRS = 128  # the same, to choose further pairs by
+_FEW_PAIRS, _FEW_PER_PARAMETER = 250, 3.0  # up to so many, players may be alike
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
 _VOTING_ROUGHNESS = 0.03
@@ -54,6 +58,44 @@ def additive_values(signs: Floats, odd: Floats) -> tuple[Floats, NDArray[np.bool
 
 
 @dataclass(frozen=True)
+class PlausibleKernel:
+    """A kernel whose parameters were fitted.
+
+    Attributes:
+        kernel: with the most probable parameters.
+        weight: how probable it is that the payoffs are of its family.
+        inflation: what standard deviations are multiplied by, as the influence and the slope of each player are fitted.
+    """
+
+    kernel: PartKernel
+    weight: float
+    inflation: float
+
+
+def _fitted(family: KernelFamily, parameters: Floats, n_pairs: int) -> PlausibleKernel:
+    n_fitted = 2 * family.n_players if family.individual else 0
+    return PlausibleKernel(family.kernel(parameters), 1.0, 1 + n_fitted / n_pairs)
+
+
+def _widest(family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None = None) -> PlausibleKernel:
+    """The most probable kernel of a family, with a second wave where that is more probable and players differ."""
+    n_iterations = 60 if len(signs) <= 400 else 30
+    best, lowest = fit_kernel(family, signs, scores, start, n_iterations)
+    if family.individual:
+        wider, faint = family.widened(best)
+        parameters, value = fit_kernel(wider, signs, scores, faint, n_iterations)
+        if value < lowest:
+            family, best = wider, parameters
+    return _fitted(family, best, len(signs))
+
+
+def _either(first: PlausibleKernel, second: PlausibleKernel, evidence: float) -> list[PlausibleKernel]:
+    """Two kernels, with the log of how much more probable the first is."""
+    weight = float(expit(evidence))
+    return [replace(first, weight=weight), replace(second, weight=1 - weight)]
+
+
+@dataclass(frozen=True)
 class Component:
     """Columns that share a kernel, scaled to mean square 1, and what they add to each output.
 
@@ -76,35 +118,48 @@ class Component:
 
     def refitted(self, signs: Floats, starts: dict[int, Floats]) -> PartKernel:
         """The kernel to choose pairs by; `starts` is read, and updated for the next fit."""
-        rows = _fitted_rows(len(signs))
+        rows = _fitted_rows(len(signs), _MAX_DESIGN_PAIRS)
         start = starts.get(self.key)
         n_iterations = 40 if len(rows) == len(signs) else 15  # of many pairs the last fit has seen most already
         parameters, _ = fit_kernel(self.family, signs[rows], on_grid(self.scores[rows]), start, n_iterations)
         starts[self.key] = parameters
         return self.family.kernel(parameters)
 
-    def best_kernel(self, signs: Floats, starts: dict[int, Floats]) -> PartKernel:
-        """The most probable kernel of several fits, from the last parameters and from general ones."""
-        rows = _fitted_rows(len(signs))
-        signs, scores = signs[rows], on_grid(self.scores[rows])
-        start = starts.get(self.key)
-        family, n_iterations = self.family, 60 if len(rows) <= 400 else 30
-        best, lowest = fit_kernel(family, signs, scores, start, n_iterations)
-        if start is not None and len(rows) <= _FEW_PAIRS:
-            parameters, value = fit_kernel(family, signs, scores, None, n_iterations)
-            if value < lowest:
-                best, lowest = parameters, value
-        if family.individual:
-            wider, start = family.widened(best)
-            parameters, value = fit_kernel(wider, signs, scores, start, n_iterations)
-            if value < lowest:
-                family, best = wider, parameters
-        return family.kernel(best)
+    def plausible_kernels(self, signs: Floats, starts: dict[int, Floats]) -> list[PlausibleKernel]:
+        """Kernels to estimate with; their weights sum to 1.
 
-    def inflation(self, n_pairs: int) -> float:
-        """What standard deviations are multiplied by, as the influence and the slope of each player are fitted."""
-        n_parameters = 2 * self.family.n_players if self.family.individual else 0
-        return 1 + n_parameters / len(_fitted_rows(n_pairs))
+        While pairs are few for so many parameters, the kernel that tells players apart is one of two: the other treats
+        them alike, and each weighs what the payoffs say of it.
+        """
+        if self.family.individual and self.family.n_players > MAX_CHOOSING_PLAYERS:
+            return self._judged_by_other_pairs(signs)
+        rows = _fitted_rows(len(signs), _MAX_FITTED_PAIRS)
+        signs, scores = signs[rows], on_grid(self.scores[rows])
+        family = self.family
+        start = None if len(rows) <= _FEW_PAIRS else starts.get(self.key)
+        if family.individual and len(rows) <= min(_FEW_PAIRS, _FEW_PER_PARAMETER * len(family.table())):
+            best, _ = fit_kernel(family, signs, scores, start)
+            alike = replace(family, individual=False)
+            shared, _ = fit_kernel(alike, signs, scores)
+            evidence = log_evidence(family, signs, scores, best) - log_evidence(alike, signs, scores, shared)
+            return _either(_fitted(family, best, len(rows)), _fitted(alike, shared, len(rows)), evidence)
+        return [_widest(family, signs, scores, start)]
+
+    def _judged_by_other_pairs(self, signs: Floats) -> list[PlausibleKernel]:
+        """The same of many players: evidence would take a gradient for each of them, but pairs are left to judge by."""
+        scores = on_grid(self.scores)
+        rows = _fitted_rows(len(signs), min(_MAX_FITTED_PAIRS, max(1, 3 * len(signs) // 4)))
+        left = np.setdiff1d(np.arange(len(signs)), rows)
+        rows_and_others = np.concatenate([rows, left[_fitted_rows(len(left), _MAX_FITTED_PAIRS)]])
+        found = [
+            _widest(family, signs[rows], scores[rows])
+            for family in (self.family, replace(self.family, individual=False))
+        ]
+        with_others, alone = (
+            [log_likelihood(known.kernel, signs[some], scores[some]) for known in found]
+            for some in (rows_and_others, rows)
+        )
+        return _either(found[0], found[1], with_others[0] - alone[0] - with_others[1] + alone[1])
 
 
 def components(signs: Floats, payoffs: Floats, even: bool = False) -> list[Component]:
@@ -124,7 +179,7 @@ def components(signs: Floats, payoffs: Floats, even: bool = False) -> list[Compo
     scales = largest * np.sqrt(((payoffs[:, outputs] / largest) ** 2).mean(axis=0))
     scores, loadings = payoffs[:, outputs] / scales, np.zeros((len(outputs), payoffs.shape[1]))
     loadings[np.arange(len(outputs)), outputs] = scales
-    individual = signs.shape[1] <= MAX_CHOOSING_PLAYERS
+    individual = signs.shape[1] <= _MAX_INDIVIDUAL_PLAYERS
     if len(outputs) <= _MAX_OUTPUTS:
         return [
             Component(
@@ -156,11 +211,7 @@ class PartModel:
         else:
             self._additive, _ = additive_values(signs, payoffs)
         self._signs = signs
-        self._n_pairs = len(signs)
-        self._parts = [
-            (component, PartPosterior(component.best_kernel(signs, starts), signs, component.scores))
-            for component in components(signs, payoffs, even)
-        ]
+        self._mixtures = [_Mixture(component, signs, starts) for component in components(signs, payoffs, even)]
 
     def index(self, functional: IndexFunctional, members: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Return what this part adds to an index of coalitions, and its variances: both (n_coalitions, n_outputs).
@@ -177,24 +228,24 @@ class PartModel:
             values += self._additive[members[:, 0]]
         for first in range(0, len(members), _BLOCK_COALITIONS):
             block = slice(first, first + _BLOCK_COALITIONS)
-            for component, posterior in self._parts:
-                means, spread = posterior.of_functionals(
-                    with_pairs(posterior.kernel, self._signs, part, members[block]),
-                    prior_variances(posterior.kernel, part, members[block]),
-                )
-                values[block] += means @ component.loadings
-                spread *= component.inflation(self._n_pairs) ** 2
-                variances[block] += spread[:, None] * (component.loadings**2).sum(axis=0)
+
+            def asked(posterior: PartPosterior, block: slice = block) -> tuple[Floats, Floats]:
+                covariances = with_pairs(posterior.kernel, self._signs, part, members[block])
+                return posterior.of_functionals(covariances, prior_variances(posterior.kernel, part, members[block]))
+
+            for mixture in self._mixtures:
+                means, spread = mixture.of(asked)
+                values[block] += means
+                variances[block] += spread
         return values, variances
 
     def shapley(self) -> tuple[Floats, Floats]:
         """Return the values and their variances, both (n_players, n_outputs)."""
         values, variances = self._additive.copy(), np.zeros_like(self._additive)
-        for component, posterior in self._parts:
-            means, spread = posterior.shapley()
-            values += means @ component.loadings
-            spread *= component.inflation(self._n_pairs) ** 2
-            variances += spread[:, None] * (component.loadings**2).sum(axis=0)
+        for mixture in self._mixtures:
+            means, spread = mixture.of(PartPosterior.shapley)
+            values += means
+            variances += spread
         return values, variances
 
     def predict(self, signs: Floats) -> Floats:
@@ -203,9 +254,33 @@ class PartModel:
         Of the odd part only.
         """
         expected = signs @ self._additive / 2
-        for component, posterior in self._parts:
-            expected += posterior.predict(signs) @ component.loadings
+        for mixture in self._mixtures:
+            expected += mixture.predict(signs)
         return expected
+
+
+class _Mixture:
+    """A component's posteriors, one for each plausible kernel."""
+
+    def __init__(self, component: Component, signs: Floats, starts: dict[int, Floats]) -> None:
+        self._loadings = component.loadings
+        kernels = component.plausible_kernels(signs, starts)
+        self._posteriors = [(known, PartPosterior(known.kernel, signs, component.scores)) for known in kernels]
+
+    def of(self, asked: Callable[[PartPosterior], tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+        """Return means and variances of what is asked of each posterior, both (n_functionals, n_outputs)."""
+        answers = [(known, *asked(posterior)) for known, posterior in self._posteriors]
+        mean = sum(known.weight * means for known, means, _ in answers)
+        variances = sum(
+            known.weight * ((known.inflation**2 * within)[:, None] + (means - mean) ** 2)
+            for known, means, within in answers
+        )
+        return np.asarray(mean @ self._loadings), np.asarray(variances @ self._loadings**2)
+
+    def predict(self, signs: Floats) -> Floats:
+        """Return the mean payoffs of pairs (n, n_players): (n, n_outputs)."""
+        means = sum(known.weight * posterior.predict(signs) for known, posterior in self._posteriors)
+        return np.asarray(means @ self._loadings)
 
 
 def _principal_components(scores: Floats, loadings: Floats, family: KernelFamily) -> list[Component]:
@@ -243,6 +318,6 @@ def _least_roughness(odd: Floats) -> float:
     return _VOTING_ROUGHNESS if len(odd) >= 8 and n_values <= _FEW_VALUES else _LEAST_ROUGHNESS
 
 
-def _fitted_rows(n_pairs: int) -> NDArray[np.int64]:
-    """The pairs that parameters are fitted to, spread evenly over all."""
-    return np.linspace(0, n_pairs - 1, min(n_pairs, _MAX_FITTED_PAIRS)).astype(np.int64)
+def _fitted_rows(n_pairs: int, most: int) -> NDArray[np.int64]:
+    """The pairs that parameters are fitted to, at most so many, spread evenly over all."""
+    return np.linspace(0, n_pairs - 1, min(n_pairs, most)).astype(np.int64)

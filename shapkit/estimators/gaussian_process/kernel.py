@@ -334,6 +334,7 @@ def _log_pair_weights(n_players: int) -> Floats:
     return np.asarray(np.log(2) + gammaln(before + 1) + gammaln(n_players - before) - gammaln(n_players + 1))
 
 
+@lru_cache(maxsize=32)
 def _legendre(n_players: int) -> tuple[Floats, Floats]:
     nodes, weights = np.polynomial.legendre.leggauss(min(n_players // 2 + 1, _MAX_NODES))
     return nodes, weights

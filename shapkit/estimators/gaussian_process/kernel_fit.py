@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from shapkit.estimators.gaussian_process import loops
-from shapkit.estimators.gaussian_process.kernel import CONSTANT_VARIANCE, PartKernel, coalition_sizes
+from shapkit.estimators.gaussian_process.kernel import CONSTANT_VARIANCE, PartKernel, coalition_sizes, factorised
 from shapkit.estimators.gaussian_process.minimise import minimised
 from shapkit.estimators.gaussian_process.threads import threads_for
 
@@ -33,7 +33,8 @@ _SCALARS = np.array(
 _RATES = np.log([2.0, 8.0])  # β has mean 1/n: tanh(t β) is about 2/n for the first term
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _FAINT = -3.0  # log: how much less the second sinh term starts with than the first would
-_CLOSE_ENOUGH = 0.02  # log probability: a step that gains less is the last
+_CLOSE_ENOUGH = 0.01  # log probability: steps that gain less are the last ones
+_STEP = 1e-3  # in units of the prior: between gradients whose difference gives the curvature
 
 
 @dataclass(frozen=True)
@@ -123,33 +124,69 @@ def fit_kernel(
         n_iterations: the most steps of L-BFGS.
     """
     table = _parameter_table(family)
-    _, mean, deviation, least, greatest = table.T
-    begin = table[:, 0] if start is None else np.clip(start, least, greatest)
-    likelihood = _Likelihood(family, signs, payoffs)
-
-    def whitened(place: Floats) -> tuple[float, Floats]:
-        """Where the prior is standard normal, no direction is steeper than another but by what the payoffs say."""
-        value, gradient = likelihood(mean + deviation * place)
-        return value + 0.5 * float(place @ place), gradient * deviation + place
-
+    begin = table[:, 0] if start is None else np.clip(start, table[:, 3], table[:, 4])
+    posterior = _Posterior(family, signs, payoffs)
     with threads_for(len(signs)):
         place, value = minimised(
-            whitened,
-            (begin - mean) / deviation,
-            (least - mean) / deviation,
-            (greatest - mean) / deviation,
-            n_iterations,
-            _CLOSE_ENOUGH,
+            posterior, posterior.place(begin), *posterior.bounds, n_iterations=n_iterations, tolerance=_CLOSE_ENOUGH
         )
-    return mean + deviation * place, value
+    return posterior.parameters(place), value
+
+
+def log_evidence(family: KernelFamily, signs: Floats, payoffs: Floats, parameters: Floats) -> float:
+    """Return how probable the payoffs are with a family, its parameters integrated out, up to a constant: the log.
+
+    By Laplace's approximation at the most probable parameters, with the curvature from differences of gradients. No
+    direction is taken to be less certain than the prior has it.
+    """
+    posterior = _Posterior(family, signs, payoffs)
+    place = posterior.place(parameters)
+    with threads_for(len(signs)):
+        value, gradient = posterior(place)
+        rows = [posterior(place + _STEP * unit)[1] - gradient for unit in np.eye(len(place))]
+    curvature = np.array(rows) / _STEP
+    eigenvalues = np.linalg.eigvalsh((curvature + curvature.T) / 2)
+    return -value - 0.5 * float(np.log(np.maximum(eigenvalues, 1.0)).sum())
+
+
+def log_likelihood(kernel: PartKernel, signs: Floats, payoffs: Floats) -> float:
+    """Return how probable payoffs (n_pairs, n_columns) are with a kernel, up to a constant of each pair: the log."""
+    with threads_for(len(signs)):
+        _, _, factor = factorised(kernel, signs)
+        whitened, _ = lapack.dtrtrs(factor, payoffs, lower=1)
+    return -0.5 * float(np.vdot(whitened, whitened)) - float(payoffs.shape[1] * np.log(np.diag(factor)).sum())
 
 
 def objective(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats) -> tuple[float, Floats]:
     """Return minus the log of likelihood times prior, up to a constant, and its gradient (n_parameters,)."""
-    _, mean, deviation = _parameter_table(family)[:, :3].T
-    value, gradient = _Likelihood(family, signs, payoffs)(parameters)
-    distance = (parameters - mean) / deviation
-    return value + 0.5 * float(distance @ distance), gradient + distance / deviation
+    posterior = _Posterior(family, signs, payoffs)
+    value, gradient = posterior(posterior.place(parameters))
+    return value, gradient / posterior.deviation
+
+
+class _Posterior:
+    """Minus the log of likelihood times prior as a function of a place: parameters in units of the prior.
+
+    There the prior is standard normal, and no direction steeper than another but by what the payoffs say.
+    """
+
+    def __init__(self, family: KernelFamily, signs: Floats, payoffs: Floats) -> None:
+        _, self.mean, self.deviation, least, greatest = _parameter_table(family).T
+        self.bounds = self.place(least), self.place(greatest)
+        self._likelihood = _Likelihood(family, signs, payoffs)
+
+    def place(self, parameters: Floats) -> Floats:
+        """Where these parameters are."""
+        return np.asarray((parameters - self.mean) / self.deviation)
+
+    def parameters(self, place: Floats) -> Floats:
+        """Which parameters are there."""
+        return np.asarray(self.mean + self.deviation * place)
+
+    def __call__(self, place: Floats) -> tuple[float, Floats]:
+        """Return the value and its gradient (n_parameters,)."""
+        value, gradient = self._likelihood(self.parameters(place))
+        return value + 0.5 * float(place @ place), gradient * self.deviation + place
 
 
 class _Likelihood:

@@ -84,7 +84,8 @@ def _size_profile(n_players: int, length: float) -> tuple[Floats, Floats]:
 def _mirrored(profile: Floats, size: int, other: int, sign: float) -> float:
     """The value of `kernel.size_kernel` for two sizes; `sign` is -1 where it is odd."""
     n_players = len(profile) - 1
-    return 0.5 * (profile[abs(size - other)] + sign * profile[abs(n_players - size - other)])
+    near, far = profile[abs(size - other)], profile[abs(n_players - size - other)]
+    return float(0.5 * (near + sign * far))
 
 
 @compiled

@@ -53,7 +53,7 @@ def minimised(
         longest = np.abs(direction).max()
         if longest == 0:
             break
-        direction *= min(1.0, _LONGEST / longest)
+        direction *= min(1.0, _LONGEST / float(longest))
         found = _along(function, place, value, gradient, direction, least, greatest)
         if found is None:
             if n_kept == 0:
@@ -117,7 +117,7 @@ def descent(steps: Floats, changes: Floats, n_kept: int, gradient: Floats) -> Fl
         last = (n_kept - 1) % memory
         direction *= (steps[last] @ changes[last]) / (changes[last] @ changes[last])
     else:
-        direction /= max(1.0, np.sqrt(gradient @ gradient))
+        direction /= max(1.0, float(np.sqrt(gradient @ gradient)))
     for number in range(first, n_kept):
         row = number % memory
         direction += (shares[row] - changes[row] @ direction / (steps[row] @ changes[row])) * steps[row]

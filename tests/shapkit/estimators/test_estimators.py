@@ -129,9 +129,9 @@ def test_auto_says_what_it_chose():
     np.testing.assert_array_equal(
         estimate(game, 20, seed=5).values, estimate(game, 20, "gaussian_process", seed=5).values
     )
-    many = weighted_voting([1] * 1_001, quota=300)
-    assert estimate(many, 3_000).method == "antithetic"
-    assert estimate(many, 2_001).method == "permutation", "a pair costs 2,002"
+    many = weighted_voting([1] * 2_001, quota=300)
+    assert estimate(many, 6_000).method == "antithetic"
+    assert estimate(many, 4_001).method == "permutation", "a pair costs 4,002"
     with pytest.raises(ValueError, match=r"seed must be an integer in \[0, 2\*\*64\)"):
         estimate(game, 32, seed=-1)
 

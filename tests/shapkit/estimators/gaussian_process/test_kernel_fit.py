@@ -1,0 +1,142 @@
+"""How kernels are fitted: the minimiser against scipy's, the evidence against differences, and what is averaged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize, rosen, rosen_der
+
+import shapkit
+from shapkit.estimators.gaussian_process import components as parts
+from shapkit.estimators.gaussian_process.components import Component, PartModel, components
+from shapkit.estimators.gaussian_process.kernel import PartPosterior
+from shapkit.estimators.gaussian_process.kernel_fit import (
+    KernelFamily,
+    fit_kernel,
+    log_evidence,
+    log_likelihood,
+    objective,
+)
+from shapkit.estimators.gaussian_process.minimise import minimised
+from shapkit.estimators.gaussian_process.pair_design import random_pairs
+from tests.shapkit.estimators.gaussian_process.games_of_pairs import some_pairs
+
+
+@pytest.mark.parametrize("greatest", [9.0, 0.5])
+def test_the_minimum_is_scipys_with_and_without_a_bound_in_the_way(greatest):
+    start, bounds = np.array([-1.2, 0.4, -0.5, 0.2]), (np.full(4, -2.0), np.full(4, greatest))
+    place, value = minimised(lambda x: (float(rosen(x)), rosen_der(x)), start, *bounds, 500, 1e-14)
+    known = minimize(rosen, start, jac=rosen_der, method="L-BFGS-B", bounds=[(-2.0, greatest)] * 4, tol=1e-14)
+    np.testing.assert_allclose(place, known.x, atol=1e-4)
+    assert value == rosen(place) and (place <= greatest).all()
+
+
+def test_a_step_to_where_the_function_is_not_defined_is_taken_back():
+    def logarithm(x: np.ndarray) -> tuple[float, np.ndarray]:
+        return (float(x[0] - np.log(x[0])), 1 - 1 / x) if x[0] > 0.3 else (np.inf, np.zeros(1))
+
+    place, value = minimised(logarithm, np.array([8.0]), np.array([-99.0]), np.array([99.0]), 100, 1e-12)
+    np.testing.assert_allclose([place[0], value], 1.0, atol=1e-5)
+
+
+def test_nothing_is_done_where_the_start_is_the_minimum_or_not_defined():
+    start, bounds = np.zeros(2), (np.full(2, -1.0), np.ones(2))
+    assert minimised(lambda x: (float(x @ x), 2 * x), start, *bounds, 9, 1e-9)[1] == 0.0
+    assert minimised(lambda x: (np.inf, 0 * x), start, *bounds, 9, 1e-9) == (start, np.inf)
+
+
+def test_the_evidence_is_laplaces_with_second_differences_of_the_objective():
+    family = KernelFamily(5, individual=False)
+    pairs, odd = some_pairs(5, 12), np.random.default_rng(5).normal(size=(12, 1))
+    parameters, value = fit_kernel(family, pairs, odd, n_iterations=200)
+    unit = 1e-2 * np.diag(family.table()[:, 2])
+
+    def at(step: np.ndarray) -> float:
+        return objective(parameters + step, family, pairs, odd)[0]
+
+    curvature = np.array([[at(a + b) - at(a - b) - at(b - a) + at(-a - b) for a in unit] for b in unit]) / 4e-4
+    eigenvalues = np.linalg.eigvalsh((curvature + curvature.T) / 2)
+    expected = -value - 0.5 * np.log(np.maximum(eigenvalues, 1.0)).sum()
+    assert log_evidence(family, pairs, odd, parameters) == pytest.approx(expected, abs=0.05)
+
+
+def test_the_log_likelihood_is_that_of_a_normal_distribution():
+    family = KernelFamily(5)
+    kernel = family.kernel(family.table()[:, 0])
+    pairs, odd = some_pairs(5, 9), np.random.default_rng(6).normal(size=(9, 2))
+    gram = kernel.gram(pairs)
+    expected = -0.5 * np.sum(odd * np.linalg.solve(gram, odd)) - np.linalg.slogdet(gram)[1]
+    assert log_likelihood(kernel, pairs, odd) == pytest.approx(expected)
+
+
+def _component(game: shapkit.Game, n_pairs: int) -> tuple[np.ndarray, Component]:
+    """The one component of a game's odd part on the grand coalition's pair and random ones."""
+    ends = np.ones((1, game.n_players))
+    pairs = np.concatenate([ends, random_pairs(game.n_players, n_pairs - 1, 3, ends)])
+    odd = (game(pairs > 0) - game(pairs < 0))[:, None] / 2
+    return pairs, components(pairs, odd)[0]
+
+
+def _alike(coalitions: np.ndarray) -> np.ndarray:
+    """Random interactions of three, as strong for one player as for another."""
+    signs = np.where(coalitions, 1.0, -1.0)
+    directions = np.random.default_rng(7).normal(size=(coalitions.shape[1], 400)) / coalitions.shape[1] ** 0.5
+    return np.asarray(((signs @ directions) ** 3 @ np.random.default_rng(8).normal(size=400)) / 20)
+
+
+def _unlike(coalitions: np.ndarray) -> np.ndarray:
+    return np.asarray(np.tanh(coalitions[:, 0] * 1.0 + 2 * coalitions[:, 1] * coalitions[:, 2]) + coalitions[:, 3] / 9)
+
+
+@pytest.mark.parametrize(("n_players", "n_pairs"), [(10, 30), (110, 200)])
+def test_players_are_told_apart_where_the_payoffs_say_so(n_players, n_pairs):
+    """By the evidence of few pairs, and, of more than a hundred players, by pairs that were left out of the fit."""
+    for value, apart in ((_alike, False), (_unlike, True)):
+        pairs, component = _component(shapkit.Game(value, n_players), n_pairs)
+        known = component.plausible_kernels(pairs, {})
+        assert len(known) == 2 and sum(entry.weight for entry in known) == pytest.approx(1.0)
+        assert (known[0].weight > 0.9) == apart and (np.ptp(known[0].kernel.influences) > 0)
+        assert np.ptp(known[1].kernel.influences) == 0 and known[1].inflation == 1.0 < known[0].inflation
+
+
+def test_many_pairs_have_one_kernel():
+    pairs, component = _component(shapkit.Game(_unlike, 10), 100)
+    (known,) = component.plausible_kernels(pairs, {})
+    assert known.weight == 1.0 and known.inflation == pytest.approx(1 + 20 / 100)
+
+
+def test_means_and_variances_are_those_of_the_mixture():
+    """By the law of total variance, and to the unit of the payoff."""
+    game = shapkit.Game(lambda coalitions: 0.3 * _unlike(coalitions) + _alike(coalitions), 8)
+    pairs, component = _component(game, 20)
+    odd = component.scores @ component.loadings
+    values, variances = PartModel(pairs, odd, {}).shapley()
+    known = component.plausible_kernels(pairs, {})
+    answers = [PartPosterior(entry.kernel, pairs, component.scores).shapley() for entry in known]
+    weights = np.array([entry.weight for entry in known])
+    assert 0.001 < weights[0] < 0.999, "both count"
+    means = np.array([answer[0][:, 0] for answer in answers])
+    within = np.array([answer[1] * entry.inflation**2 for answer, entry in zip(answers, known, strict=True)])
+    mean = weights @ means
+    spread = weights @ (within + means**2) - mean**2
+    scale = component.loadings[0, 0]
+    np.testing.assert_allclose(values[:, 0], mean * scale)
+    np.testing.assert_allclose(variances[:, 0], spread * scale**2)
+
+
+def test_the_second_wave_is_kept_where_it_is_more_probable(monkeypatch):
+    """A threshold of a sum of unequal players' costs, as in the airport game, is two waves rather than one."""
+    costs = np.arange(1.0, 13.0) ** 2
+    game = shapkit.Game(lambda coalitions: (coalitions * costs).max(axis=1), 12)
+    pairs, component = _component(game, 200)
+    (known,) = component.plausible_kernels(pairs, {})
+    one, lowest = fit_kernel(component.family, pairs, component.scores)
+    two = replace(component.family, n_terms=2)
+    assert len(known.kernel.rates) == 2
+    likelihoods = [
+        log_likelihood(kernel, pairs, component.scores) for kernel in (known.kernel, component.family.kernel(one))
+    ]
+    assert likelihoods[0] > likelihoods[1] and two.table().shape[0] == len(one) + 2 and np.isfinite(lowest)
+    assert parts.MAX_CHOOSING_PLAYERS >= 12
