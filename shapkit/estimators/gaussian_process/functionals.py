@@ -167,8 +167,8 @@ def prior_variances(kernel: PartKernel, functional: IndexFunctional, members: In
     variances += _additive_variances(kernel, functional, members)
     n_others = n_players - size
     differences, own, others = _size_functionals(functional, n_players)
-    sizes = size_kernel(n_players, kernel.size_length, odd=not kernel.even)[0]
-    slopes = size_kernel(n_players, kernel.slope_length, odd=kernel.even)[0]
+    sizes = size_kernel(n_players, kernel.size_length, odd=not kernel.even)
+    slopes = size_kernel(n_players, kernel.slope_length, odd=kernel.even)
     inside = kernel.slopes[members].sum(axis=1)
     variances += kernel.size_variance * (differences @ sizes @ differences)
     variances += kernel.slope_variance * inside * (own @ slopes @ own)
@@ -282,8 +282,8 @@ def _sizes_with_pairs(kernel: PartKernel, signs: Floats, functional: IndexFuncti
     """The parts that depend on sizes."""
     n_players, sizes = kernel.n_players, coalition_sizes(signs)
     differences, own, others = _size_functionals(functional, n_players)
-    by_size = kernel.size_variance * size_kernel(n_players, kernel.size_length, odd=not kernel.even)[0][:, sizes]
-    slopes = kernel.slope_variance * size_kernel(n_players, kernel.slope_length, odd=kernel.even)[0][:, sizes]
+    by_size = kernel.size_variance * size_kernel(n_players, kernel.size_length, odd=not kernel.even)[:, sizes]
+    slopes = kernel.slope_variance * size_kernel(n_players, kernel.slope_length, odd=kernel.even)[:, sizes]
     weighted = kernel.slopes * signs
     inside = weighted[:, members].sum(axis=2)
     outside = weighted.sum(axis=1)[:, None] - inside

@@ -145,8 +145,8 @@ class PartKernel:
     def size_tables(self) -> tuple[Floats, Floats]:
         """Return the covariances by the two coalitions' sizes, and the factors of λ·z: both (n + 1, n + 1)."""
         n_players = self.n_players
-        by_sizes = self.size_variance * size_kernel(n_players, self.size_length, odd=not self.even)[0]
-        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=self.even)[0]
+        by_sizes = self.size_variance * size_kernel(n_players, self.size_length, odd=not self.even)
+        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=self.even)
         if self.even:
             return by_sizes + CONSTANT_VARIANCE, slopes
         return by_sizes, self.linear_variance + slopes
@@ -172,10 +172,10 @@ class PartKernel:
     def _sizes_with_shapley(self, signs: Floats) -> Floats:
         """The parts of `with_shapley` that depend on sizes."""
         sizes, n_players = coalition_sizes(signs), self.n_players
-        by_size = self.size_variance * size_kernel(n_players, self.size_length, odd=True)[0][:, sizes]
+        by_size = self.size_variance * size_kernel(n_players, self.size_length, odd=True)[:, sizes]
         everyone = (by_size[-1] - by_size[0]) / n_players
         own, others = slope_functionals(n_players)
-        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=False)[0][:, sizes]
+        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=False)[:, sizes]
         of_own, of_others = (own - others) @ slopes, others @ slopes
         shared = everyone + (signs @ self.slopes) * of_others
         return np.asarray(self.slopes * signs * of_own[:, None] + shared[:, None])
@@ -183,10 +183,10 @@ class PartKernel:
     def _size_shapley_variances(self) -> Floats:
         """The parts of `shapley_variances` that depend on sizes."""
         n_players = self.n_players
-        sizes = size_kernel(n_players, self.size_length, odd=True)[0]
+        sizes = size_kernel(n_players, self.size_length, odd=True)
         everyone = self.size_variance * (sizes[-1, -1] - sizes[-1, 0] - sizes[0, -1] + sizes[0, 0]) / n_players**2
         own, others = slope_functionals(n_players)
-        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=False)[0]
+        slopes = self.slope_variance * size_kernel(n_players, self.slope_length, odd=False)
         own = own - others
         of_own = self.slopes * (own @ slopes @ own + 2 * (own @ slopes @ others))
         return np.asarray(everyone + of_own + self.slopes.sum() * (others @ slopes @ others))
@@ -248,10 +248,10 @@ class PartPosterior:
         return np.concatenate([np.empty((0, self._weights.shape[1])), *means])
 
 
-def weighted_products(rows: Floats, columns: Floats, weights: Floats, out: Floats | None = None) -> Floats:
-    """Return Σ_j weights_j x_j x'_j (n_rows, n_columns), rounding kept within ± Σ_j weights_j, in `out` if given."""
+def weighted_products(rows: Floats, columns: Floats, weights: Floats) -> Floats:
+    """Return Σ_j weights_j x_j x'_j (n_rows, n_columns), rounding kept within ± Σ_j weights_j."""
     total = float(weights.sum())
-    products = np.matmul(rows * weights, columns.T, out=out)
+    products = (rows * weights) @ columns.T
     return np.asarray(np.clip(products, -total, total, out=products))
 
 
@@ -260,28 +260,21 @@ def coalition_sizes(signs: Floats) -> Integers:
     return np.asarray((signs > 0).sum(axis=1))
 
 
-@lru_cache(maxsize=8)  # the likelihood and its gradient ask for the same tables in turn
-def size_kernel(n_players: int, length: float, odd: bool) -> tuple[Floats, Floats]:
-    """Return a Matérn-3/2 kernel of two coalition sizes, made odd or even, and its derivative in log(length).
+@lru_cache(maxsize=8)
+def size_kernel(n_players: int, length: float, odd: bool) -> Floats:
+    """Return a Matérn-3/2 kernel of two coalition sizes, made odd or even under s -> n - s in either argument.
 
-    Odd or even under s -> n - s in either argument; both arrays are (n_players + 1, n_players + 1), and not to be
-    written to.
+    It is (n_players + 1, n_players + 1), and not to be written to.
     """
-    tables = []
-    for distances in _size_distances(n_players):
-        scaled = distances / length
-        decay = np.exp(-scaled)
-        tables.append(((1 + scaled) * decay, scaled**2 * decay))
-    (kernel, slope), (mirrored, mirrored_slope) = tables
-    sign = -1 if odd else 1
-    return (kernel + sign * mirrored) / 2, (slope + sign * mirrored_slope) / 2
+    near, mirrored = ((1 + scaled) * np.exp(-scaled) for scaled in _size_distances(n_players) / length)
+    return np.asarray((near - mirrored if odd else near + mirrored) / 2)
 
 
 @lru_cache(maxsize=32)
-def _size_distances(n_players: int) -> tuple[Floats, Floats]:
-    """sqrt(3) times the distance of two coalition sizes, and of one and the other's mirror image."""
+def _size_distances(n_players: int) -> Floats:
+    """sqrt(3) times the distance of two coalition sizes, and of one and the other's mirror image: (2, n + 1, n + 1)."""
     places = np.arange(-n_players, n_players + 1, 2) / n_players
-    return np.sqrt(3) * np.abs(places[:, None] - places), np.sqrt(3) * np.abs(places[:, None] + places)
+    return np.asarray(np.sqrt(3) * np.abs(np.stack([places[:, None] - places, places[:, None] + places])))
 
 
 def slope_functionals(n_players: int) -> tuple[Floats, Floats]:

@@ -65,8 +65,12 @@ class GaussianProcessSampler:
 
     Up to 8 outputs have a kernel each. Of more, each is scaled to mean square 1, and they are replaced by their
     principal components, since Shapley values are linear: the 8 leading ones have a kernel each, and the rest share
-    one that treats players alike. With more than 100 players all kernels do, and all pairs are random. Parameters are
-    fitted to at most 512 pairs.
+    one that treats players alike. Parameters are fitted to at most 512 pairs.
+
+    Whether players differ is for the payoffs to say. While pairs are few, a kernel that treats them alike has a share
+    in the estimate, as large as its evidence (MacKay 1992, "Bayesian interpolation"). With more than 100 players all
+    pairs are random, and the shares are by pairs that the parameters were not fitted to. With more than 2,000 all are
+    alike.
 
     Interactions cost no evaluations of their own: half the sum of a pair's two payoffs, which Shapley values do not
     depend on, is the even part of the game, and has a process and kernels of its own. Any index is a linear functional
