@@ -12,6 +12,7 @@ from .evaluation.evaluate import EvaluateConfig as EvaluateConfig
 from .evaluation.evaluate import evaluate as evaluate
 from .noise.edits import Edit as Edit
 from .noise.edits import Original as Original
+from .noise.edits import edit_by_own_regions as edit_by_own_regions
 from .noise.edits import edit_original as edit_original
 from .noise.influence import influence_maps as influence_maps
 from .noise.inpainting import inpaint as inpaint

@@ -9,8 +9,8 @@ DIR holds games as npz files with `table`, float64 (2**n_players,), bit i of the
 published figures are of shapiq's 78 precomputed games (Muschalik and others, NeurIPS 2024; branch benchmark_dump of
 mmschlk/shapiq, commit 1458edcb, MIT), brought into this order. What is measured is the Shapley interaction index of all
 pairs, whose squared error is given relative to the sum of their squares; with `--order 3` that of all triples, with
-`--order 1` the Shapley values. The games in `TUNED`, of all kinds but data valuation, were looked at while the method
-was made; the others were not.
+`--order 1` the Shapley values. The games in `TUNED`, of all kinds but data valuation, were what the method was made
+by; the others judged what had been made.
 """
 
 from __future__ import annotations
@@ -212,8 +212,8 @@ def aggregate(folder: Path, n_seeds: int) -> dict[str, Any]:
 WHAT = {"1": "Shapley values", "2": "the interactions (SII) of pairs", "3": "the interactions (SII) of triples"}
 
 _GROUPS: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "not looked at before": lambda game: not game["tuned"],
-    "looked at": lambda game: game["tuned"],
+    "not tuned on": lambda game: not game["tuned"],
+    "tuned on": lambda game: game["tuned"],
     "all": lambda game: True,
 }
 
@@ -286,7 +286,7 @@ def report(results: dict[str, Any]) -> str:
 
 def headline(results: dict[str, Any]) -> str:
     """The few figures that the README shows."""
-    summary = results["orders"]["2"]["summary"]["not looked at before"]
+    summary = results["orders"]["2"]["summary"]["not tuned on"]
     n_games = max(entry["n_games"] for entry in summary.values())
     lines = [
         f"squared error of all pairs' interactions, divided by that of shapiq's best method, on {n_games} real games",

@@ -37,7 +37,7 @@ from shapkit_diffusion.evaluation.edit_measures import measure_edits
 from shapkit_diffusion.evaluation.evaluate import realism_reference
 from shapkit_diffusion.evaluation.locality import LocalityConvention
 from shapkit_diffusion.evaluation.realism_measures import RealismReference, measure_realism
-from shapkit_diffusion.noise.edits import Edit, Original, edit_original
+from shapkit_diffusion.noise.edits import Edit, Original, edit_by_own_regions, edit_original
 from shapkit_diffusion.noise.sampling import draw_noise, generate
 from shapkit_diffusion.runs import write_json
 from shapkit_diffusion.training.config import TrainConfig
@@ -103,14 +103,11 @@ def local_of(model: RegionDenoiser, own: Regions, number: int) -> RegionDenoiser
 
 def edited_by(plan: Plan, model: RegionDenoiser, images: Tensor, own: Regions, arm: str, concept: str) -> Tensor:
     """The faces with a concept drawn anew, each as it is otherwise."""
-    parts = [(slice(0, len(images)), model)]
+    edits = [Edit(concept, seed=11)]
     if arm != "partition":
-        parts = [(slice(n, n + 1), local_of(model, own, n)) for n in range(len(images))]
-    edits = []
-    for rows, local in parts:
-        original = Original.as_given(local, images[rows], plan.sampling_steps)
-        edits.append(edit_original(local, original, local.regions, [Edit(concept, seed=11)], first=rows.start).edited)
-    return torch.cat(edits)
+        return edit_by_own_regions(model, images, own, edits, plan.sampling_steps).edited
+    original = Original.as_given(model, images, plan.sampling_steps)
+    return edit_original(model, original, model.regions, edits).edited
 
 
 def costs(plan: Plan, model: RegionDenoiser, images: Tensor, own: Regions, arm: str, concept: str) -> dict[str, float]:

@@ -118,7 +118,7 @@ def test_a_composed_model_is_trained_and_saved_as_one(model: Path, tmp_path: Pat
 TRANSFORMER = ["--width", "16", "--depth", "1", "--patch", "2"]
 
 
-def test_a_region_transformer_is_trained_edited_and_resumed(tmp_path: Path) -> None:
+def test_a_region_transformer_is_trained_edited_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "region"
     arguments = ["--architecture", "region", *TRANSFORMER, "--concepts", "eyes", "mouth", "--steps", "2"]
     assert main(["train", *arguments, "--out", str(out), *TRAINING]) == 0
@@ -137,6 +137,13 @@ def test_a_region_transformer_is_trained_edited_and_resumed(tmp_path: Path) -> N
     tokens = found.network.changed_tokens(found.regions.mask("mouth") > 0)[found.network.back].reshape(16, 16)
     mouth = tokens.numpy().repeat(2, axis=0).repeat(2, axis=1)
     assert changed.any() and not changed[~mouth].any(), "outside of the model's mouth it is the file that was given"
+    own = tmp_path / "own"
+    assert main(["edit", *words, "--own-regions", "--variants", "1", "--steps", "2", "--out", str(own)]) == 0
+    with Image.open(own / "variant-1-image-1.png") as picture:
+        changed_by_own = (np.asarray(picture) != pixels).any(axis=-1)
+    assert changed_by_own.any() and changed_by_own.sum() < changed.sum(), "the face's own mouth is smaller than any's"
+    wrong = ["edit", "--own-regions", "--region", "mouth", "--image", str(photograph), "--out", str(tmp_path / "x")]
+    assert main(wrong) == 2 and "--own-regions is for region transformers" in capsys.readouterr().err
 
 
 def test_a_plain_transformer_is_trained_and_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

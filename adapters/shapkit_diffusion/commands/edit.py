@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from shapkit.differentiable import Regions
+from shapkit.differentiable.regions import OTHER
 from shapkit_diffusion.commands.models import add_model, add_sampling, domain_of, model_of, read_image, write_image
 from shapkit_diffusion.commands.options import add_data, add_parser_choice, settings
 from shapkit_diffusion.data.pixels import to_bytes
 from shapkit_diffusion.denoisers.denoiser import Denoiser
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain
 from shapkit_diffusion.noise.edits import (
     BATCH_SIZE,
@@ -26,6 +28,7 @@ from shapkit_diffusion.noise.edits import (
     InversionWarning,
     Original,
     Outside,
+    edit_by_own_regions,
     edit_original,
 )
 from shapkit_diffusion.noise.sampling import draw_noise
@@ -78,6 +81,12 @@ def add_edit(parser: argparse.ArgumentParser) -> None:
         help="of models that generate in stages: regions of given images are drawn anew from the image around them, "
         "which stays as it is, bit for bit",
     )
+    parser.add_argument(
+        "--own-regions",
+        action="store_true",
+        help="with --no-inversion, of a region transformer: each image is edited by the regions found in it, not by "
+        "the one partition of the model; train such a model with --regions label_maps",
+    )
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps")
     parser.add_argument("--refinements", type=int, default=3, help="fixed-point iterations per step of the inversion")
     parser.add_argument("--dilation", type=int, default=1, help="pixels by which the concepts grow")
@@ -97,6 +106,8 @@ def _edit(options: argparse.Namespace) -> None:
             raise ValueError(f"--region {region}: the data has {', '.join(domain.label_names)}")
     if options.no_inversion and (options.swap_with is not None or not options.image):
         raise ValueError("--no-inversion is for given images and new noise: add --image, and leave --swap-with out")
+    if options.own_regions and not (options.no_inversion and isinstance(model, RegionDenoiser)):
+        raise ValueError("--own-regions is for region transformers and given images: add --no-inversion, and --model")
     given = [read_image(path, model.image_shape) for path in options.image]
     other = None if options.swap_with is None else read_image(options.swap_with, model.image_shape)
     with result_folder(options.out, settings(options)) as folder:
@@ -141,10 +152,14 @@ def _write_edits(
         )
     images = torch.stack(list(given)) if given else original.reconstruction
     regions = _regions(options, model, domain, images)
-    results = [
-        edit_original(model, original, regions, edits, outside=options.outside, batch_size=options.batch_size)
-        for edits in chains
-    ]
+    if options.own_regions:
+        assert isinstance(model, RegionDenoiser)
+        results = [edit_by_own_regions(model, images, regions, edits, options.steps) for edits in chains]
+    else:
+        results = [
+            edit_original(model, original, regions, edits, outside=options.outside, batch_size=options.batch_size)
+            for edits in chains
+        ]
     title = f"The noise of {', '.join(options.region)} " + ("drawn anew" if options.swap_with is None else "exchanged")
     if options.outside == "replay":
         title += "\nand all else put back at every step"
@@ -167,6 +182,8 @@ def _regions(options: argparse.Namespace, model: Denoiser, domain: Domain, image
     for region in options.region:
         if region not in own.names:
             raise ValueError(f"--region {region}: with --no-inversion, the model has {', '.join(own.names)}")
+    if options.own_regions:
+        return domain.regions(images, [name for name in own.names if name != OTHER], options.dilation)
     return own
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 import torch
@@ -19,6 +19,7 @@ from shapkit.differentiable import Regions
 from shapkit.randomness import counter_bits
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.latents import latent_regions
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.noise.sampling import (
     draw_noise,
     generate,
@@ -342,6 +343,55 @@ def edit_original(
         mask = _noise_mask(denoiser, regions, changed, len(noise))
         edited = denoiser.decode(replay(denoiser, noise, original.trajectory, mask, batch_size))
     return EditResult(original.noise, original.reconstruction, original.psnr, noise, edited)
+
+
+def edit_by_own_regions(
+    denoiser: RegionDenoiser,
+    images: Tensor,
+    regions: Regions,
+    edits: Sequence[Edit],
+    steps: int = 50,
+    *,
+    first: int = 0,
+) -> EditResult:
+    """Edits of given images by a region transformer, each by its own regions, and without an inversion.
+
+    It is ``RegionDenoiser.with_regions``, ``Original.as_given`` and ``edit_original`` of one image after another. What
+    lies outside of an image's own region, and of tokens that it has a part in, stays as it was, bit for bit (of a
+    latent model, but for the decoder's reach). The model should have been trained on such regions:
+    ``TrainConfig(regions="label_maps")``.
+
+    Args:
+        denoiser: the model.
+        images: (n, *image_shape) in [-1, 1].
+        regions: of these images, with the names of the model's own.
+        edits: resampled regions of strength 1, applied one after the other.
+        steps: of DDIM, for each stage.
+        first: number of the first sample.
+
+    Raises:
+        ValueError: as ``edit_original``; if the names differ from the model's, or if there are not as many partitions
+            as images.
+
+    >>> from shapkit_diffusion.denoisers.denoiser import small_transformer
+    >>> labels = torch.zeros(2, 8, 8, dtype=torch.long); labels[0, 4:] = labels[1, 6:] = 1
+    >>> regions = Regions.from_labels(labels, {"mouth": [1]})
+    >>> local = RegionDenoiser(small_transformer(8, width=16, depth=1), Regions(regions.masks[:1], regions.names))
+    >>> images = torch.rand(2, 3, 8, 8)
+    >>> edited = edit_by_own_regions(local, images, regions, [Edit("mouth")], steps=2).edited
+    >>> bool((edited[0, :, :4] == images[0, :, :4]).all()), bool((edited[1, :, :6] == images[1, :, :6]).all())
+    (True, True)
+    """
+    own = latent_regions(regions, denoiser)
+    if len(own.masks) != len(images):
+        raise ValueError(f"regions must be one partition for each of the {len(images)} images, got {len(own.masks)}")
+    results = []
+    for number in range(len(images)):
+        local = denoiser.with_regions(own.select([number]))
+        original = Original.as_given(local, images[number : number + 1], steps)
+        results.append(edit_original(local, original, local.regions, edits, first=first + number))
+    names = [field.name for field in fields(EditResult)]
+    return EditResult(**{name: torch.cat([getattr(result, name) for result in results]) for name in names})
 
 
 def edit_images(
