@@ -4,7 +4,7 @@
     python -m benchmarks.accuracy run --methods shapkit       # each result is kept: a killed run goes on
     python -m benchmarks.accuracy run --methods peers         # in an interpreter with shapiq, shap, captum
     python -m benchmarks.accuracy run --methods slow --seeds 3 --factors 5 10
-    python -m benchmarks.accuracy large                       # more evaluations, or more players
+    python -m benchmarks.accuracy large                       # more evaluations
     python -m benchmarks.accuracy coverage                    # of the intervals, and the bias, 2,000 repetitions
     python -m benchmarks.accuracy overhead                    # time beside the game, per evaluation
     python -m benchmarks.accuracy report                      # draw and print what was measured
@@ -57,9 +57,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     runs.add_argument("--games", nargs="+", metavar="GAME")
     runs.add_argument("--factors", type=int, nargs="+", default=list(FACTORS), help="evaluations per player")
     runs.add_argument("--seeds", type=int, default=None, help="by default 20, with --quick 3")
-    large = commands.add_parser(
-        "large", parents=[shared, resumable], help="errors at large budgets, or of many players"
-    )
+    large = commands.add_parser("large", parents=[shared, resumable], help="errors at large budgets")
     large.add_argument("--games", nargs="+", metavar="GAME")
     large.add_argument("--seeds", type=int, default=None, help="by default 3, with --quick 1")
     coverage = commands.add_parser("coverage", parents=[shared, resumable], help="intervals and bias")

@@ -328,8 +328,6 @@ LARGE_GAMES: dict[str, Callable[[], BenchmarkGame]] = {
     **{name: partial(voting, name) for name in VOTING_GAMES},
     "airport 30": partial(large_airport, "airport 30", 30, seed=131),
     "unanimity 40": partial(large_unanimity, "unanimity 40", 40, seed=132),
-    **{f"airport {n}": partial(large_airport, f"airport {n}", n, seed=n) for n in (150, 400, 1000)},
-    **{f"unanimity {n}": partial(large_unanimity, f"unanimity {n}", n, seed=n + 1) for n in (150, 400, 1000)},
 }
 
 # Of few players, so that thousands of repetitions are affordable. The last is the hardest: payoffs of 0 and 1, and

@@ -188,7 +188,7 @@ def _report_large(results: dict[str, Any]) -> str:
     seeds = {found["n_seeds"] for row in rows for found in row["methods"].values()}
     widths = {name: max(8, len(name) + 2) for name in others}
     lines = [
-        "large budgets and many players: mean squared error relative to plain permutation sampling, whose own error is",
+        "large budgets: mean squared error relative to plain permutation sampling, whose own error is",
         f"in % of the values (root of the squared sums); seeds: {_span(seeds)}; median seconds, the game's included",
         *([f"auto chose {chosen}"] if chosen else []),
         f"{'':<18}{'n':>5}{'evaluations':>13}{BASELINE:>13}"

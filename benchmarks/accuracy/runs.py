@@ -34,8 +34,6 @@ QUICK_LARGE_GAMES = ("council of the EU", "airport 30")
 KEY = ("game", "method", "factor", "seed")
 LARGE_KEY = ("game", "method", "budget", "seed")
 LARGE_BUDGETS = (8_192, 16_384, 65_536)
-WIDE_FACTORS = (5, 20)  # evaluations per player of the games of more players than `MOST_PLAYERS_IN_LARGE_BUDGETS`
-MOST_PLAYERS_IN_LARGE_BUDGETS = 100
 # Fitting trees to tens of thousands of evaluations takes minutes: regression_adjusted is measured when --only names it
 LARGE_METHODS = ("permutation", "antithetic", "stratified", "kernel", "leverage", "auto")
 
@@ -74,7 +72,7 @@ def run(folder: Path, options: argparse.Namespace) -> None:
 
 
 def run_large(folder: Path, options: argparse.Namespace) -> None:
-    """The same for shapkit's methods at large budgets, or with many players."""
+    """The same for shapkit's methods at large budgets."""
     names = options.games or (QUICK_LARGE_GAMES if options.quick else LARGE_GAMES)
     games = [LARGE_GAMES[name]() for name in names]
     methods = {name: method for name, method in shapkit_methods().items() if name in (options.only or LARGE_METHODS)}
@@ -88,7 +86,7 @@ def _ready(folder: Path, kind: str, methods: dict[str, Estimate], options: argpa
     if options.fresh:
         forget(folder / f"{kind}.jsonl", methods)
     for method in methods.values():
-        _warm_up(method)
+        warm_up(method)
     write_whole(folder / f"machine-{kind}.json", json.dumps(machine(kind)) + "\n")
     return methods
 
@@ -118,22 +116,13 @@ def _large_cells(
 
     for seed in range(options.seeds):
         for game in games:
-            for budget in large_budgets(game.n_players, options.quick):
+            for budget in (512,) if options.quick else LARGE_BUDGETS:
                 for name in methods:
                     yield (game.name, name, budget, seed), partial(measured, name, game, budget, seed)
         print(f"seed {seed} done, {time.strftime('%H:%M:%S')}", flush=True)
 
 
-def large_budgets(n_players: int, quick: bool) -> tuple[int, ...]:
-    """How many evaluations a game of the sub-command `large` is given."""
-    if quick:
-        return (512,)
-    if n_players > MOST_PLAYERS_IN_LARGE_BUDGETS:
-        return tuple(factor * n_players for factor in WIDE_FACTORS)
-    return LARGE_BUDGETS
-
-
-def _warm_up(estimate: Estimate) -> None:
+def warm_up(estimate: Estimate) -> None:
     """Compile what is compiled at first use, uncounted."""
     table = np.random.default_rng(0).normal(size=2**8)
     try:

@@ -116,12 +116,6 @@ def test_large_games_are_measured_and_reported(
     assert any(line.split()[:3] == ["airport", "30", "512"] for line in said.splitlines())
 
 
-def test_wide_games_have_evaluations_per_player(accuracy: ModuleType) -> None:
-    runs = importlib.import_module("benchmarks.accuracy.runs")
-    assert runs.large_budgets(51, quick=False) == (8_192, 16_384, 65_536)
-    assert runs.large_budgets(400, quick=False) == (2_000, 8_000)
-
-
 def test_coverage_goes_on_and_is_reported(
     accuracy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
