@@ -97,6 +97,7 @@ TITLES = {
     "penalty": "plain DiT, then penalty",
 }
 SHOWN = 8
+_WIDE = 9  # characters of a figure
 
 
 @dataclass(frozen=True)
@@ -386,18 +387,36 @@ def report(results: dict[str, Any]) -> str:
         lines.append(row(f"Fréchet, {crop}", lambda run, c=crop: run["frechet"][c]))
     lines.append(row("training, steps", lambda run: float(run["training"]["steps"])))
     lines.append(row("  seconds a step", lambda run: float(run["training"]["seconds_per_step"])))
-    noises = f", {plan['noises']} noises an image" if plan.get("noises", 1) > 1 else ""
-    lines.append(
-        f"{plan['size']} x {plan['size']} pixels, patch {plan['patch']}, width {plan['width']}, {plan['depth']} blocks,"
-        f" batches of {plan['batch_size']}{noises}; {plan['pairs']} pairs, {plan['images']:,} images, "
-        f"{plan['sampling_steps']} sampling steps a stage; seeds {', '.join(map(str, seeds))}: mean (least to most)"
-    )
+    lines.append(f"{_setting(plan, seeds)}: mean (least to most)")
     return "\n".join([*lines, results["machine"]])
 
 
 def equal_time(results: dict[str, Any]) -> str:
-    """The table of the study with several noises per image and arms of equal time."""
-    return report(results["equal_time"])
+    """The arms of the study with several noises per image and equal times, a line each: means over the seeds."""
+    found = results["equal_time"]
+    runs, data, plan = found["runs"], found["data"], found["plan"]
+    heads = ("locality", "MSE-in", "diversity")
+    lines = [
+        f"{'':<38}{'':>6}{'s a':>6}" + "".join(f"{head:^{3 * _WIDE}}" for head in heads) + f"{'Fréchet':^{4 * _WIDE}}",
+        f"{'':<38}{'steps':>6}{'step':>6}"
+        + "".join(f"{concept:>{_WIDE}}" for concept in (*CONCEPTS * 3, "whole", *CONCEPTS)),
+    ]
+    for arm in ARMS:
+        of_arm = [run for run in runs if run["arm"] == arm]
+        if of_arm:
+            figures = [
+                statistics.fmean(run["concepts"][concept][figure] for run in of_arm)
+                for figure in ("ratio", "mse_in", "diversity")
+                for concept in CONCEPTS
+            ]
+            figures += [statistics.fmean(run["frechet"][crop] for run in of_arm) for crop in ("whole", *CONCEPTS)]
+            training = of_arm[0]["training"]
+            line = f"{TITLES[arm]:<38}{training['steps']:>6}{training['seconds_per_step']:>6.2f}"
+            lines.append(line + "".join(f"{figure:>{_WIDE}.2g}" for figure in figures))
+    own = [data[concept][figure] for figure in ("ratio", "mse_in", "diversity") for concept in CONCEPTS]
+    lines.append(f"{'the data':<38}{'':>12}" + "".join(f"{figure:>{_WIDE}.2g}" for figure in own))
+    lines.append(_setting(plan, sorted({run["seed"] for run in runs})))
+    return "\n".join([*lines, found["machine"]])
 
 
 def equal_times(results: dict[str, Any]) -> str:
@@ -421,6 +440,16 @@ def times(results: dict[str, Any]) -> str:
     lines = [f"{'':<34}{'seconds':>10}{'tokens':>10}"]
     lines += [f"{name:<34}{took:>10.2f}{'' if share is None else f'{share:.2f}':>10}" for name, took, share in rows]
     return "\n".join([*lines, results["timing"]["machine"]])
+
+
+def _setting(plan: dict[str, Any], seeds: Sequence[int]) -> str:
+    """What was trained, and how it was measured."""
+    noises = f", {plan['noises']} noises an image" if plan.get("noises", 1) > 1 else ""
+    return (
+        f"{plan['size']} x {plan['size']} pixels, patch {plan['patch']}, width {plan['width']}, {plan['depth']} blocks,"
+        f" batches of {plan['batch_size']}{noises}; {plan['pairs']} pairs, {plan['images']:,} images, "
+        f"{plan['sampling_steps']} sampling steps a stage; seeds {', '.join(map(str, seeds))}"
+    )
 
 
 def _span(values: Sequence[float]) -> str:
