@@ -13,7 +13,7 @@ _LONG_ENOUGH = 0.05  # seconds, to judge by
 MOST_ENUMERATED_PLAYERS = 20
 """Of how many players all coalitions are evaluated, unasked, where that takes little time."""
 
-_OVERHEAD = {"gaussian_process": 6e-5, "leverage": 1.5e-7, "antithetic": 1e-8}
+_OVERHEAD = {"gaussian_process": 1e-4, "leverage": 1.5e-7, "antithetic": 1e-8}
 """What methods take beside the game, in seconds for each evaluation and player."""
 
 

@@ -19,9 +19,9 @@ MAX_CHOOSING_PLAYERS = 100  # with more, all pairs are random
 _MAX_INDIVIDUAL_PLAYERS = 2_000  # with more, players are alike in the prior
 
 _MAX_FITTED_PAIRS = 512  # that parameters are fitted to
+_MAX_DESIGN_PAIRS = 128  # the same, of kernels to choose further pairs by
+_FEW_PAIRS, _FEW_PER_PARAMETER = 250, 3.0  # up to so many pairs, and so many for each parameter, players may be alike
 _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
-_MAX_DESIGN_PAIRS = 128  # the same, to choose further pairs by
-_FEW_PAIRS, _FEW_PER_PARAMETER = 250, 3.0  # up to so many, players may be alike
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
 _VOTING_ROUGHNESS = 0.03
@@ -128,8 +128,8 @@ class Component:
     def plausible_kernels(self, signs: Floats, starts: dict[int, Floats]) -> list[PlausibleKernel]:
         """Kernels to estimate with; their weights sum to 1.
 
-        While pairs are few for so many parameters, the kernel that tells players apart is one of two: the other treats
-        them alike, and each weighs what the payoffs say of it.
+        While pairs are few for so many parameters, the kernel that tells players apart is one of two. The other treats
+        them alike, and each weighs as much as the payoffs speak for it.
         """
         if self.family.individual and self.family.n_players > MAX_CHOOSING_PLAYERS:
             return self._judged_by_other_pairs(signs)
