@@ -286,15 +286,19 @@ def report(results: dict[str, Any]) -> str:
 
 def headline(results: dict[str, Any]) -> str:
     """The few figures that the README shows."""
-    summary = results["orders"]["2"]["summary"]["not tuned on"]
-    n_games = max(entry["n_games"] for entry in summary.values())
-    lines = [
-        f"squared error of all pairs' interactions, divided by that of shapiq's best method, on {n_games} real games",
-        f"{'evaluations per player':<34}" + "".join(f"{f'{factor}n':>22}" for factor in FACTORS),
-        f"{'geometric mean over games':<34}" + _row(summary, _ratio),
-        f"{'errors below 1e-6 as 1e-6':<34}" + _row(summary, lambda e: _ratio(e["noticeable"])),
-        f"{'the worst game then':<34}" + _row(summary, lambda e: f"{e['worst_noticeable']:.2f}"),
-    ]
+    lines = []
+    for order, what in WHAT.items():
+        if order not in results["orders"]:
+            continue
+        summary = results["orders"][order]["summary"]["not tuned on"]
+        n_games = max(entry["n_games"] for entry in summary.values())
+        lines += [
+            f"squared error of {what}, divided by that of each game's best method of others, {n_games} real games",
+            f"{'evaluations per player':<34}" + "".join(f"{f'{factor}n':>22}" for factor in FACTORS),
+            f"{'geometric mean over games':<34}" + _row(summary, _ratio),
+            f"{'errors below 1e-6 as 1e-6':<34}" + _row(summary, lambda e: _ratio(e["noticeable"])),
+            f"{'the worst game then':<34}" + _row(summary, lambda e: f"{e['worst_noticeable']:.2f}"),
+        ]
     return "\n".join(lines)
 
 

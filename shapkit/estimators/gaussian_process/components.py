@@ -19,7 +19,7 @@ MAX_CHOOSING_PLAYERS = 100  # with more, all pairs are random
 _MAX_INDIVIDUAL_PLAYERS = 2_000  # with more, players are alike in the prior
 
 _MAX_FITTED_PAIRS = 512  # that parameters are fitted to
-_MAX_DESIGN_PAIRS = 128  # the same, of kernels to choose further pairs by
+_MAX_DESIGN_PAIRS = 256  # the same, of kernels to choose further pairs by
 _FEW_PAIRS, _FEW_PER_PARAMETER = 250, 3.0  # up to so many pairs, and so many for each parameter, players may be alike
 _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
@@ -64,7 +64,8 @@ class PlausibleKernel:
     Attributes:
         kernel: with the most probable parameters.
         weight: how probable it is that the payoffs are of its family.
-        inflation: what standard deviations are multiplied by, as the influence and the slope of each player are fitted.
+        inflation: what standard deviations are multiplied by, as the influence and the slope of each player are fitted,
+            or, where players are alike, all that there is.
     """
 
     kernel: PartKernel
@@ -73,7 +74,7 @@ class PlausibleKernel:
 
 
 def _fitted(family: KernelFamily, parameters: Floats, n_pairs: int) -> PlausibleKernel:
-    n_fitted = 2 * family.n_players if family.individual else 0
+    n_fitted = 2 * family.n_players if family.individual else len(parameters)
     return PlausibleKernel(family.kernel(parameters), 1.0, 1 + n_fitted / n_pairs)
 
 

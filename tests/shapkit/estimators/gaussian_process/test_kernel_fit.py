@@ -98,7 +98,7 @@ def test_players_are_told_apart_where_the_payoffs_say_so(n_players, n_pairs):
         known = component.plausible_kernels(pairs, {})
         assert len(known) == 2 and sum(entry.weight for entry in known) == pytest.approx(1.0)
         assert (known[0].weight > 0.9) == apart and (np.ptp(known[0].kernel.influences) > 0)
-        assert np.ptp(known[1].kernel.influences) == 0 and known[1].inflation == 1.0 < known[0].inflation
+        assert np.ptp(known[1].kernel.influences) == 0 and 1.0 < known[1].inflation < known[0].inflation
 
 
 def test_many_pairs_have_one_kernel():
