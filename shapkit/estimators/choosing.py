@@ -13,8 +13,17 @@ _LONG_ENOUGH = 0.05  # seconds, to judge by
 MOST_ENUMERATED_PLAYERS = 20
 """Of how many players all coalitions are evaluated, unasked, where that takes little time."""
 
-_OVERHEAD = {"gaussian_process": 1e-4, "leverage": 1.5e-7, "antithetic": 1e-8}
+_OVERHEAD = {"gaussian_process": 3.5e-5, "leverage": 1.5e-7, "antithetic": 1e-8}
 """What methods take beside the game, in seconds for each evaluation and player."""
+
+_GROWTH = {"gaussian_process": 1.25e-6}
+"""The same in seconds for the square of the number of evaluations, where that counts."""
+
+
+def _evaluations(method: str, each: float, n_players: int, seconds: float) -> float:
+    """How many evaluations fit into the time; an evaluation takes `each` seconds itself."""
+    linear, square = each + _OVERHEAD[method] * n_players, _GROWTH.get(method, 0.0)
+    return 2 * seconds / (linear + float(np.sqrt(linear**2 + 4 * square * seconds)))
 
 
 def _worth(method: str, n_evaluations: float, n_players: int) -> float:
@@ -24,7 +33,7 @@ def _worth(method: str, n_evaluations: float, n_players: int) -> float:
     Gaussian process finds games of few interactions exactly, once it has seen enough of them.
     """
     if method == "gaussian_process":
-        return 16 * n_evaluations * (1 + (n_evaluations / (20 * n_players)) ** 2)
+        return 8 * n_evaluations * (1 + (n_evaluations / (7 * n_players)) ** 2)
     return n_evaluations * (1.6 * (30 / n_players) ** 0.5 if method == "leverage" else 1.0)
 
 
@@ -46,8 +55,8 @@ def best_in_time(each: float, n_players: int, seconds: float, most_evaluations: 
     """
 
     def worth(method: str) -> float:
-        n_evaluations = seconds / (each + _OVERHEAD[method] * n_players)
-        return _worth(method, min(n_evaluations, most_evaluations), n_players)
+        n_evaluations = min(_evaluations(method, each, n_players, seconds), most_evaluations)
+        return _worth(method, n_evaluations, n_players)
 
     return max(_OVERHEAD, key=worth)
 
