@@ -98,6 +98,7 @@ TITLES = {
 }
 SHOWN = 8
 _WIDE = 9  # characters of a figure
+_PICTURES = 4  # side by side
 
 
 @dataclass(frozen=True)
@@ -467,8 +468,13 @@ def draw(out: Path, path: Path) -> None:
     """The picture: images of the first seed's models, and below each the same with one concept's noise exchanged."""
     plt = require("matplotlib.pyplot", extra="plots", purpose="the picture")
     arms = [arm for arm in ARMS if (out / f"{arm}-shown.npz").exists()]
-    figure, axes = plt.subplots(1, len(arms), figsize=(4.6 * len(arms), 3.9), squeeze=False, layout="constrained")
-    for axis, arm in zip(axes[0], arms, strict=True):
+    n_lines = -(-len(arms) // _PICTURES)
+    n_columns = -(-len(arms) // n_lines)
+    size = (4.6 * n_columns, 2.8 * n_lines + 1.1)
+    figure, axes = plt.subplots(n_lines, n_columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(arms) :]:
+        axis.remove()
+    for axis, arm in zip(axes.flat, arms, strict=False):
         with np.load(out / f"{arm}-shown.npz") as file:
             edits = file["edits"][:, :6]
         rows = [np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1) for images in edits]
@@ -535,6 +541,7 @@ def main() -> None:
         draw(options.out, PICTURE)
     elif options.publish:
         write_json(RESULTS, json.loads(RESULTS.read_text(encoding="utf-8")) | {options.publish: results})
+        draw(options.out, PICTURE.with_stem(options.publish))
 
 
 if __name__ == "__main__":
