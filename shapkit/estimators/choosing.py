@@ -9,7 +9,7 @@ import numpy as np
 from shapkit.coalitions import members_of_masks
 from shapkit.estimators.runs.known_payoffs import KnownPayoffs
 
-_LONG_ENOUGH = 0.05  # seconds, to judge by
+_LONG_ENOUGH = 0.02  # seconds, to judge by
 MOST_ENUMERATED_PLAYERS = 20
 """Of how many players all coalitions are evaluated, unasked, where that takes little time."""
 
