@@ -142,9 +142,7 @@ def aggregate(folder: Path) -> list[dict[str, Any]]:
                 for name, records in by_method.items()
             },
         }
-        for (game, n_players, factor), by_method in sorted(
-            found.items(), key=lambda entry: (entry[0][0], *entry[0][1:])
-        )
+        for (game, n_players, factor), by_method in sorted(found.items(), key=lambda entry: entry[0])
     ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def _shapiq_methods() -> dict[str, Estimate]:
     methods = {}
     for name, (kind, options) in makers.items():
         if hasattr(approximators, kind):
-            methods[f"shapiq {name}"] = _shapiq_method(getattr(approximators, kind), options)
+            methods[f"shapiq {name}"] = shapiq_method(getattr(approximators, kind), options)
     return methods
 
 
@@ -113,13 +114,15 @@ def slow_methods() -> dict[str, Estimate]:
         print("shapiq's ShaplEIG is not installed: left out")
         return {}
     torch.set_num_threads(1)
-    return {"shapiq ShaplEIG": _shapiq_method(ShaplEIG, {"show_progress": False, "refit": "decaying"})}
+    return {"shapiq ShaplEIG": shapiq_method(ShaplEIG, {"show_progress": False, "refit": "decaying"})}
 
 
-def _shapiq_method(kind: Callable[..., Any], options: dict[str, Any]) -> Estimate:
+def shapiq_method(kind: Callable[..., Any], options: dict[str, Any], order: int = 1) -> Estimate:
+    """An estimator of shapiq, and of what it finds the coalitions of `order` players."""
+
     def estimated(value: Value, n_players: int, budget: int, seed: int) -> Floats:
-        found = kind(n_players, random_state=seed, **options).approximate(budget, value)
-        return np.array([found[(player,)] for player in range(n_players)])
+        found = kind(n=n_players, random_state=seed, **options).approximate(budget, value)
+        return np.array([float(found[players]) for players in combinations(range(n_players), order)])
 
     return estimated
 

@@ -21,7 +21,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ import numpy as np
 
 import shapkit
 from benchmarks.accuracy.games import BenchmarkGame
-from benchmarks.accuracy.methods import Estimate, Floats, Value, is_peer
+from benchmarks.accuracy.methods import Estimate, Floats, Value, is_peer, shapiq_method
 from benchmarks.accuracy.methods import peer_methods as value_methods
 from benchmarks.accuracy.records import Cell, Record, fill, read_lines, rounded, write_whole
 from benchmarks.accuracy.runs import measure
@@ -88,13 +87,6 @@ def peer_methods(order: int) -> dict[str, Estimate]:
     """The estimators of others, of those that can run here: shapiq's, and of values those of shap and captum too."""
     import shapiq
 
-    if order == 1:
-        proxies = {name: options for name, options in _PROXIES.items() if hasattr(shapiq, options[0])}
-        return value_methods() | {
-            f"shapiq {name}": _shapiq_method(getattr(shapiq, kind), "SV", order, options)
-            for name, (kind, options) in proxies.items()
-        }
-
     makers: dict[str, tuple[str, dict[str, Any]]] = {
         "KernelSHAPIQ": ("KernelSHAPIQ", {}),
         "KernelSHAPIQ, pairs": ("KernelSHAPIQ", {"pairing_trick": True}),
@@ -103,13 +95,14 @@ def peer_methods(order: int) -> dict[str, Estimate]:
         "SVARMIQ, pairs": ("SVARMIQ", {"pairing_trick": True}),
         "SHAPIQ": ("SHAPIQ", {}),
         "permutation": ("PermutationSamplingSII", {}),
-        **_PROXIES,
     }
-    return {
-        f"shapiq {name}": _shapiq_method(getattr(shapiq, kind), "SII", order, options)
-        for name, (kind, options) in makers.items()
+    wanted = {"max_order": order, "index": "SV" if order == 1 else "SII"}
+    found = {
+        f"shapiq {name}": shapiq_method(getattr(shapiq, kind), options | wanted, order)
+        for name, (kind, options) in (_PROXIES if order == 1 else makers | _PROXIES).items()
         if hasattr(shapiq, kind)
     }
+    return (value_methods() if order == 1 else {}) | found
 
 
 _PROXIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -118,15 +111,6 @@ _PROXIES: dict[str, tuple[str, dict[str, Any]]] = {
     "ProxySHAP, adjusted": ("ProxySHAP", {"adjustment": True}),
     "ProxySPEX": ("ProxySPEX", {"hpo": False}),
 }
-
-
-def _shapiq_method(kind: Callable[..., Any], index: str, order: int, options: dict[str, Any]) -> Estimate:
-    def estimated(value: Value, n_players: int, budget: int, seed: int) -> Floats:
-        estimator = kind(n=n_players, max_order=order, index=index, random_state=seed, **options)
-        found = estimator.approximate(budget, value)
-        return np.array([float(found[players]) for players in combinations(range(n_players), order)])
-
-    return estimated
 
 
 METHODS: dict[str, Callable[[int], dict[str, Estimate]]] = {"shapkit": shapkit_methods, "peers": peer_methods}
@@ -279,7 +263,7 @@ def report(results: dict[str, Any]) -> str:
         lines.append(
             f"{'median seconds beside the game':<34}" + _row(found["summary"]["all"], lambda e: f"{e['seconds']:.2f}")
         )
-        lines += ["", *_by_method(found["games"], what), "", *_by_family(found["games"]), ""]
+        lines += ["", *_by_method(found["games"]), "", *_by_family(found["games"]), ""]
     lines.append(f"{results['n_seeds']} seeds; {results['machine']}")
     return "\n".join(lines)
 
@@ -310,9 +294,9 @@ def _ratio(entry: dict[str, Any]) -> str:
     return f"{entry['ratio']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
 
 
-def _by_method(games: dict[str, Any], what: str) -> list[str]:
+def _by_method(games: dict[str, Any]) -> list[str]:
     """Each method's own error, geometric mean over the games that all methods of the budget could do."""
-    lines = [f"{f'squared error of {what} ÷ their squares':<40}" + "".join(f"{f'{factor}n':>12}" for factor in FACTORS)]
+    lines = [f"{'squared error ÷ the sum of squares':<40}" + "".join(f"{f'{factor}n':>12}" for factor in FACTORS)]
     names = sorted({name for game in games.values() for cell in game["factors"].values() for name in cell})
     for name in names:
         row = []

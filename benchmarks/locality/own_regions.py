@@ -96,11 +96,6 @@ def faces_with_regions(plan: Plan) -> tuple[Tensor, Regions]:
     return to_unit_range(torch.as_tensor(faces.images)), regions
 
 
-def local_of(model: RegionDenoiser, own: Regions, number: int) -> RegionDenoiser:
-    """The model with the regions of one face."""
-    return model.with_regions(Regions(own.masks[number : number + 1], own.names, missing="allow"))
-
-
 def edited_by(plan: Plan, model: RegionDenoiser, images: Tensor, own: Regions, arm: str, concept: str) -> Tensor:
     """The faces with a concept drawn anew, each as it is otherwise."""
     edits = [Edit(concept, seed=11)]
@@ -114,7 +109,7 @@ def costs(plan: Plan, model: RegionDenoiser, images: Tensor, own: Regions, arm: 
     """What an edit of one face takes of generating one: tokens in the mean over the faces, seconds in the median."""
     tokens, edits, whole = [], [], []
     for number in range(len(images)):
-        local = model if arm == "partition" else local_of(model, own, number)
+        local = model if arm == "partition" else model.with_regions(own.select([number]))
         changed = edited_part(local, local.regions, concept) > 0
         stages = local.network.tokens.stages(local.network.changed_tokens(changed))
         every = local.network.tokens.stages()

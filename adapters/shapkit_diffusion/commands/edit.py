@@ -154,7 +154,10 @@ def _write_edits(
     regions = _regions(options, model, domain, images)
     if options.own_regions:
         assert isinstance(model, RegionDenoiser)
-        results = [edit_by_own_regions(model, images, regions, edits, options.steps) for edits in chains]
+        results = [
+            edit_by_own_regions(model, images, regions, edits, options.steps, seed=options.image_seed)
+            for edits in chains
+        ]
     else:
         results = [
             edit_original(model, original, regions, edits, outside=options.outside, batch_size=options.batch_size)

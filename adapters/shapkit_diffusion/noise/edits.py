@@ -352,6 +352,7 @@ def edit_by_own_regions(
     edits: Sequence[Edit],
     steps: int = 50,
     *,
+    seed: int = 0,
     first: int = 0,
 ) -> EditResult:
     """Edits of given images by a region transformer, each by its own regions, and without an inversion.
@@ -366,7 +367,7 @@ def edit_by_own_regions(
         images: (n, *image_shape) in [-1, 1].
         regions: of these images, with the names of the model's own.
         edits: resampled regions of strength 1, applied one after the other.
-        steps: of DDIM, for each stage.
+        steps, seed: as in ``Original.as_given``.
         first: number of the first sample.
 
     Raises:
@@ -388,7 +389,7 @@ def edit_by_own_regions(
     results = []
     for number in range(len(images)):
         local = denoiser.with_regions(own.select([number]))
-        original = Original.as_given(local, images[number : number + 1], steps)
+        original = Original.as_given(local, images[number : number + 1], steps, seed=seed)
         results.append(edit_original(local, original, local.regions, edits, first=first + number))
     names = [field.name for field in fields(EditResult)]
     return EditResult(**{name: torch.cat([getattr(result, name) for result in results]) for name in names})

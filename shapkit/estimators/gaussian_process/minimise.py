@@ -37,7 +37,7 @@ def minimised(
         start: (n,), between the bounds.
         least, greatest: (n,), bounds.
         n_iterations: steps, at most.
-        tolerance: a step that decreases the function by less is the last.
+        tolerance: two steps in a row that decrease the function by less are the last.
 
     >>> def parabola(place):
     ...     return float(place @ place) / 2, place

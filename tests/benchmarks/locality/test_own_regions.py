@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.locality.own_regions import RESULTS, Plan, costs, faces_with_regions, local_of, report, run
+from benchmarks.locality.own_regions import RESULTS, Plan, costs, faces_with_regions, report, run
 from benchmarks.locality.region_transformer import Plan as RegionPlan
 from benchmarks.locality.region_transformer import regions_of
 from shapkit_diffusion.denoisers.denoiser import small_transformer
@@ -46,7 +46,7 @@ def test_tokens_are_those_of_the_faces_own_regions(model: RegionDenoiser) -> Non
     images, own = faces_with_regions(plan)
     shares = []
     for number in range(2):
-        owners = local_of(model, own, number).network.tokens.owners[0]
+        owners = model.with_regions(own.select([number])).network.tokens.owners[0]
         mouth, rest = int((owners == 2).sum()), int((owners == 3).sum())
         shares.append((10 * mouth + rest) / (10 * 256 + rest))
     found = costs(plan, model, images, own, "own regions", "mouth")

@@ -21,7 +21,7 @@ from shapkit.estimators.gaussian_process.kernel_fit import (
 )
 from shapkit.estimators.gaussian_process.minimise import minimised
 from shapkit.estimators.gaussian_process.pair_design import random_pairs
-from tests.shapkit.estimators.gaussian_process.games_of_pairs import some_pairs
+from tests.shapkit.estimators.gaussian_process.games_of_pairs import some_kernel, some_pairs
 
 
 @pytest.mark.parametrize("greatest", [9.0, 0.5])
@@ -69,6 +69,18 @@ def test_the_log_likelihood_is_that_of_a_normal_distribution():
     gram = kernel.gram(pairs)
     expected = -0.5 * np.sum(odd * np.linalg.solve(gram, odd)) - np.linalg.slogdet(gram)[1]
     assert log_likelihood(kernel, pairs, odd) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("even", [False, True])
+@pytest.mark.parametrize(("n_terms", "individual"), [(1, True), (2, True), (1, False)])
+def test_the_compiled_objective_is_that_of_the_kernel(n_terms, individual, even):
+    """The loops work the covariances out anew, for their derivatives: they are the kernel's own."""
+    family, parameters, kernel = some_kernel(6, n_terms, individual, even=even)
+    pairs, payoffs = some_pairs(6, 14), np.random.default_rng(2).normal(size=(14, 2))
+    _, mean, deviation = family.table()[:, :3].T
+    prior = 0.5 * np.sum(((parameters - mean) / deviation) ** 2)
+    expected = prior - log_likelihood(kernel, pairs, payoffs)
+    assert objective(parameters, family, pairs, payoffs)[0] == pytest.approx(expected, rel=1e-10)
 
 
 def _component(game: shapkit.Game, n_pairs: int) -> tuple[np.ndarray, Component]:
@@ -126,7 +138,7 @@ def test_means_and_variances_are_those_of_the_mixture():
     np.testing.assert_allclose(variances[:, 0], spread * scale**2)
 
 
-def test_the_second_wave_is_kept_where_it_is_more_probable(monkeypatch):
+def test_the_second_wave_is_kept_where_it_is_more_probable():
     """A threshold of a sum of unequal players' costs, as in the airport game, is two waves rather than one."""
     costs = np.arange(1.0, 13.0) ** 2
     game = shapkit.Game(lambda coalitions: (coalitions * costs).max(axis=1), 12)
