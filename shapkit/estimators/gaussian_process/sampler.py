@@ -6,7 +6,7 @@ They and their standard errors are the posterior's, in closed form: see `kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from shapkit._checks import checked_integer
 from shapkit.attribution.attribution import Attribution
 from shapkit.coalitions import coalitions_of_size
+from shapkit.estimators.gaussian_process.additive_players import RemainingPairs, further_singles, remaining_pairs
 from shapkit.estimators.gaussian_process.components import MAX_CHOOSING_PLAYERS, PartModel, components
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, index_functionals, with_pairs
 from shapkit.estimators.gaussian_process.kernel import PartKernel, pair_shapley
@@ -62,6 +63,11 @@ class GaussianProcessSampler:
     be, and its intervals alone are too short where m is small. How often nominal 95 % intervals cover is in
     `docs/accuracy.md`. A game that is additive on all pairs evaluated, more than there are players, is taken to be
     additive, with standard errors of zero. Once all pairs are known the values are exact.
+
+    With 50 players or more, two of them are evaluated alone and against all others at first, and then twice as many
+    each time while at least half add the same to nobody as to all others. Those who do are taken to be additive, with
+    that value and a standard error of zero, and the game of the rest is modelled. Pairs that would show them to be
+    otherwise come next, and one in twenty later on; if one does, all players are modelled from then on.
 
     Up to 8 outputs have a kernel each. Of more, each is scaled to mean square 1, and they are replaced by their
     principal components, since Shapley values are linear: the 8 leading ones have a kernel each, and the rest share
@@ -114,6 +120,8 @@ class GaussianProcessSampler:
         self._planned = np.ones((1, n_players))
         self._ends: tuple[Floats, Floats] | None = None  # payoffs of the empty and of the grand coalition
         self._n_evaluations = 0
+        self._remaining: RemainingPairs | None = None  # what is modelled, until more is evaluated
+        self._modelled = np.arange(n_players)  # the players that the last fits were of
         self._starts: dict[int, Floats] = {}  # parameters of the last fits
         self._even_starts: dict[int, Floats] = {}
         n_sizes = 0 if index == "shapley" else min(self.order, n_players)
@@ -138,7 +146,7 @@ class GaussianProcessSampler:
         while len(self._signs) < n_goal:
             if not len(self._planned):
                 with threads_for(len(self._signs)):
-                    self._planned, self._starts, self._even_starts = self._next_phase()
+                    self._plan()
             self._evaluate(n_goal - len(self._signs))
         spent = 2 * (len(self._signs) - n_before)
         if len(self._signs) < self._n_pairs or self._n_pairs == n_pairs_of(self.game.n_players):
@@ -208,7 +216,8 @@ class GaussianProcessSampler:
         else:
             signs, odd = np.concatenate([self._signs, signs]), np.concatenate([self._odd, odd])
             even = np.concatenate([self._even, even])
-        self._signs, self._odd, self._even, self._planned, self._known = signs, odd, even, planned, None
+        self._signs, self._odd, self._even, self._planned = signs, odd, even, planned
+        self._known = self._remaining = None
 
     def _evaluate_more(self, n_left: int) -> int:
         """Pairs that the model of all pairs before is corrected by."""
@@ -222,100 +231,147 @@ class GaussianProcessSampler:
             self._known = None
         return spent
 
-    def _next_phase(self) -> tuple[Floats, dict[int, Floats], dict[int, Floats]]:
-        """The pairs to evaluate until the kernels are fitted again, and the parameters of both parts to start from."""
+    def _plan(self) -> None:
+        """What to evaluate until the kernels are fitted again."""
         n_known, n_players = self._signs.shape
         seed = int(counter_bits(self.seed, _STREAM, n_known))
-        n_first = n_players + 2
-        n_wanted = min(max(n_first, math.ceil(_GROWTH * n_known)), self._n_pairs) - n_known
-        chooses = n_known >= n_first and n_players <= MAX_CHOOSING_PLAYERS
-        parts = components(self._signs, self._odd) if chooses else []
-        even_parts = components(self._signs, self._even, even=True) if chooses and self._members else []
-        starts, even_starts = self._starts.copy(), self._even_starts.copy()
+        if self._members and n_known == 1 and n_players > 2:
+            self._planned = single_pairs(n_players, n_players + 1, seed)
+            return
+        pairs = self._pairs_of_remaining()
+        self._planned = further_singles(self._signs, self._odd, self._even, self.seed)
+        if not len(self._planned):
+            self._planned = pairs.checks(self._signs, seed)
+        if len(self._planned):
+            return
+        n_remaining = len(pairs.players)
+        n_goal = min(max(n_remaining + 2, math.ceil(_GROWTH * len(pairs.signs))), n_pairs_of(n_remaining))
+        n_wanted = min(n_goal - len(pairs.signs), self._n_pairs - n_known)
+        if n_wanted:
+            chosen = self._chosen(pairs, n_wanted, seed)
+            self._planned = pairs.of_all_players(chosen, seed)
+        else:  # the remaining game is known
+            self._planned = random_pairs(n_players, math.ceil((_GROWTH - 1) * n_known), seed, self._signs)
+
+    def _pairs_of_remaining(self) -> RemainingPairs:
+        """What is known of the players that are not additive."""
+        if self._remaining is None:
+            self._remaining = remaining_pairs(self._signs, self._odd, self._even)
+            if len(self._remaining.players) != len(self._modelled):  # parameters are of so many players
+                self._starts, self._even_starts = {}, {}
+            self._modelled = self._remaining.players
+        return self._remaining
+
+    def _chosen(self, pairs: RemainingPairs, n_wanted: int, seed: int) -> Floats:
+        """Pairs of the remaining players to evaluate: where they tell the most, once a kernel can be fitted."""
+        n_known, n_players = pairs.signs.shape
+        chooses = n_known >= n_players + 2 and n_players <= MAX_CHOOSING_PLAYERS
+        parts = components(pairs.signs, pairs.odd) if chooses else []
+        even_parts = components(pairs.signs, pairs.even, even=True) if chooses and self._members else []
         if not parts and not even_parts:
-            if self._members and n_known == 1 and n_players > 2:
-                return single_pairs(n_players, n_wanted, seed), starts, even_starts
-            return random_pairs(n_players, n_wanted, seed, self._signs), starts, even_starts
-        kernels = [component.refitted(self._signs, starts) for component in parts]
-        kernels += [component.refitted(self._signs, even_starts) for component in even_parts]
+            return random_pairs(n_players, n_wanted, seed, pairs.signs)
+        starts, even_starts = self._starts.copy(), self._even_starts.copy()
+        kernels = [component.refitted(pairs.signs, starts) for component in parts]
+        kernels += [component.refitted(pairs.signs, even_starts) for component in even_parts]
         weights = np.array([component.mean_square for component in parts])
         targets: Callable[[PartKernel, Floats], Floats] = PartKernel.with_shapley
         if self._members:
-            total = (self._odd**2).mean(axis=0) + self._even.var(axis=0)  # each output counts as much
+            total = (pairs.odd**2).mean(axis=0) + pairs.even.var(axis=0)  # each output counts as much
             units = np.where(total > 0, total, 1.0)
             weights = np.array([(component.loadings**2 / units).sum() for component in parts + even_parts])
             targets = self._with_index
-        candidates = random_pairs(n_players, max(_CANDIDATES, 2 * n_wanted), seed, self._signs)
-        chosen = informative_pairs(n_wanted, candidates, self._signs, kernels, weights, targets)
-        return chosen, starts, even_starts
+        candidates = random_pairs(n_players, max(_CANDIDATES, 2 * n_wanted), seed, pairs.signs)
+        chosen = informative_pairs(n_wanted, candidates, pairs.signs, kernels, weights, targets)
+        self._starts, self._even_starts = starts, even_starts
+        return chosen
 
     def _with_index(self, kernel: PartKernel, signs: Floats) -> Floats:
         """The covariances (n_pairs, n_terms) of pairs with what of the index depends on the kernel's part."""
         found = [
             with_pairs(kernel, signs, part, members)
-            for functional, members in zip(self._functionals(), self._members, strict=True)
+            for functional, members in self._functionals(signs.shape[1])
             if len(members) <= _MOST_TARGETS and (part := functional.of_part(kernel.even)) is not None
         ]
         return np.concatenate([np.empty((len(signs), 0)), *found], axis=1)
 
-    def _functionals(self) -> tuple[IndexFunctional, ...]:
-        return index_functionals(self.index, self.order, self.game.n_players)
+    def _functionals(self, n_players: int) -> Iterator[tuple[IndexFunctional, NDArray[np.int64]]]:
+        """The index of each size of coalition in a game of so many players, and those coalitions."""
+        for size, functional in enumerate(index_functionals(self.index, self.order, n_players), start=1):
+            yield functional, coalitions_of_size(n_players, size)
 
     def _posterior(self) -> tuple[Floats, Floats]:
         """Values and their variances (n_terms, n_outputs)."""
-        n_players, n_outputs = self.game.n_players, self._odd.shape[1]
-        if self.index != "shapley":
-            return self._index_posterior()
-        if self._more is not None and self._more.complete:
-            return self._more.exact_values(), np.zeros((n_players, n_outputs))
-        if self.complete:
-            exact = pair_shapley(self._signs).T @ self._odd if n_players else np.empty((0, n_outputs))
-            return exact, np.zeros_like(exact)
-        if len(self._signs) == 1:
-            return np.tile(2 * self._odd / n_players, (n_players, 1)), np.full((n_players, n_outputs), np.nan)
-        if self._more is None:
-            return PartModel(self._signs, self._odd, self._starts).shapley()
-        if self._model is None:
-            self._model = PartModel(self._signs, self._odd, self._starts)
-        return self._corrected(self._model, self._more)
+        if self._more is not None:
+            return self._corrected(self._more)
+        pairs = self._pairs_of_remaining()
+        if len(pairs.signs) == n_pairs_of(len(pairs.players)):
+            values = self._exact_values(pairs)
+            found = values, np.zeros_like(values)
+        elif self.index == "shapley":
+            found = self._shapley_posterior(pairs)
+        else:
+            found = self._index_posterior(pairs)
+        if not pairs.reduced:
+            return found
+        everyone = [np.arange(len(pairs.additive))[:, None]] if self.index == "shapley" else self._members
+        without = [np.isin(members, pairs.players).all(axis=1) for members in everyone]
+        values, variances = np.zeros((2, sum(map(len, everyone)), found[0].shape[1]))
+        values[: len(pairs.additive)] = pairs.additive
+        values[np.concatenate(without)], variances[np.concatenate(without)] = found
+        return values, variances
 
-    def _index_posterior(self) -> tuple[Floats, Floats]:
-        """Another index and its variances (n_terms, n_outputs), from both parts."""
-        if self.complete:
-            exact_values = exact(self._table(), self.index, self.order).values
-            return exact_values, np.zeros_like(exact_values)
-        if len(self._signs) == 1:
-            shape = (sum(map(len, self._members)), self._odd.shape[1])
+    def _exact_values(self, pairs: RemainingPairs) -> Floats:
+        """The values (n_terms, n_outputs) of the remaining players, of whom every pair is known."""
+        n_players = len(pairs.players)
+        if self.index == "shapley":
+            return pair_shapley(pairs.signs).T @ pairs.odd if n_players else pairs.odd[:0]
+        powers = 1 << np.arange(n_players)
+        table = np.empty((2**n_players, pairs.odd.shape[1]))
+        for sign in (1, -1):
+            table[((sign * pairs.signs) > 0) @ powers] = pairs.even + sign * pairs.odd
+        return exact(table_game(table), self.index, self.order).values
+
+    def _shapley_posterior(self, pairs: RemainingPairs) -> tuple[Floats, Floats]:
+        """Shapley values of the remaining players, and their variances."""
+        if len(pairs.signs) == 1:
+            shared = np.repeat(2 * pairs.odd / len(pairs.players), len(pairs.players), axis=0)
+            return shared, np.full_like(shared, np.nan)
+        return PartModel(pairs.signs, pairs.odd, self._starts).shapley()
+
+    def _index_posterior(self, pairs: RemainingPairs) -> tuple[Floats, Floats]:
+        """Another index of the remaining players, and its variances, from both parts."""
+        functionals = list(self._functionals(len(pairs.players)))
+        if len(pairs.signs) == 1:
+            shape = (sum(len(members) for _, members in functionals), pairs.odd.shape[1])
             return np.zeros(shape), np.full(shape, np.nan)
         parts = (
-            PartModel(self._signs, self._odd, self._starts),
-            PartModel(self._signs, self._even, self._even_starts, even=True),
+            PartModel(pairs.signs, pairs.odd, self._starts),
+            PartModel(pairs.signs, pairs.even, self._even_starts, even=True),
         )
         found = [
-            np.sum([part.index(functional, members) for part in parts], axis=0)
-            for functional, members in zip(self._functionals(), self._members, strict=True)
+            np.sum([part.index(functional, members) for part in parts], axis=0) for functional, members in functionals
         ]
         values, variances = np.concatenate(found, axis=1)
         return values, variances
 
-    def _table(self) -> Game:
-        """The whole game, once all pairs are known."""
-        powers = 1 << np.arange(self.game.n_players)
-        table = np.empty((2**self.game.n_players, self._odd.shape[1]))
-        for sign in (1, -1):
-            table[((sign * self._signs) > 0) @ powers] = self._even + sign * self._odd
-        return table_game(table)
-
-    def _corrected(self, model: PartModel, samples: PairedSamples) -> tuple[Floats, Floats]:
+    def _corrected(self, samples: PairedSamples) -> tuple[Floats, Floats]:
         """The model's values, and what more pairs say it is wrong by, each weighted with the other's variance."""
-        values, variances = model.shapley()
+        n_players, n_outputs = self.game.n_players, self._odd.shape[1]
+        if samples.complete:
+            return samples.exact_values(), np.zeros((n_players, n_outputs))
+        known = self._pairs_of_remaining()
+        if self._model is None:
+            self._model = PartModel(known.signs, known.odd, self._starts)
+        values, variances = known.additive.copy(), np.zeros((n_players, n_outputs))
+        values[known.players], variances[known.players] = self._model.shapley()
         if (samples.counts[samples.counts < samples.populations] < 2).any():
             return values, variances
         pairs = samples.pairs()
         signs = np.where(pairs.coalitions, 1.0, -1.0)
-        known = {key: row for row, key in enumerate(pair_keys(self._signs))}
-        unknown = np.array([key not in known for key in pair_keys(signs)])
-        residuals = np.where(unknown[:, None], pairs.odd - model.predict(signs), 0.0)
+        keys = set(pair_keys(self._signs))
+        unknown = np.array([key not in keys for key in pair_keys(signs)])
+        expected = signs @ known.additive / 2 + self._model.predict(signs[:, known.players])
+        residuals = np.where(unknown[:, None], pairs.odd - expected, 0.0)
         weights = (2 * samples.shares / samples.counts)[pairs.strata]
         errors = weighted_marginals(pairs.coalitions, weights[:, None] * residuals)
         spread, _ = stratified_variances(samples, pairs, residuals)
