@@ -1,19 +1,28 @@
-"""How accurate Shapley values are after equal seconds, for games that take from no time to long.
+"""How accurate Shapley values are after equal seconds, for games that take from no time to a second a coalition.
 
-    python -m benchmarks.speed.equal_seconds           # docs/results/equal_seconds.json; half an hour
-    python -m benchmarks.speed.equal_seconds --again auto   # that method alone
-    python -m benchmarks.speed.equal_seconds --redraw  # print what was published
+    python -m benchmarks.speed.equal_seconds run                    # each estimate is kept: goes on; an hour
+    python -m benchmarks.speed.equal_seconds run --methods peers    # in an interpreter with shapiq
+    python -m benchmarks.speed.equal_seconds report --publish       # docs/results/equal_seconds.json
+    python -m benchmarks.speed.equal_seconds report --redraw        # print what was published
 
 Each game waits a given time for every coalition that it is asked for; what an estimator takes beside the game counts,
 too. Errors are squared and relative to the sum of squared values, in the geometric mean over games and seeds. "auto" is
-the default of `shapkit.estimate`; the others are its methods by name, so that its choice is measured, not its skill.
+the default of `shapkit.estimate`; others of shapkit are its methods by name, so that its choice is measured, not its
+skill. Methods of others know budgets in evaluations only. Each was run with budgets that grow by a third from one to
+the next, without waiting; of those that fit into the time with the waits added, it is given the largest. It is spared
+to learn how long a coalition takes, and never stops late.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import statistics
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +30,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 import shapkit
-from benchmarks.machine import machine
+from benchmarks.accuracy.games import BenchmarkGame
+from benchmarks.accuracy.methods import Estimate, is_peer, peer_methods, shapkit_method
+from benchmarks.accuracy.records import Cell, Record, fill, machine, read_lines, rounded, write_whole
+from benchmarks.accuracy.runs import measure, warm_up
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "equal_seconds.json"
 METHODS = ("auto", "gaussian_process", "leverage", "antithetic", "regression_adjusted")
-WAITS = (0.0, 1e-4, 1e-2)  # seconds a coalition
-SECONDS = (1.0, 5.0)
+PEERS = (
+    "shapiq RegressionMSR",
+    "shapiq LeverageSHAP",
+    "shapiq OddSHAP",
+    "shapiq PolySHAP",
+    "shap Permutation",
+    "shap Kernel",
+)
+POINTS = {1e-6: (1, 5), 1e-4: (1, 5), 1e-2: (1, 5), 1.0: (300, 1_000)}  # seconds a coalition: seconds given
+SLOW = 0.5  # seconds a coalition, with which estimates are made side by side: they wait, and hardly compute
 N_PLAYERS = (30, 100)
 SEEDS = (0, 1)
 FLOOR = 1e-20  # relative squared errors below are rounding
+GROWTH = 4 / 3  # of the budgets of others
+MOST_EVALUATIONS = 5_000_000
+KEY = ("n_players", "wait", "given", "game", "method", "seed")
+PEER_KEY = ("n_players", "game", "method", "seed", "budget")
+
+Games = dict[str, tuple[Any, NDArray[np.float64]]]  # value functions and exact values
 
 
 class Waiting:
@@ -46,7 +72,7 @@ class Waiting:
         return payoffs
 
 
-def games(n_players: int) -> dict[str, tuple[Any, NDArray[np.float64]]]:
+def games(n_players: int) -> Games:
     """Value functions and their exact Shapley values, by name."""
     import shap
     from sklearn.ensemble import GradientBoostingRegressor
@@ -72,88 +98,198 @@ def games(n_players: int) -> dict[str, tuple[Any, NDArray[np.float64]]]:
     }
 
 
-def measure(quick: bool, methods: tuple[str, ...] = METHODS) -> dict[str, Any]:
-    """Methods on every game, one run each of every seed."""
-    rows = []
-    for n_players in N_PLAYERS[:1] if quick else N_PLAYERS:
-        known = games(n_players)
-        for wait in WAITS:
-            for seconds in SECONDS[:1] if quick else SECONDS:
-                for method in methods:
-                    rows.append(_row(known, n_players, wait, seconds, method, SEEDS[:1] if quick else SEEDS))
-                    print(_line(rows[-1]), flush=True)
-    return {"machine": machine("numpy", "numba"), "rows": rows}
+class Timed:
+    """A value function that adds up how long it takes."""
+
+    def __init__(self, value: Any) -> None:
+        self.value, self.seconds = value, 0.0
+
+    def __call__(self, coalitions: NDArray[np.bool_]) -> Any:
+        began = time.perf_counter()
+        payoffs = self.value(coalitions)
+        self.seconds += time.perf_counter() - began
+        return payoffs
 
 
-def _row(
-    known: dict[str, tuple[Any, NDArray[np.float64]]],
-    n_players: int,
-    wait: float,
-    seconds: float,
-    method: str,
-    seeds: tuple[int, ...],
-) -> dict[str, Any]:
-    errors, taken, chosen, n_evaluations = [], [], [], []
-    for value, truth in known.values():
-        for seed in seeds:
-            game = shapkit.Game(Waiting(value, wait), n_players)
-            began = time.perf_counter()
-            found = shapkit.estimate(game, method=method, seed=seed, stop=shapkit.Seconds(seconds))
-            taken.append(time.perf_counter() - began)
-            errors.append(max(float(np.sum((found.values - truth) ** 2) / np.sum(truth**2)), FLOOR))
-            chosen.append(found.method)
-            n_evaluations.append(found.n_evaluations)
-    return {
-        "n_players": n_players,
-        "wait": wait,
-        "seconds": seconds,
-        "method": method,
-        "error": float(f"{np.exp(np.mean(np.log(errors))):.3g}"),
-        "errors": [float(f"{error:.2g}") for error in errors],
-        "taken": round(float(np.median(taken)), 2),
-        "longest": round(max(taken), 2),
-        "evaluations": int(np.median(n_evaluations)),
-        "chosen": sorted(set(chosen)),
+def cells(path: Path) -> Iterator[Cell]:
+    """Shapkit's methods at every point, those of slow games side by side."""
+    done = {tuple(record[name] for name in KEY) for record in read_lines(path)}
+    known = {n_players: games(n_players) for n_players in N_PLAYERS}
+    points = [
+        (wait, given, n_players) for wait, givens in POINTS.items() for n_players in N_PLAYERS for given in givens
+    ]
+    for wait, given, n_players in points:
+        some = known[n_players]
+        keys = [(n_players, wait, given, *rest) for rest in itertools.product(some, METHODS, SEEDS)]
+        if wait < SLOW:
+            yield from ((key, partial(_estimated, some, key)) for key in keys)
+        elif left := [key for key in keys if key not in done]:
+            with ThreadPoolExecutor(len(left)) as pool:
+                waiting = [(key, pool.submit(_estimated, some, key)) for key in left]
+                yield from ((key, found.result) for key, found in waiting)
+        print(f"{n_players} players, {wait:g} s a coalition, {given} s: {time.strftime('%H:%M:%S')}", flush=True)
+
+
+def _estimated(known: Games, key: tuple[Any, ...]) -> Record:
+    n_players, wait, given, name, method, seed = key
+    value, exact = known[name]
+    game = shapkit.Game(Waiting(value, wait), n_players)
+    began = time.perf_counter()
+    found = shapkit.estimate(game, method=method, seed=seed, stop=shapkit.Seconds(given))
+    return dict(zip(KEY, key, strict=True)) | {
+        "taken": time.perf_counter() - began,
+        "relative_error": max(float(np.sum((found.values - exact) ** 2) / np.sum(exact**2)), FLOOR),
+        "evaluations": found.n_evaluations,
+        "chosen": found.method,
     }
 
 
-def _line(row: dict[str, Any]) -> str:
-    chose = "+".join(row["chosen"]) if row["method"] == "auto" else ""
-    return (
-        f"{row['n_players']:>4}{row['wait'] * 1e6:>9.0f}{row['seconds']:>5.0f} s  {row['method']:20}"
-        f"{row['error']:>9.1e}{row['evaluations']:>9}{row['longest']:>7.1f} s  {chose}"
-    )
+def peer_cells(path: Path) -> Iterator[Cell]:
+    """Methods of others with growing budgets, until they take longer than the longest time given to a fast game."""
+    longest = max(given for wait, givens in POINTS.items() if wait < SLOW for given in givens)
+    methods = {name: method for name, method in peer_methods().items() if name in PEERS}
+    taken = {tuple(record[name] for name in PEER_KEY): record.get("seconds", 0.0) for record in read_lines(path)}
+    for n_players in N_PLAYERS:
+        known = games(n_players)
+        for name, (method, estimate), seed in itertools.product(known, methods.items(), SEEDS):
+            key = (n_players, name, method, seed, 2 * n_players + 2)
+            while True:
+
+                def measured(key: tuple[Any, ...] = key, known: Games = known, estimate: Estimate = estimate) -> Record:
+                    found = _estimated_by_others(known, key, estimate)
+                    taken[key] = found.get("seconds", 0.0)  # it may have failed with so few
+                    return found
+
+                yield key, measured
+                if taken[key] > longest or key[-1] > MOST_EVALUATIONS:
+                    break
+                key = (*key[:-1], int(GROWTH * key[-1]) // 2 * 2)
+            print(f"{', '.join(map(str, key))}: {time.strftime('%H:%M:%S')}", flush=True)
 
 
-def report(measured: dict[str, Any]) -> str:
-    """A line for each point: auto's error, the best method's, and their ratio."""
-    lines = [f"{'n':>4}{'µs':>9}{'given':>7}  {'auto':>9}  {'chose':20}{'best':>9}  {'by':20}{'ratio':>6}"]
-    points = dict.fromkeys((row["n_players"], row["wait"], row["seconds"]) for row in measured["rows"])
+def _estimated_by_others(known: Games, key: tuple[Any, ...], estimate: Estimate) -> Record:
+    n_players, name, _, seed, budget = key
+    value, exact = known[name]
+    timed = Timed(value)
+    found = measure(estimate, BenchmarkGame(name, n_players, timed, exact), budget, seed, tries=4)
+    squares = {"squares": float(np.sum(exact**2)), "game_seconds": timed.seconds}
+    return dict(zip(PEER_KEY, key, strict=True)) | found | squares
+
+
+def aggregate(folder: Path) -> list[Record]:
+    """Each method's mean error at every point; of others, that of the largest budgets that fit."""
+    own = [record for record in read_lines(folder / "shapkit.jsonl") if "relative_error" in record]
+    peers = [record for record in read_lines(folder / "peers.jsonl") if "squared_error" in record]
+    rows = []
+    for n_players in dict.fromkeys(record["n_players"] for record in own):
+        for wait, givens in POINTS.items():
+            for given in givens:
+                found: dict[str, list[Record]] = {}
+                for record in own:
+                    if (record["n_players"], record["wait"], record["given"]) == (n_players, wait, given):
+                        found.setdefault(record["method"], []).append(record)
+                for method in dict.fromkeys(record["method"] for record in peers):
+                    some = [
+                        record for record in peers if (record["method"], record["n_players"]) == (method, n_players)
+                    ]
+                    found[method] = _largest_that_fit(some, wait, given)
+                rows += [_row(n_players, wait, given, method, records) for method, records in found.items() if records]
+    return rows
+
+
+def _largest_that_fit(records: list[Record], wait: float, given: float) -> list[Record]:
+    """Of each game and seed the estimate with the largest budget that the time allows; none if one of them has none."""
+    best: dict[tuple[str, int], Record | None] = {}
+    for record in sorted(records, key=lambda record: record["budget"]):
+        game = (record["game"], record["seed"])
+        best.setdefault(game, None)
+        in_game = max(record["game_seconds"], wait * record["evaluations"])
+        taken = record["seconds"] - record["game_seconds"] + in_game
+        if taken <= given:
+            error = max(record["squared_error"] / record["squares"], FLOOR)
+            best[game] = record | {"taken": taken, "relative_error": error, "chosen": record["method"]}
+    fitting = [record for record in best.values() if record is not None]
+    return fitting if len(fitting) == len(best) else []
+
+
+def _row(n_players: int, wait: float, given: float, method: str, records: list[Record]) -> Record:
+    errors = [record["relative_error"] for record in records]
+    return {
+        "n_players": n_players,
+        "wait": wait,
+        "given": given,
+        "method": method,
+        "error": statistics.geometric_mean(errors),
+        "errors": errors,
+        "taken": statistics.median(record["taken"] for record in records),
+        "longest": max(record["taken"] for record in records),
+        "evaluations": int(statistics.median(record["evaluations"] for record in records)),
+        "chosen": sorted({record["chosen"] for record in records}),
+    }
+
+
+def report(results: dict[str, Any]) -> str:
+    """A line for each point: auto's error, and that of the best other method of shapkit and of others."""
+    lines = [
+        "relative squared error; ratios are auto's error divided by it",
+        f"{'n':>4}{'µs':>9}{'given':>8}  {'auto':>9}  {'chose':18}{'best of shapkit':>27}{'ratio':>7}"
+        f"{'best of others':>33}{'ratio':>8}",
+    ]
+    points = dict.fromkeys((row["n_players"], row["wait"], row["given"]) for row in results["rows"])
     for point in points:
-        rows = [row for row in measured["rows"] if (row["n_players"], row["wait"], row["seconds"]) == point]
+        rows = [row for row in results["rows"] if (row["n_players"], row["wait"], row["given"]) == point]
         auto = next(row for row in rows if row["method"] == "auto")
-        best = min((row for row in rows if row["method"] != "auto"), key=lambda row: row["error"])
         chosen = "+".join(auto["chosen"])
-        lines.append(
-            f"{point[0]:>4}{point[1] * 1e6:>9.0f}{point[2]:>5.0f} s  {auto['error']:>9.1e}  {chosen:20}"
-            f"{best['error']:>9.1e}  {best['method']:20}{auto['error'] / best['error']:>6.2f}"
-        )
-    return "\n".join(lines)
+        line = f"{point[0]:>4}{point[1] * 1e6:>9.0f}{point[2]:>6.0f} s  {auto['error']:>9.1e}  {chosen:18}"
+        for peers, widths in ((False, (19, 7)), (True, (25, 8))):
+            others = [row for row in rows if row["method"] != "auto" and is_peer(row["method"]) == peers]
+            if others:
+                best = min(others, key=lambda row: row["error"])
+                ratio = f"{auto['error'] / best['error']:.2f}"
+                line += f"{best['method']:>{widths[0]}}{best['error']:>8.1e}{ratio:>{widths[1]}}"
+        lines.append(line)
+    return "\n".join([*lines, *(f"{name}: {said}" for name, said in results["machines"].items())])
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--redraw", action="store_true", help="print what was published")
-    parser.add_argument("--again", choices=METHODS, help="measure this method alone, the others as published")
-    parser.add_argument("--quick", action="store_true", help="30 players, one second, one seed; prints only")
-    arguments = parser.parse_args()
-    measured = json.loads(RESULTS.read_text()) if arguments.redraw or arguments.again else measure(arguments.quick)
-    if arguments.again:
-        new = iter(measure(False, (arguments.again,))["rows"])
-        measured["rows"] = [next(new) if row["method"] == arguments.again else row for row in measured["rows"]]
-    if not (arguments.redraw or arguments.quick):
-        RESULTS.write_text(json.dumps(measured, indent=1) + "\n")
-    print(report(measured))
+    parser.add_argument("command", choices=("run", "report"))
+    parser.add_argument("--methods", choices=("shapkit", "peers"), default="shapkit")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--publish", action="store_true", help="write docs/results/equal_seconds.json")
+    parser.add_argument("--redraw", action="store_true", help="print what was published before")
+    parser.add_argument("--cache", type=Path, default=ROOT / "runs" / "equal_seconds")
+    options = parser.parse_args(arguments)
+    if options.command == "run":
+        options.cache.mkdir(parents=True, exist_ok=True)
+        path = options.cache / f"{options.methods}.jsonl"
+        if options.methods == "peers":
+            for name, method in peer_methods().items():
+                if name in PEERS:
+                    warm_up(method)
+            fill(path, PEER_KEY, peer_cells(path), options.minutes)
+        else:
+            for name in METHODS:
+                warm_up(shapkit_method(name))
+            fill(path, KEY, cells(path), options.minutes)
+        write_whole(options.cache / f"machine-{options.methods}.txt", machine(options.methods))
+        return
+    if options.redraw:
+        print(report(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        return
+    machines = {
+        path.stem.removeprefix("machine-"): path.read_text(encoding="utf-8")
+        for path in sorted(options.cache.glob("machine-*.txt"), reverse=True)
+    }
+    results = {
+        "command": "python -m benchmarks.speed.equal_seconds",
+        "rows": aggregate(options.cache),
+        "machines": machines,
+        "measured": time.strftime("%Y-%m-%d"),
+    }
+    print(report(results))
+    if options.publish:
+        write_whole(RESULTS, json.dumps(rounded(results), indent=1) + "\n")
 
 
 if __name__ == "__main__":
