@@ -1,8 +1,10 @@
-"""The region transformer against a plain DiT: locality, realism, cost, and conversion, on rendered faces.
+"""The region transformer against a plain DiT: locality, realism, cost, and conversion, on faces, rendered or real.
 
     python -m benchmarks.locality.region_transformer --publish                # docs/results/region_transformer.json
     python -m benchmarks.locality.region_transformer --steps 40 --images 60 --seeds 0 --out /tmp/small   # a trial
     python -m benchmarks.locality.region_transformer --seeds 0 --noises 4 --publish equal_time   # beside the others
+    python -m benchmarks.locality.region_transformer --domain photographs --size 24 --steps 2000 --seeds 0 \
+        --arms plain region converted "plain long" penalty --publish photographs
     python -m benchmarks.locality.region_transformer --redraw                 # the table from the JSON
 
 For every seed, by ``train`` as everybody has it:
@@ -105,6 +107,7 @@ _PICTURES = 4  # side by side
 class Plan:
     """What is trained and how it is measured."""
 
+    domain: str = "faces"
     size: int = 32
     width: int = 96
     depth: int = 5
@@ -137,7 +140,8 @@ def regions_of(plan: Plan, domain: Domain, model: Denoiser, concepts: Sequence[s
 
 def train_arm(plan: Plan, arm: str, seed: int, domain: Domain, out: Path) -> tuple[Denoiser, dict[str, Any]]:
     """The trained model of an arm, and what its training took."""
-    fresh = small_transformer(plan.size, width=plan.width, depth=plan.depth, patch=plan.patch, seed=seed)
+    channels = domain.reference.images.shape[1]
+    fresh = small_transformer(plan.size, channels, plan.width, plan.depth, plan.patch, seed=seed)
     regions = regions_of(plan, domain, fresh)
 
     def plain() -> Denoiser:
@@ -322,7 +326,7 @@ def edits_shown(plan: Plan, model: Denoiser, domain: Domain) -> Tensor:
 
 def run_seed(plan: Plan, seed: int, arms: Sequence[str], out: Path) -> None:
     """Train and measure the arms of one seed that are not there yet."""
-    domain = open_domain("faces", plan.size, plan.faces)
+    domain = open_domain(plan.domain, plan.size, plan.faces)
     reference = realism_reference(domain)
     for arm in arms:
         path = out / f"{arm}-{seed}.json"
@@ -339,7 +343,7 @@ def run_seed(plan: Plan, seed: int, arms: Sequence[str], out: Path) -> None:
 
 def gathered(plan: Plan, out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """All that was measured, with the data's own figures, and the seconds of what the first seed trained."""
-    domain = open_domain("faces", plan.size, plan.faces)
+    domain = open_domain(plan.domain, plan.size, plan.faces)
     found = [json.loads(path.read_text()) for seed in seeds for path in sorted(out.glob(f"*-{seed}.json"))]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = {arm: load_denoiser(out / f"{arm}-{seeds[0]}-run" / "model") for arm in ("plain", "region")}
@@ -351,7 +355,7 @@ def gathered(plan: Plan, out: Path, seeds: Sequence[int]) -> dict[str, Any]:
         "command": f"python -m benchmarks.locality.region_transformer {' '.join(sys.argv[1:])}",
         "machine": described_machine(),
         "plan": asdict(plan),
-        "data": data_figures(plan, realism_reference(domain)),
+        "data": data_figures(plan, realism_reference(domain)) if plan.domain == "faces" else {},
         "runs": found,
         "timing": {"machine": described_machine(), "seconds": seconds, "tokens": tokens},
     }
@@ -378,11 +382,11 @@ def report(results: dict[str, Any]) -> str:
 
     lines = [f"{'':<18}" + "".join(f"{arm:>30}" for arm in arms) + f"{'the data':>10}"]
     for concept in CONCEPTS:
-        own = data[concept]
+        own = {name: f"{value:.{5 if name == 'ratio' else 3}f}" for name, value in data.get(concept, {}).items()}
         lines += [
-            row(f"locality, {concept}", lambda run, c=concept: run["concepts"][c]["ratio"], f"{own['ratio']:.5f}"),
-            row("  MSE-in", lambda run, c=concept: run["concepts"][c]["mse_in"], f"{own['mse_in']:.3f}"),
-            row("  diversity", lambda run, c=concept: run["concepts"][c]["diversity"], f"{own['diversity']:.3f}"),
+            row(f"locality, {concept}", lambda run, c=concept: run["concepts"][c]["ratio"], own.get("ratio", "")),
+            row("  MSE-in", lambda run, c=concept: run["concepts"][c]["mse_in"], own.get("mse_in", "")),
+            row("  diversity", lambda run, c=concept: run["concepts"][c]["diversity"], own.get("diversity", "")),
         ]
     for crop in ("whole", *CONCEPTS):
         lines.append(row(f"Fréchet, {crop}", lambda run, c=crop: run["frechet"][c]))
@@ -393,8 +397,17 @@ def report(results: dict[str, Any]) -> str:
 
 
 def equal_time(results: dict[str, Any]) -> str:
-    """The arms of the study with several noises per image and equal times, a line each: means over the seeds."""
-    found = results["equal_time"]
+    """The arms of the study with several noises per image and equal times, a line each."""
+    return by_arm(results["equal_time"])
+
+
+def photographs(results: dict[str, Any]) -> str:
+    """The arms of the study of photographs, likewise."""
+    return by_arm(results["photographs"])
+
+
+def by_arm(found: dict[str, Any]) -> str:
+    """A line for each arm: means over the seeds."""
     runs, data, plan = found["runs"], found["data"], found["plan"]
     heads = ("locality", "MSE-in", "diversity")
     lines = [
@@ -414,8 +427,9 @@ def equal_time(results: dict[str, Any]) -> str:
             training = of_arm[0]["training"]
             line = f"{TITLES[arm]:<38}{training['steps']:>6}{training['seconds_per_step']:>6.2f}"
             lines.append(line + "".join(f"{figure:>{_WIDE}.2g}" for figure in figures))
-    own = [data[concept][figure] for figure in ("ratio", "mse_in", "diversity") for concept in CONCEPTS]
-    lines.append(f"{'the data':<38}{'':>12}" + "".join(f"{figure:>{_WIDE}.2g}" for figure in own))
+    if data:
+        own = [data[concept][figure] for figure in ("ratio", "mse_in", "diversity") for concept in CONCEPTS]
+        lines.append(f"{'the data':<38}{'':>12}" + "".join(f"{figure:>{_WIDE}.2g}" for figure in own))
     lines.append(_setting(plan, sorted({run["seed"] for run in runs})))
     return "\n".join([*lines, found["machine"]])
 
@@ -478,7 +492,7 @@ def draw(out: Path, path: Path) -> None:
         with np.load(out / f"{arm}-shown.npz") as file:
             edits = file["edits"][:, :6]
         rows = [np.concatenate(list(images.transpose(0, 2, 3, 1)), axis=1) for images in edits]
-        axis.imshow(np.concatenate(rows), interpolation="nearest")
+        axis.imshow(np.concatenate(rows), interpolation="nearest", cmap="gray", vmin=0, vmax=255)
         side = edits.shape[-1]
         axis.set_yticks(
             [side * (row + 0.5) for row in range(len(rows))], ["generated", *(f"new {c}" for c in CONCEPTS)]
