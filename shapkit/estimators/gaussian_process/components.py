@@ -11,7 +11,13 @@ from scipy.special import expit
 
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, prior_variances, with_pairs
 from shapkit.estimators.gaussian_process.kernel import PartKernel, PartPosterior
-from shapkit.estimators.gaussian_process.kernel_fit import KernelFamily, fit_kernel, log_evidence, log_likelihood
+from shapkit.estimators.gaussian_process.kernel_fit import (
+    KernelFamily,
+    fit_kernel,
+    log_evidence,
+    log_likelihood,
+    surprise_of_ends,
+)
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +31,7 @@ _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
 _VOTING_ROUGHNESS = 0.03
+_SURPRISING = 4.0  # standard deviations, of the ends
 _LEAST_ROUGHNESS = 1e-9
 _SAME = 1e-11  # relative: rounding
 _GRID = 2.0**30  # steps per unit that payoffs are rounded to before parameters are fitted to them
@@ -78,10 +85,29 @@ def _fitted(family: KernelFamily, parameters: Floats, n_pairs: int) -> Plausible
     return PlausibleKernel(family.kernel(parameters), 1.0, 1 + n_fitted / n_pairs)
 
 
+def _fit(
+    family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None = None, n_iterations: int = 60
+) -> tuple[KernelFamily, Floats, float]:
+    """The most probable parameters of a family and the objective there, and the family.
+
+    In it the ends have a variance of their own where they are far from what all other pairs make expect, as a model's
+    score is without any feature. Elsewhere they tell as much as other pairs, and of Shapley values more.
+    """
+    family = family.of(start)
+    parameters, value = fit_kernel(family, signs, scores, start, n_iterations)
+    if family.ends:
+        return family, parameters, value
+    deviation, squared = surprise_of_ends(family.kernel(parameters), signs, scores)
+    if deviation < _SURPRISING:
+        return family, parameters, value
+    family, begin = family.with_ends(parameters, squared)
+    return family, *fit_kernel(family, signs, scores, begin, n_iterations)
+
+
 def _widest(family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None = None) -> PlausibleKernel:
     """The most probable kernel of a family, with a second wave where that is more probable and players differ."""
     n_iterations = 60 if len(signs) <= 400 else 30
-    best, lowest = fit_kernel(family, signs, scores, start, n_iterations)
+    family, best, lowest = _fit(family, signs, scores, start, n_iterations)
     if family.individual:
         wider, faint = family.widened(best)
         parameters, value = fit_kernel(wider, signs, scores, faint, n_iterations)
@@ -122,9 +148,9 @@ class Component:
         rows = _fitted_rows(len(signs), _MAX_DESIGN_PAIRS)
         start = starts.get(self.key)
         n_iterations = 40 if len(rows) == len(signs) else 15  # of many pairs the last fit has seen most already
-        parameters, _ = fit_kernel(self.family, signs[rows], on_grid(self.scores[rows]), start, n_iterations)
+        family, parameters, _ = _fit(self.family, signs[rows], on_grid(self.scores[rows]), start, n_iterations)
         starts[self.key] = parameters
-        return self.family.kernel(parameters)
+        return family.kernel(parameters)
 
     def plausible_kernels(self, signs: Floats, starts: dict[int, Floats]) -> list[PlausibleKernel]:
         """Kernels to estimate with; their weights sum to 1.
@@ -139,9 +165,8 @@ class Component:
         family = self.family
         start = None if len(rows) <= _FEW_PAIRS else starts.get(self.key)
         if family.individual and len(rows) <= min(_FEW_PAIRS, _FEW_PER_PARAMETER * len(family.table())):
-            best, _ = fit_kernel(family, signs, scores, start)
-            alike = replace(family, individual=False)
-            shared, _ = fit_kernel(alike, signs, scores)
+            alike, shared, _ = _fit(replace(family, individual=False), signs, scores)
+            family, best, _ = _fit(family, signs, scores, start)
             evidence = log_evidence(family, signs, scores, best) - log_evidence(alike, signs, scores, shared)
             return _either(_fitted(family, best, len(rows)), _fitted(alike, shared, len(rows)), evidence)
         return [_widest(family, signs, scores, start)]

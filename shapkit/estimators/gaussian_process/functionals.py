@@ -147,7 +147,7 @@ def with_pairs(kernel: PartKernel, signs: Floats, functional: IndexFunctional, m
         covariances += scale * total
     covariances += _additive_with_pairs(kernel, signs, functional, members)
     covariances += _sizes_with_pairs(kernel, signs, functional, members)
-    return covariances + kernel.rough_variance * _weights_of_pairs(kernel, signs, functional, members)
+    return covariances + kernel.own_variances(signs)[:, None] * _weights_of_pairs(signs, functional, members)
 
 
 def prior_variances(kernel: PartKernel, functional: IndexFunctional, members: Integers) -> Floats:
@@ -174,7 +174,9 @@ def prior_variances(kernel: PartKernel, functional: IndexFunctional, members: In
     variances += kernel.slope_variance * inside * (own @ slopes @ own)
     variances += kernel.slope_variance * (kernel.slopes.sum() - inside) * (others @ slopes @ others)
     counts = np.array([comb(n_others, number) for number in range(n_others + 1)], dtype=np.float64)
-    return np.asarray(variances + kernel.rough_variance * 2 * 2**size * float(counts @ functional.by_size**2))
+    variances += kernel.rough_variance * 2 * 2**size * float(counts @ functional.by_size**2)
+    ends = _weights_of_pairs(np.ones((1, n_players)), functional, members)[0]
+    return np.asarray(variances + kernel.ends_variance * ends**2)
 
 
 def _joined(ratios: Floats, functional: IndexFunctional, members: Integers) -> Floats | float:
@@ -291,7 +293,7 @@ def _sizes_with_pairs(kernel: PartKernel, signs: Floats, functional: IndexFuncti
     return np.asarray((differences @ by_size)[:, None] + inside * of_own + outside * of_others)
 
 
-def _weights_of_pairs(kernel: PartKernel, signs: Floats, functional: IndexFunctional, members: Integers) -> Floats:
+def _weights_of_pairs(signs: Floats, functional: IndexFunctional, members: Integers) -> Floats:
     """The index of the games that are 1 on a coalition, 1 or -1 on its complement, and 0 elsewhere."""
     own = signs[:, members]
     inside = (own > 0).sum(axis=2)

@@ -29,7 +29,7 @@ _ROUGHER = 10.0  # by how much the rough part grows where rounding has made a Gr
 
 @dataclass(frozen=True)
 class PartKernel:
-    """The covariance of a random odd or even game, a sum of five independent parts.
+    """The covariance of a random odd or even game, a sum of six independent parts.
 
     With z = x x' (elementwise), u = β·z and U = Σ β, the covariance of o(x) and o(x') is
 
@@ -37,6 +37,7 @@ class PartKernel:
         + Σ_q wave_variances[q] sinh(t_q u) / sinh(t_q U)       interactions of every odd order
         + size_variance κ_odd(|S|, |S'|)                        a function of the size of the coalition
         + slope_variance (λ·z) κ_even(|S|, |S'|)                additive, with weights that depend on the size
+        + ends_variance [x, x' = ±(1, ..., 1)]                  everybody and nobody, unlike all others
         + rough_variance [x = x']                               nothing that other coalitions could tell.
 
     sinh(t u) is, up to a factor, the odd part of Π_j (1 + tanh(t β_j) z_j): independent Fourier coefficients, with
@@ -44,13 +45,14 @@ class PartKernel:
 
     An even game has products of two players instead of the additive part, linear_variance Σ_{i<j} λ_i λ_j z_i z_j, the
     even waves cosh(t_q u) / cosh(t_q U), κ_even and κ_odd in each other's place, and a constant of variance 1.
-    The rough part belongs to the game; since it is part of what is estimated, efficiency holds exactly, and so do the
-    values once all pairs are known.
+    The ends are what a model was made for, the whole text or image and none of it, where coalitions in between are
+    nothing that it has seen. The rough part belongs to the game; since it is part of what is estimated, efficiency
+    holds exactly, and so do the values once all pairs are known.
 
     Attributes:
         influences: β (n_players,), positive: how much each player interacts.
         slopes: λ (n_players,), positive: how much each counts by itself.
-        linear_variance, size_variance, slope_variance, rough_variance: in the squared unit of the payoff.
+        linear_variance, size_variance, slope_variance, ends_variance, rough_variance: in the payoff's squared unit.
         wave_variances, rates: (n_terms,); t is `rates`.
         size_length, slope_length: correlation lengths of κ, where the sizes 0 and n are 2 apart.
     """
@@ -64,6 +66,7 @@ class PartKernel:
     size_length: float
     slope_variance: float
     slope_length: float
+    ends_variance: float
     rough_variance: float
     even: bool = False
 
@@ -73,7 +76,7 @@ class PartKernel:
         return len(self.influences)
 
     def between(self, rows: Floats, columns: Floats) -> Floats:
-        """Return the covariances (n_rows, n_columns) of two sets of pairs, without the rough part.
+        """Return the covariances (n_rows, n_columns) of two sets of pairs, without what each pair has for itself.
 
         Args:
             rows: float64 (n_rows, n_players) of +1 and -1.
@@ -97,23 +100,30 @@ class PartKernel:
     def gram(self, signs: Floats) -> Floats:
         """Return the covariances (n_pairs, n_pairs) of distinct pairs with each other."""
         covariances = self.between(signs, signs)
-        covariances[np.diag_indices(len(signs))] += self.rough_variance
+        covariances[np.diag_indices(len(signs))] += self.own_variances(signs)
         return covariances
+
+    def own_variances(self, signs: Floats) -> Floats:
+        """Return the variance (n_pairs,) of what each pair has for itself, and shares with no other."""
+        ends = np.abs(signs.sum(axis=1)) == self.n_players
+        return np.where(ends, self.ends_variance, 0.0) + self.rough_variance
 
     def variances(self, signs: Floats) -> Floats:
         """Return the variance (n_pairs,) of each pair's odd or even payoff."""
         by_sizes, slopes_by_sizes = (np.diag(table) for table in self.size_tables())
         sizes = coalition_sizes(signs)
-        same_for_all = float(self.wave_variances.sum()) + self.rough_variance
+        same_for_all = float(self.wave_variances.sum())
         same_for_all += self.pair_variance * float(self.slopes.sum() ** 2 - self.slopes @ self.slopes) / 2
-        return np.asarray(by_sizes[sizes] + slopes_by_sizes[sizes] * self.slopes.sum() + same_for_all)
+        by_size = by_sizes[sizes] + slopes_by_sizes[sizes] * self.slopes.sum()
+        return np.asarray(by_size + same_for_all + self.own_variances(signs))
 
     def with_shapley(self, signs: Floats) -> Floats:
         """Return the covariances (n_pairs, n_players) of pairs with each player's Shapley value.
 
         Row b is the Shapley values of the odd game x -> covariance of o(x) and o(x_b).
         """
-        covariances = 2 * self.linear_variance * self.slopes * signs + self.rough_variance * pair_shapley(signs)
+        covariances = 2 * self.linear_variance * self.slopes * signs
+        covariances += self.own_variances(signs)[:, None] * pair_shapley(signs)
         covariances += self._sizes_with_shapley(signs)
         nodes, weights = _legendre(self.n_players)
         for variance, rate in zip(self.wave_variances, self.rates, strict=True):
@@ -128,9 +138,8 @@ class PartKernel:
 
     def shapley_variances(self) -> Floats:
         """Return the prior variance (n_players,) of each player's Shapley value."""
-        variances = 4 * self.linear_variance * self.slopes + self.rough_variance * rough_shapley_variance(
-            self.n_players
-        )
+        variances = 4 * self.linear_variance * self.slopes + self.ends_variance * (2 / self.n_players) ** 2
+        variances += self.rough_variance * rough_shapley_variance(self.n_players)
         variances += self._size_shapley_variances()
         nodes, weights = _legendre(self.n_players)
         node_products = np.outer(nodes, nodes).ravel()[:, None]

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 # Logarithms of the parameters: order, start, prior mean, prior standard deviation, least and greatest value.
 # The priors are weak, and centred on payoffs of mean square 1.
-_LINEAR, _ROUGH, _SIZE, _SIZE_LENGTH, _SLOPE, _SLOPE_LENGTH, _N_SCALARS = range(7)
+_LINEAR, _ROUGH, _SIZE, _SIZE_LENGTH, _SLOPE, _SLOPE_LENGTH, _ENDS, _N_SCALARS = range(8)
 _LENGTHS = (np.log(0.5), np.log(0.7), 0.7, np.log(0.03), np.log(30.0))
 _SCALARS = np.array(
     [
@@ -28,8 +28,10 @@ _SCALARS = np.array(
         _LENGTHS,
         (np.log(0.1), np.log(0.1), 3.0, -14.0, 9.0),
         _LENGTHS,
+        (np.log(0.1), np.log(0.1), 3.0, -14.0, 9.0),
     ]
 )
+_NO_ENDS = -25.0  # stands for a variance of 0
 _RATES = np.log([2.0, 8.0])  # β has mean 1/n: tanh(t β) is about 2/n for the first term
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _FAINT = -3.0  # log: how much less the second sinh term starts with than the first would
@@ -47,6 +49,7 @@ class KernelFamily:
         individual: whether players may differ; if not, all have the same influence and slope.
         least_roughness: what the rough variance is at least.
         even: whether the game is even, and not odd.
+        ends: whether the ends have a variance of their own.
     """
 
     n_players: int
@@ -54,6 +57,7 @@ class KernelFamily:
     individual: bool = True
     least_roughness: float = 1e-9
     even: bool = False
+    ends: bool = False
 
     def table(self) -> Floats:
         """Return start, prior mean, prior standard deviation, least and greatest value: (n_parameters, 5)."""
@@ -88,6 +92,7 @@ class KernelFamily:
             size_length=float(values[_SIZE_LENGTH]),
             slope_variance=float(values[_SLOPE]),
             slope_length=float(values[_SLOPE_LENGTH]),
+            ends_variance=float(values[_ENDS]) if self.ends else 0.0,
             rough_variance=float(values[_ROUGH]) + self.least_roughness,
             even=self.even,
         )
@@ -101,6 +106,16 @@ class KernelFamily:
         family.split(start)[1][1] += _FAINT
         return family, start
 
+    def with_ends(self, parameters: Floats, variance: float) -> tuple[KernelFamily, Floats]:
+        """Return the family in which the ends have a variance, and these parameters of one in which they had none."""
+        start = parameters.copy()
+        start[_ENDS] = np.log(variance)
+        return replace(self, ends=True), start
+
+    def of(self, parameters: Floats | None) -> KernelFamily:
+        """Return the family that parameters of this one, with or without a variance of the ends, belong to."""
+        return self if parameters is None else replace(self, ends=bool(parameters[_ENDS] > _NO_ENDS))
+
 
 @lru_cache(maxsize=32)  # the likelihood asks for the prior at every step
 def _parameter_table(family: KernelFamily) -> Floats:
@@ -108,7 +123,10 @@ def _parameter_table(family: KernelFamily) -> Floats:
     variances = [(np.log(0.5 / family.n_terms), 0.0, 3.0, -14.0, 9.0)] * family.n_terms
     rates = [(rate, rate, 1.0, -7.0, 6.0) for rate in _RATES[: family.n_terms]]
     players = [_PLAYER] * (2 * family.n_players if family.individual else 0)
-    return np.concatenate([_SCALARS, np.array(variances + rates + players)])
+    table = np.concatenate([_SCALARS, np.array(variances + rates + players)])
+    if not family.ends:
+        table[_ENDS, [0, 1, 3, 4]] = _NO_ENDS
+    return table
 
 
 def fit_kernel(
@@ -147,6 +165,23 @@ def log_evidence(family: KernelFamily, signs: Floats, payoffs: Floats, parameter
     curvature = np.array(rows) / _STEP
     eigenvalues = np.linalg.eigvalsh((curvature + curvature.T) / 2)
     return -value - 0.5 * float(np.log(np.maximum(eigenvalues, 1.0)).sum())
+
+
+def surprise_of_ends(kernel: PartKernel, signs: Floats, payoffs: Floats) -> tuple[float, float]:
+    """Return how far the ends are from what all other pairs make expect: in standard deviations, and squared.
+
+    Args:
+        kernel: that was fitted.
+        signs: (n_pairs, n_players), the ends first.
+        payoffs: (n_pairs, n_columns); of several columns it is the root mean square.
+    """
+    unit = np.zeros((len(signs), 1))
+    unit[0] = 1.0
+    with threads_for(len(signs)):
+        _, _, factor = factorised(kernel, signs)
+        precision, _ = lapack.dpotrs(factor, unit, lower=1)
+    residuals = float(np.mean((precision.T @ payoffs) ** 2)) / float(precision[0, 0])
+    return float(np.sqrt(residuals)), residuals / float(precision[0, 0])
 
 
 def log_likelihood(kernel: PartKernel, signs: Floats, payoffs: Floats) -> float:
@@ -214,6 +249,8 @@ class _Likelihood:
         numbers = self._numbers
         numbers[:_N_SCALARS] = scalars
         numbers[_ROUGH] += family.least_roughness
+        if not family.ends:
+            numbers[_ENDS] = 0.0
         influences = influences / family.n_players if family.individual else self._alike
         slopes = influences * ratios if family.individual else influences
         kernel = (influences, slopes, numbers, variances, rates, family.even, family.individual)

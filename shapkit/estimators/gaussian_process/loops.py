@@ -50,7 +50,7 @@ def fill_covariances(
     even: bool,
     covariances: Floats,
 ) -> None:
-    """Write the covariance of every row's with every column's pair, without the rough part, to `covariances`.
+    """Write the covariance of every row's with every column's pair, but not what each has for itself, to `covariances`.
 
     `by_sizes` and `slopes_by_sizes` (n_players + 1, n_players + 1) are looked up with the sizes of the two
     coalitions; the second, which includes the variance of the linear part, multiplies `linear`.
@@ -124,11 +124,11 @@ def fill_triangle(
 ) -> None:
     """Write the Gram matrix of pairs to the lower triangle of `covariances`, keeping what its derivatives need.
 
-    `numbers` holds linear variance, rough variance, variance and length of sizes, variance and length of slopes, and
-    the variance of a constant. `columns` is `signs` transposed. `products` and `linear` (n_pairs, n_pairs) receive
-    Σ β_j x_j x'_j and the same of the slopes, or hold them already where players are not `individual`. `waves` and
-    `tilts` (n_terms, n_pairs, n_pairs) receive sinh(t u)/sinh(t U) and cosh(t u)/sinh(t U), or, of an even game,
-    cosh(t u)/cosh(t U) and sinh(t u)/cosh(t U): a tilt times t is the derivative of a wave in u.
+    `numbers` holds linear variance, rough variance, variance and length of sizes, variance and length of slopes, the
+    variance of the ends, and that of a constant. `columns` is `signs` transposed. `products` and `linear` (n_pairs,
+    n_pairs) receive Σ β_j x_j x'_j and the same of the slopes, or hold them already where players are not `individual`.
+    `waves` and `tilts` (n_terms, n_pairs, n_pairs) receive sinh(t u)/sinh(t U) and cosh(t u)/sinh(t U), or, of an even
+    game, cosh(t u)/cosh(t U) and sinh(t u)/cosh(t U): a tilt times t is the derivative of a wave in u.
     """
     n_players = signs.shape[1]
     linear_variance, rough_variance = numbers[0], numbers[1]
@@ -145,7 +145,7 @@ def fill_triangle(
             by_slope = numbers[4] * _mirrored(slope_profile, size, other, -sign)
             covariance = numbers[2] * _mirrored(profile, size, other, sign)
             if even:
-                covariance += numbers[6] + by_slope * slope + 0.5 * linear_variance * (slope * slope - squares)
+                covariance += numbers[7] + by_slope * slope + 0.5 * linear_variance * (slope * slope - squares)
             else:
                 covariance += (linear_variance + by_slope) * slope
             for term in range(len(rates)):
@@ -155,6 +155,8 @@ def fill_triangle(
                 covariance += variances[term] * waves[term, row, column]
             covariances[row, column] = covariance
         covariances[row, row] += rough_variance
+        if sizes[row] == 0 or sizes[row] == n_players:
+            covariances[row, row] += numbers[6]
 
 
 @compiled
@@ -183,7 +185,7 @@ def contract_gradient(
     """Write the derivatives of half of (n_columns log det K + Σ y' K⁻¹ y) in the kernel's parameters.
 
     `inverse` (n_pairs, n_pairs) holds K⁻¹ in its lower triangle, and `weights` (n_pairs, n_columns) are K⁻¹ y; the
-    other arguments up to `tilts` are those of `fill_triangle`. `by_number` (6,), `by_variance` and `by_rate`
+    other arguments up to `tilts` are those of `fill_triangle`. `by_number` (7,), `by_variance` and `by_rate`
     (n_terms,) receive the derivatives in the logarithms of `numbers`, `variances` and `rates`, except that of the rough
     variance itself; `by_influence` and `by_slope` (n_players,) those in `influences` and `slopes` themselves, where
     players are `individual`.
@@ -193,7 +195,7 @@ def contract_gradient(
     profile, profile_slope = _size_profile(n_players, numbers[3])
     slope_profile, slope_slope = _size_profile(n_players, numbers[5])
     sign = 1.0 if even else -1.0
-    everything = squared = by_size = by_length = by_slopes = by_slope_length = additive = trace = 0.0
+    everything = squared = by_size = by_length = by_slopes = by_slope_length = additive = trace = of_ends = 0.0
     wave_totals, tilt_totals = np.zeros(n_terms), np.zeros(n_terms)
     by_influence[:] = 0.0
     by_slope[:] = 0.0
@@ -209,6 +211,8 @@ def contract_gradient(
             once *= 0.5 if row == column else 1.0  # the entry above the diagonal is the same
             if row == column:
                 trace += once
+                if size == 0 or size == n_players:
+                    of_ends += once
             everything += once
             squared += once * slope * slope
             additive += once * slope
@@ -240,6 +244,7 @@ def contract_gradient(
     by_number[3] = numbers[2] * by_length
     by_number[4] = numbers[4] * by_slopes
     by_number[5] = numbers[4] * by_slope_length
+    by_number[6] = numbers[6] * of_ends
     shared = 0.0  # from sinh(t U) or cosh(t U) in the denominator
     for term in range(n_terms):
         steepness = math.tanh(rates[term] * total)

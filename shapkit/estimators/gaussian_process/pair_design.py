@@ -150,7 +150,7 @@ class _Posterior:
         deviation = np.sqrt(max(self._variances[candidate], _LEAST_VARIANCE))
         rows = self._rows[: self._n_rows]
         row = self._kernel.between(self._candidates[[candidate]], self._candidates)[0]
-        row[candidate] += self._kernel.rough_variance
+        row[candidate] += self._kernel.rough_variance  # no candidate is the ends
         row = (row - rows[:, candidate] @ rows) / deviation
         self._with_targets -= np.outer(row, self._with_targets[candidate] / deviation)
         self._variances -= row**2

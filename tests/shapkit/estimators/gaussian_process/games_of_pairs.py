@@ -22,18 +22,20 @@ def some_pairs(n_players: int, n_pairs: int, seed: int = 0) -> Any:
 
 
 def some_kernel(n_players: int, n_terms: int = 2, individual: bool = True, seed: int = 0, even: bool = False) -> Any:
-    family = KernelFamily(n_players, n_terms, individual, even=even)
+    family = KernelFamily(n_players, n_terms, individual, even=even, ends=True)
     start = family.table()[:, 0]
     parameters = start + np.random.default_rng(seed).normal(0, 0.4, len(start))
     return family, parameters, family.kernel(parameters)
 
 
 def dense_covariance(kernel: Any) -> Any:
-    """Of the payoffs of all coalitions: the rough part is 1 with itself, and 1 or -1 with the complement."""
+    """Of the payoffs of all coalitions: what one has for itself is 1 with itself, and 1 or -1 with the complement."""
     signs = all_signs(kernel.n_players)
     itself = np.eye(len(signs))
     mirrored = itself[::-1] if kernel.even else -itself[::-1]
-    return kernel.between(signs, signs) + kernel.rough_variance * (itself + mirrored)
+    own = np.full((len(signs), 1), kernel.rough_variance)
+    own[[0, -1]] += kernel.ends_variance
+    return kernel.between(signs, signs) + own * (itself + mirrored)
 
 
 def table_rows(signs: Any) -> Any:

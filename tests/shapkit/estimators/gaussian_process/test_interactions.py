@@ -108,7 +108,7 @@ def test_even_kernels_are_even_and_know_their_variances(n_terms):
     signs = all_signs(6)
     covariances = kernel.between(signs, signs)
     np.testing.assert_allclose(covariances, kernel.between(-signs, signs), atol=1e-12)
-    np.testing.assert_allclose(np.diag(covariances) + kernel.rough_variance, kernel.variances(signs))
+    np.testing.assert_allclose(np.diag(covariances) + kernel.own_variances(signs), kernel.variances(signs))
     assert np.linalg.eigvalsh(covariances).min() > -1e-10
 
 

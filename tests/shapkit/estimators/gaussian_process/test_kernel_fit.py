@@ -9,6 +9,7 @@ import pytest
 from scipy.optimize import minimize, rosen, rosen_der
 
 import shapkit
+from shapkit.coalitions import enumerate_coalitions
 from shapkit.estimators.gaussian_process import components as parts
 from shapkit.estimators.gaussian_process.components import Component, PartModel, components
 from shapkit.estimators.gaussian_process.kernel import PartPosterior
@@ -18,6 +19,7 @@ from shapkit.estimators.gaussian_process.kernel_fit import (
     log_evidence,
     log_likelihood,
     objective,
+    surprise_of_ends,
 )
 from shapkit.estimators.gaussian_process.minimise import minimised
 from shapkit.estimators.gaussian_process.pair_design import random_pairs
@@ -152,3 +154,43 @@ def test_the_second_wave_is_kept_where_it_is_more_probable():
     ]
     assert likelihoods[0] > likelihoods[1] and two.table().shape[0] == len(one) + 2 and np.isfinite(lowest)
     assert parts.MAX_CHOOSING_PLAYERS >= 12
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_the_surprise_of_the_ends_is_the_deviation_from_a_prediction_without_them(even):
+    _, _, kernel = some_kernel(7, even=even)
+    signs = some_pairs(7, 25)
+    payoffs = np.random.default_rng(0).normal(size=(25, 2))
+    deviation, squared = surprise_of_ends(kernel, signs, payoffs)
+    others = kernel.gram(signs[1:])
+    covariances = kernel.between(signs[:1], signs[1:])
+    weights = np.linalg.solve(others, covariances.T)
+    residuals = payoffs[0] - weights.T @ payoffs[1:]
+    variance = kernel.variances(signs[:1]) - covariances @ weights
+    assert squared == pytest.approx((residuals**2).mean())
+    assert deviation == pytest.approx(float(np.sqrt((residuals**2).mean() / variance[0, 0])))
+
+
+@pytest.mark.parametrize("height", [0.0, 3.0])
+def test_ends_unlike_all_others_have_a_variance_of_their_own(height):
+    """A model's score without any feature is far from what few of them make expect."""
+    generator = np.random.default_rng(0)
+    n_players = 12
+    weights = generator.normal(size=n_players)
+    signs = some_pairs(n_players, 60)
+    smooth = np.tanh(signs @ weights / 4)[:, None]
+    odd = smooth + height * (np.abs(signs.sum(axis=1)) == n_players)[:, None]
+    starts: dict[int, np.ndarray] = {}
+    (component,) = components(signs, odd)
+    kernel = component.refitted(signs, starts)
+    assert (kernel.ends_variance > 0) == (height > 0)
+    assert (component.refitted(signs, starts).ends_variance > 0) == (height > 0)  # from where the last fit ended
+    values, variances = PartModel(signs, odd, starts).shapley()
+    _, members = next(enumerate_coalitions(n_players, 2**n_players))
+    powers = 1 << np.arange(n_players)
+    table = np.tanh((2.0 * members - 1) @ weights / 4)
+    table[powers.sum()] += height
+    table[0] -= height
+    exact = shapkit.exact(shapkit.table_game(table)).values
+    assert np.abs(values[:, 0] - exact).max() < 0.02
+    assert (np.abs(values[:, 0] - exact) < 4 * np.sqrt(variances[:, 0])).all()
