@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from shapkit.estimators.gaussian_process.forecasts import Forecast, missed_by, root_mean_square
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, prior_variances, with_pairs
-from shapkit.estimators.gaussian_process.kernel import PartKernel, PartPosterior
+from shapkit.estimators.gaussian_process.kernel import PartKernel, PartPosterior, innovations
 from shapkit.estimators.gaussian_process.kernel_fit import (
     KernelFamily,
     fit_kernel,
+    log_density,
     log_evidence,
-    log_likelihood,
     surprise_of_ends,
 )
 
@@ -71,8 +72,8 @@ class PlausibleKernel:
     Attributes:
         kernel: with the most probable parameters.
         weight: how probable it is that the payoffs are of its family.
-        inflation: what standard deviations are multiplied by, as the influence and the slope of each player are fitted,
-            or, where players are alike, all that there is.
+        inflation: what standard deviations are multiplied by at least, as something is fitted to each player, or, where
+            players are alike, all that there is.
     """
 
     kernel: PartKernel
@@ -81,7 +82,7 @@ class PlausibleKernel:
 
 
 def _fitted(family: KernelFamily, parameters: Floats, n_pairs: int) -> PlausibleKernel:
-    n_fitted = 2 * family.n_players if family.individual else len(parameters)
+    n_fitted = family.n_players if family.individual else len(parameters)
     return PlausibleKernel(family.kernel(parameters), 1.0, 1 + n_fitted / n_pairs)
 
 
@@ -177,15 +178,13 @@ class Component:
         rows = _fitted_rows(len(signs), min(_MAX_FITTED_PAIRS, max(1, 3 * len(signs) // 4)))
         left = np.setdiff1d(np.arange(len(signs)), rows)
         rows_and_others = np.concatenate([rows, left[_fitted_rows(len(left), _MAX_FITTED_PAIRS)]])
-        found = [
-            _widest(family, signs[rows], scores[rows])
-            for family in (self.family, replace(self.family, individual=False))
-        ]
-        with_others, alone = (
-            [log_likelihood(known.kernel, signs[some], scores[some]) for known in found]
-            for some in (rows_and_others, rows)
-        )
-        return _either(found[0], found[1], with_others[0] - alone[0] - with_others[1] + alone[1])
+        found, evidence = [], []
+        for family in (self.family, replace(self.family, individual=False)):
+            known = _widest(family, signs[rows], scores[rows])
+            deviations, scales = innovations(known.kernel, signs[rows_and_others], scores[rows_and_others], len(rows))
+            found.append(replace(known, inflation=max(known.inflation, root_mean_square(deviations))))
+            evidence.append(log_density(deviations, scales))
+        return _either(found[0], found[1], evidence[0] - evidence[1])
 
 
 def components(signs: Floats, payoffs: Floats, even: bool = False) -> list[Component]:
@@ -228,16 +227,27 @@ class PartModel:
         payoffs: (n_pairs, n_outputs), odd or even payoffs.
         starts: parameters of earlier fits by component.
         even: which of the two.
+        forecasts: earlier kernels by component. Standard deviations are multiplied by what they were off by, if more.
     """
 
-    def __init__(self, signs: Floats, payoffs: Floats, starts: dict[int, Floats], even: bool = False) -> None:
+    def __init__(
+        self,
+        signs: Floats,
+        payoffs: Floats,
+        starts: dict[int, Floats],
+        even: bool = False,
+        forecasts: Mapping[int, Sequence[Forecast]] | None = None,
+    ) -> None:
         self.even = even
         if even:
             self._additive = np.zeros((signs.shape[1], payoffs.shape[1]))
         else:
             self._additive, _ = additive_values(signs, payoffs)
         self._signs = signs
-        self._mixtures = [_Mixture(component, signs, starts) for component in components(signs, payoffs, even)]
+        self._mixtures = [
+            _Mixture(component, signs, starts, missed_by((forecasts or {}).get(component.key, ()), signs, payoffs))
+            for component in components(signs, payoffs, even)
+        ]
 
     def index(self, functional: IndexFunctional, members: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """Return what this part adds to an index of coalitions, and its variances: both (n_coalitions, n_outputs).
@@ -288,8 +298,8 @@ class PartModel:
 class _Mixture:
     """A component's posteriors, one for each plausible kernel."""
 
-    def __init__(self, component: Component, signs: Floats, starts: dict[int, Floats]) -> None:
-        self._loadings = component.loadings
+    def __init__(self, component: Component, signs: Floats, starts: dict[int, Floats], least_inflation: float) -> None:
+        self._loadings, self._least_inflation = component.loadings, least_inflation
         kernels = component.plausible_kernels(signs, starts)
         self._posteriors = [(known, PartPosterior(known.kernel, signs, component.scores)) for known in kernels]
 
@@ -298,7 +308,7 @@ class _Mixture:
         answers = [(known, *asked(posterior)) for known, posterior in self._posteriors]
         mean = sum(known.weight * means for known, means, _ in answers)
         variances = sum(
-            known.weight * ((known.inflation**2 * within)[:, None] + (means - mean) ** 2)
+            known.weight * ((max(known.inflation, self._least_inflation) ** 2 * within)[:, None] + (means - mean) ** 2)
             for known, means, within in answers
         )
         return np.asarray(mean @ self._loadings), np.asarray(variances @ self._loadings**2)

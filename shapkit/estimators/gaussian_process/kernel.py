@@ -214,6 +214,23 @@ def factorised(kernel: PartKernel, signs: Floats) -> tuple[PartKernel, Floats, F
         kernel = replace(kernel, rough_variance=_ROUGHER * kernel.rough_variance)
 
 
+def innovations(kernel: PartKernel, signs: Floats, payoffs: Floats, n_known: int = 0) -> tuple[Floats, Floats]:
+    """Return how many standard deviations payoffs are from what a kernel expects, each given those before.
+
+    Args:
+        kernel: of each column.
+        signs: float64 (n_pairs, n_players) of +1 and -1, distinct pairs.
+        payoffs: (n_pairs, n_columns).
+        n_known: how many pairs, the first ones, are given; the others are told of.
+
+    Returns:
+        the deviations (n_pairs - n_known, n_columns) in standard deviations, and these (n_pairs - n_known,).
+    """
+    _, _, factor = factorised(kernel, signs)
+    whitened, _ = lapack.dtrtrs(factor, payoffs, lower=1)
+    return np.asarray(whitened[n_known:]), np.asarray(np.diag(factor)[n_known:])
+
+
 class PartPosterior:
     """What is known of odd, or of even, games with one kernel once some of their pairs have been evaluated.
 

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from shapkit.estimators.gaussian_process import loops
-from shapkit.estimators.gaussian_process.kernel import CONSTANT_VARIANCE, PartKernel, coalition_sizes, factorised
+from shapkit.estimators.gaussian_process.kernel import (
+    CONSTANT_VARIANCE,
+    PartKernel,
+    coalition_sizes,
+    factorised,
+    innovations,
+)
 from shapkit.estimators.gaussian_process.minimise import minimised
 from shapkit.estimators.gaussian_process.threads import threads_for
 
@@ -187,9 +193,12 @@ def surprise_of_ends(kernel: PartKernel, signs: Floats, payoffs: Floats) -> tupl
 def log_likelihood(kernel: PartKernel, signs: Floats, payoffs: Floats) -> float:
     """Return how probable payoffs (n_pairs, n_columns) are with a kernel, up to a constant of each pair: the log."""
     with threads_for(len(signs)):
-        _, _, factor = factorised(kernel, signs)
-        whitened, _ = lapack.dtrtrs(factor, payoffs, lower=1)
-    return -0.5 * float(np.vdot(whitened, whitened)) - float(payoffs.shape[1] * np.log(np.diag(factor)).sum())
+        return log_density(*innovations(kernel, signs, payoffs))
+
+
+def log_density(deviations: Floats, scales: Floats) -> float:
+    """Return how probable what `innovations` found is, up to a constant of each pair: the log."""
+    return -0.5 * float(np.vdot(deviations, deviations)) - float(deviations.shape[1] * np.log(scales).sum())
 
 
 def objective(parameters: Floats, family: KernelFamily, signs: Floats, payoffs: Floats) -> tuple[float, Floats]:

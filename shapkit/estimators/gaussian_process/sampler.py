@@ -6,7 +6,7 @@ They and their standard errors are the posterior's, in closed form: see `kernel.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from shapkit._checks import checked_integer
 from shapkit.attribution.attribution import Attribution
 from shapkit.coalitions import coalitions_of_size
 from shapkit.estimators.gaussian_process.additive_players import RemainingPairs, further_singles, remaining_pairs
-from shapkit.estimators.gaussian_process.components import MAX_CHOOSING_PLAYERS, PartModel, components
+from shapkit.estimators.gaussian_process.components import MAX_CHOOSING_PLAYERS, Component, PartModel, components
+from shapkit.estimators.gaussian_process.forecasts import Forecast
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, index_functionals, with_pairs
 from shapkit.estimators.gaussian_process.kernel import PartKernel, pair_shapley
 from shapkit.estimators.gaussian_process.pair_design import (
@@ -124,6 +125,8 @@ class GaussianProcessSampler:
         self._modelled = np.arange(n_players)  # the players that the last fits were of
         self._starts: dict[int, Floats] = {}  # parameters of the last fits
         self._even_starts: dict[int, Floats] = {}
+        self._forecasts: dict[int, list[Forecast]] = {}  # of the last kernels that pairs were chosen by
+        self._even_forecasts: dict[int, list[Forecast]] = {}
         n_sizes = 0 if index == "shapley" else min(self.order, n_players)
         self._members = [coalitions_of_size(n_players, size) for size in range(1, n_sizes + 1)]
         self._more: PairedSamples | None = None  # pairs beyond the most that the process takes
@@ -259,6 +262,7 @@ class GaussianProcessSampler:
             self._remaining = remaining_pairs(self._signs, self._odd, self._even)
             if len(self._remaining.players) != len(self._modelled):  # parameters are of so many players
                 self._starts, self._even_starts = {}, {}
+                self._forecasts, self._even_forecasts = {}, {}
             self._modelled = self._remaining.players
         return self._remaining
 
@@ -283,6 +287,9 @@ class GaussianProcessSampler:
         candidates = random_pairs(n_players, max(_CANDIDATES, 2 * n_wanted), seed, pairs.signs)
         chosen = informative_pairs(n_wanted, candidates, pairs.signs, kernels, weights, targets)
         self._starts, self._even_starts = starts, even_starts
+        made = [Forecast(kernel, c.loadings, n_known) for kernel, c in zip(kernels, parts + even_parts, strict=True)]
+        self._forecasts = _followed(self._forecasts, parts, made)
+        self._even_forecasts = _followed(self._even_forecasts, even_parts, made[len(parts) :])
         return chosen
 
     def _with_index(self, kernel: PartKernel, signs: Floats) -> Floats:
@@ -336,7 +343,7 @@ class GaussianProcessSampler:
         if len(pairs.signs) == 1:
             shared = np.repeat(2 * pairs.odd / len(pairs.players), len(pairs.players), axis=0)
             return shared, np.full_like(shared, np.nan)
-        return PartModel(pairs.signs, pairs.odd, self._starts).shapley()
+        return PartModel(pairs.signs, pairs.odd, self._starts, forecasts=self._forecasts).shapley()
 
     def _index_posterior(self, pairs: RemainingPairs) -> tuple[Floats, Floats]:
         """Another index of the remaining players, and its variances, from both parts."""
@@ -345,8 +352,8 @@ class GaussianProcessSampler:
             shape = (sum(len(members) for _, members in functionals), pairs.odd.shape[1])
             return np.zeros(shape), np.full(shape, np.nan)
         parts = (
-            PartModel(pairs.signs, pairs.odd, self._starts),
-            PartModel(pairs.signs, pairs.even, self._even_starts, even=True),
+            PartModel(pairs.signs, pairs.odd, self._starts, forecasts=self._forecasts),
+            PartModel(pairs.signs, pairs.even, self._even_starts, True, self._even_forecasts),
         )
         found = [
             np.sum([part.index(functional, members) for part in parts], axis=0) for functional, members in functionals
@@ -361,7 +368,7 @@ class GaussianProcessSampler:
             return samples.exact_values(), np.zeros((n_players, n_outputs))
         known = self._pairs_of_remaining()
         if self._model is None:
-            self._model = PartModel(known.signs, known.odd, self._starts)
+            self._model = PartModel(known.signs, known.odd, self._starts, forecasts=self._forecasts)
         values, variances = known.additive.copy(), np.zeros((n_players, n_outputs))
         values[known.players], variances[known.players] = self._model.shapley()
         if (samples.counts[samples.counts < samples.populations] < 2).any():
@@ -381,3 +388,10 @@ class GaussianProcessSampler:
         shares = np.divide(variances, claimed, out=np.full_like(variances, 1 / len(variances)), where=claimed > 0)
         weight = np.divide(actual, actual + sampled, out=np.zeros_like(actual), where=actual > 0)
         return values + weight * errors, (1 - weight) ** 2 * actual * shares + weight**2 * spread
+
+
+def _followed(
+    forecasts: dict[int, list[Forecast]], parts: Sequence[Component], made: Sequence[Forecast]
+) -> dict[int, list[Forecast]]:
+    """The last two forecasts of each component, the second one new."""
+    return {part.key: [*forecasts.get(part.key, [])[-1:], new] for part, new in zip(parts, made, strict=False)}
