@@ -134,6 +134,7 @@ class Component:
         key: which component it is, from one fit to the next.
         scores: (n_pairs, n_columns).
         loadings: (n_columns, n_outputs): payoffs are sums over components of scores @ loadings.
+        projection: (n_outputs, n_columns): scores are payoffs @ projection.
         mean_square: relative, of all columns together: 1 for an output of its own.
         family: its kernel's.
     """
@@ -141,6 +142,7 @@ class Component:
     key: int
     scores: Floats
     loadings: Floats
+    projection: Floats
     mean_square: float
     family: KernelFamily
 
@@ -202,8 +204,8 @@ def components(signs: Floats, payoffs: Floats, even: bool = False) -> list[Compo
     outputs = np.flatnonzero(modelled if even else modelled & ~additive_values(signs, payoffs)[1])
     largest = np.abs(payoffs).max(axis=0)[outputs]  # divided by first, so that squares neither overflow nor vanish
     scales = largest * np.sqrt(((payoffs[:, outputs] / largest) ** 2).mean(axis=0))
-    scores, loadings = payoffs[:, outputs] / scales, np.zeros((len(outputs), payoffs.shape[1]))
-    loadings[np.arange(len(outputs)), outputs] = scales
+    scores, (loadings, projection) = payoffs[:, outputs] / scales, np.zeros((2, len(outputs), payoffs.shape[1]))
+    loadings[np.arange(len(outputs)), outputs], projection[np.arange(len(outputs)), outputs] = scales, 1 / scales
     individual = signs.shape[1] <= _MAX_INDIVIDUAL_PLAYERS
     if len(outputs) <= _MAX_OUTPUTS:
         return [
@@ -211,12 +213,13 @@ def components(signs: Floats, payoffs: Floats, even: bool = False) -> list[Compo
                 int(output),
                 scores[:, [column]],
                 loadings[[column]],
+                projection[[column]].T,
                 1.0,
                 KernelFamily(signs.shape[1], 1, individual, _least_roughness(payoffs[:, output]), even),
             )
             for column, output in enumerate(outputs)
         ]
-    return _principal_components(scores, loadings, KernelFamily(signs.shape[1], 1, individual, even=even))
+    return _principal_components(scores, loadings, projection.T, KernelFamily(signs.shape[1], 1, individual, even=even))
 
 
 class PartModel:
@@ -244,8 +247,9 @@ class PartModel:
         else:
             self._additive, _ = additive_values(signs, payoffs)
         self._signs = signs
+        centred = payoffs - payoffs.mean(axis=0) if even else payoffs
         self._mixtures = [
-            _Mixture(component, signs, starts, missed_by((forecasts or {}).get(component.key, ()), signs, payoffs))
+            _Mixture(component, signs, starts, missed_by((forecasts or {}).get(component.key, ()), signs, centred))
             for component in components(signs, payoffs, even)
         ]
 
@@ -319,12 +323,15 @@ class _Mixture:
         return np.asarray(means @ self._loadings)
 
 
-def _principal_components(scores: Floats, loadings: Floats, family: KernelFamily) -> list[Component]:
+def _principal_components(
+    scores: Floats, loadings: Floats, projection: Floats, family: KernelFamily
+) -> list[Component]:
     """The leading components one by one, then the others together, which treat players alike."""
     left, singular, right = np.linalg.svd(scores, full_matrices=False)
     kept = singular > _SAME * singular[0]
     sizes = singular[kept] / np.sqrt(len(scores))
     scores, loadings = left[:, kept] * np.sqrt(len(scores)), sizes[:, None] * (right[kept] @ loadings)
+    projection = projection @ right[kept].T / sizes
     leading = [slice(first, first + 1) for first in range(min(_MAX_OUTPUTS, len(sizes)))]
     tail = [slice(_MAX_OUTPUTS, None)] if len(sizes) > _MAX_OUTPUTS else []
     return [
@@ -332,6 +339,7 @@ def _principal_components(scores: Floats, loadings: Floats, family: KernelFamily
             _TAIL if group in tail else group.start,
             scores[:, group],
             loadings[group],
+            projection[:, group],
             float(on_grid((sizes[group] ** 2).sum())),
             replace(family, individual=False) if group in tail else family,
         )

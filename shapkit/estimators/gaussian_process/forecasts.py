@@ -23,12 +23,12 @@ class Forecast:
 
     Attributes:
         kernel: of a component's scores.
-        loadings: (n_columns, n_outputs), the component's: payoffs are sums over components of scores @ loadings.
+        projection: (n_outputs, n_columns), the component's: scores are payoffs @ projection.
         n_known: how many pairs it was fitted to.
     """
 
     kernel: PartKernel
-    loadings: Floats
+    projection: Floats
     n_known: int
 
     def innovations(self, signs: Floats, payoffs: Floats) -> Floats:
@@ -38,8 +38,7 @@ class Forecast:
             signs: (n_pairs, n_players), all pairs, those that the kernel was fitted to first.
             payoffs: (n_pairs, n_outputs).
         """
-        scores = payoffs @ np.linalg.pinv(self.loadings)
-        return innovations(self.kernel, signs, scores, self.n_known)[0]
+        return innovations(self.kernel, signs, payoffs @ self.projection, self.n_known)[0]
 
 
 def missed_by(forecasts: Sequence[Forecast], signs: Floats, payoffs: Floats) -> float:

@@ -287,7 +287,7 @@ class GaussianProcessSampler:
         candidates = random_pairs(n_players, max(_CANDIDATES, 2 * n_wanted), seed, pairs.signs)
         chosen = informative_pairs(n_wanted, candidates, pairs.signs, kernels, weights, targets)
         self._starts, self._even_starts = starts, even_starts
-        made = [Forecast(kernel, c.loadings, n_known) for kernel, c in zip(kernels, parts + even_parts, strict=True)]
+        made = [Forecast(kernel, c.projection, n_known) for kernel, c in zip(kernels, parts + even_parts, strict=True)]
         self._forecasts = _followed(self._forecasts, parts, made)
         self._even_forecasts = _followed(self._even_forecasts, even_parts, made[len(parts) :])
         return chosen

@@ -34,8 +34,8 @@ def test_each_forecast_is_judged_up_to_the_next() -> None:
     kernels = [some_kernel(6, seed=seed)[2] for seed in range(2)]
     signs = some_pairs(6, 20)
     payoffs = np.random.default_rng(1).normal(size=(20, 1))
-    loadings = np.array([[4.0]])
-    forecasts = [Forecast(kernel, loadings, n_known) for kernel, n_known in zip(kernels, (8, 15), strict=True)]
+    projection = np.array([[0.25]])
+    forecasts = [Forecast(kernel, projection, n_known) for kernel, n_known in zip(kernels, (8, 15), strict=True)]
     first = innovations(kernels[0], signs[:15], payoffs[:15] / 4, 8)[0]
     second = innovations(kernels[1], signs, payoffs / 4, 15)[0]
     expected = root_mean_square(np.concatenate([first, second]))
@@ -49,7 +49,7 @@ def test_scores_of_principal_components_are_got_back_from_payoffs() -> None:
     signs = some_pairs(6, 30)
     payoffs = np.tanh(signs @ generator.normal(size=(6, 12))) * np.arange(1, 13)
     for component in components(signs, payoffs):
-        found = Forecast(some_kernel(6)[2], component.loadings, 0).innovations(signs, payoffs)
+        found = Forecast(some_kernel(6)[2], component.projection, 0).innovations(signs, payoffs)
         expected, _ = innovations(some_kernel(6)[2], signs, component.scores)
         np.testing.assert_allclose(found, expected, atol=1e-8 * np.abs(expected).max())
 
@@ -60,7 +60,7 @@ def test_intervals_are_wider_by_what_forecasts_missed() -> None:
     _, variances = PartModel(signs, odd, {}).shapley()
     (component,) = components(signs, odd)
     sure = component.family.kernel(component.family.table()[:, 0])
-    forecast = Forecast(sure, component.loadings / 100, 20)  # its unit is a hundredth of what it should be
+    forecast = Forecast(sure, component.projection * 100, 20)  # its unit is a hundredth of what it should be
     values, wider = PartModel(signs, odd, {}, forecasts={component.key: [forecast]}).shapley()
     missed = missed_by([forecast], signs, odd)
     assert missed > 10
