@@ -59,9 +59,10 @@ class GaussianProcessSampler:
     known from its sample, that of the model is as large as the posterior says or as the correction shows.
 
     Up to 4,096 pairs the estimates are biased, as regularised ones are; they sum to the grand coalition's payoff less
-    the empty one's. A standard error is a posterior standard deviation given the most probable parameters, times
-    1 + k/m for k parameters of players fitted to m pairs: they are not known as well as the posterior takes them to
-    be, and its intervals alone are too short where m is small. How often nominal 95 % intervals cover is in
+    the empty one's. A standard error is a posterior standard deviation given the most probable parameters, times at
+    least 1 + n/m for n players and m pairs: parameters fitted to every player are not known as well as the posterior
+    takes them to be. Where the pairs evaluated since were further from what the last two kernels had foretold than
+    these were sure of, it is multiplied by that. How often nominal 95 % intervals cover is in
     `docs/accuracy.md`. A game that is additive on all pairs evaluated, more than there are players, is taken to be
     additive, with standard errors of zero. Once all pairs are known the values are exact.
 
@@ -70,14 +71,17 @@ class GaussianProcessSampler:
     that value and a standard error of zero, and the game of the rest is modelled. Pairs that would show them to be
     otherwise come next, and one in twenty later on; if one does, all players are modelled from then on.
 
+    The grand and the empty coalition are often unlike all others, as the score of a model without any feature is.
+    Where all other pairs make expect something else, by four standard deviations, they have a variance of their own.
+
     Up to 8 outputs have a kernel each. Of more, each is scaled to mean square 1, and they are replaced by their
     principal components, since Shapley values are linear: the 8 leading ones have a kernel each, and the rest share
     one that treats players alike. Parameters are fitted to at most 512 pairs.
 
     Whether players differ is for the payoffs to say. While pairs are few, a kernel that treats them alike has a share
     in the estimate, as large as its evidence (MacKay 1992, "Bayesian interpolation"). With more than 100 players all
-    pairs are random, and the shares are by pairs that the parameters were not fitted to. With more than 2,000 all are
-    alike.
+    pairs are random, and shares and widths are by pairs that the parameters were not fitted to. With more than 2,000
+    all are alike.
 
     Interactions cost no evaluations of their own: half the sum of a pair's two payoffs, which Shapley values do not
     depend on, is the even part of the game, and has a process and kernels of its own. Any index is a linear functional

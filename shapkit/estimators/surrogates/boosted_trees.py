@@ -121,14 +121,14 @@ def _boost(
         node_of[:] = 0
         for level in range(depth + 1):
             first, n_nodes = 2**level - 1, 2**level
-            counts, sums = np.zeros((n_nodes, n_players + 1)), np.zeros((n_nodes, n_players + 1, n_columns))
+            counts, sums = np.zeros((n_nodes, n_players + 1)), np.zeros((n_nodes, n_columns, n_players + 1))
             _add_up(coalitions, residuals, node_of, first, level < depth, counts, sums)
             for node in range(n_nodes):
                 player = _best_player(counts[node], sums[node], shrinkage) if level < depth else _NO_SPLIT
                 players[tree, first + node] = player
                 if player == _NO_SPLIT:
                     for column in range(n_columns):
-                        mean = sums[node, n_players, column] / (counts[node, n_players] + shrinkage)
+                        mean = sums[node, column, n_players] / (counts[node, n_players] + shrinkage)
                         leaves[tree, first + node, column] = learning_rate * mean
             for row in range(n_rows):
                 node = node_of[row]
@@ -151,22 +151,25 @@ def _add_up(
 ) -> None:
     """Add up the rows of each node from `first` on: those with each player, and in the last place all.
 
-    Writes to counts (n_nodes, n_players + 1) and to sums of residuals (n_nodes, n_players + 1, n_columns).
+    Writes to counts (n_nodes, n_players + 1) and to sums of residuals (n_nodes, n_columns, n_players + 1). Absent
+    players are added up as zeros: without a branch, and side by side, a loop over players takes a tenth of the time.
     """
     n_players, n_columns = coalitions.shape[1], residuals.shape[1]
     for row in range(coalitions.shape[0]):
         node = node_of[row] - first
         if node < 0:
             continue  # in a leaf further up
-        counts[node, n_players] += 1
-        for column in range(n_columns):
-            sums[node, n_players, column] += residuals[row, column]
+        members, count = coalitions[row], counts[node]
+        count[n_players] += 1
         if by_player:
             for player in range(n_players):
-                if coalitions[row, player]:
-                    counts[node, player] += 1
-                    for column in range(n_columns):
-                        sums[node, player, column] += residuals[row, column]
+                count[player] += members[player]
+        for column in range(n_columns):
+            residual, sum_of = residuals[row, column], sums[node, column]
+            sum_of[n_players] += residual
+            if by_player:
+                for player in range(n_players):
+                    sum_of[player] += residual * members[player]
 
 
 @compiled
@@ -179,8 +182,8 @@ def _best_player(counts: Floats, sums: Floats, shrinkage: float) -> int:
         if n_with == 0 or n_without == 0:
             continue
         gain = 0.0
-        for column in range(sums.shape[1]):
-            total, part = sums[n_players, column], sums[player, column]
+        for column in range(sums.shape[0]):
+            total, part = sums[column, n_players], sums[column, player]
             gain += part**2 / (n_with + shrinkage) + (total - part) ** 2 / (n_without + shrinkage)
             gain -= total**2 / (counts[n_players] + shrinkage)
         if gain > best_gain * _TIE:

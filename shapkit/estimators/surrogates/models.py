@@ -23,7 +23,7 @@ _PENALTIES = 10.0 ** np.arange(-4, 1.6, 0.5)  # relative to the mean eigenvalue
 _DEPTHS = (2, 4, 6)
 _MOST_TREES = 100  # for each depth
 _FEWEST_TREES = 5
-_MOST_STEPS = 2**30  # of the loops that fit trees, about: some seconds
+_MOST_STEPS = 2**32  # of the loops that fit trees, about: some seconds
 
 
 @dataclass(frozen=True)
