@@ -25,6 +25,7 @@ _FIRST_STEP = 64  # evaluations between two looks at the clock; it doubles while
 _LONG_STEP = 5.0  # seconds
 _ENDLESS = 2**50  # evaluations; a sampler that declines even these has nothing left to do
 _CHECK_GROWTH = 1.25  # a rule is asked whenever the evaluations have grown by a quarter
+_LOOKING = 0.1  # of a run's time, at most, for estimates that its rule does not ask for
 
 Report = Callable[[int, float], object]
 
@@ -247,6 +248,9 @@ class _Leg:
     The sampler works in steps of some seconds, so that an interruption loses little. A rule is asked at numbers of
     evaluations that depend on the game and the method only. Between them it is asked again what it says of what was
     known then, for the sake of rules with a clock: all others give the same numbers on every machine.
+
+    An estimate may take as long as all evaluations before. A rule that needs none has one made now and then, to know
+    how long the last one will take: that much earlier the run ends.
     """
 
     def __init__(self, run: Run, limit: float, stop: Rule | None, report: Report) -> None:
@@ -254,6 +258,9 @@ class _Leg:
         self._step = max(_FIRST_STEP, run.game.batch_size or 0)
         self._began = time.monotonic()
         self._began_at = run.n_evaluations
+        self._blind = isinstance(stop, StoppingRule) and not stop.asks_for_estimates
+        self._looked = self._last_look = 0.0  # seconds for estimates, and for the last of them
+        self._looked_at = 1  # after how many evaluations that was
 
     def ends(self) -> str | None:
         """Go to the limit, or as near as the sampler gets, and return which rule ended it before; None if none did."""
@@ -267,11 +274,21 @@ class _Leg:
         for check in self._checks():
             ended_by = self._goes_to(check)
             if ended_by is None:
-                self._run.look()
+                self._looks()
                 ended_by = self._rule()
             if ended_by is not None or self._run.complete:
                 return ended_by
         return None
+
+    def _looks(self) -> None:
+        """Bring what is known up to date, where the rule needs it or it takes little time."""
+        began = time.monotonic()
+        enough = self._looked + self._next_look() > _LOOKING * (began - self._began)
+        if self._blind and enough and self._run.known is not None:
+            return
+        self._run.look()
+        self._last_look, self._looked_at = time.monotonic() - began, max(self._run.n_evaluations, 1)
+        self._looked += self._last_look
 
     def _checks(self) -> Iterator[float]:
         """The numbers of evaluations at which what is known is brought up to date."""
@@ -311,7 +328,8 @@ class _Leg:
         known = self._run.known
         if self._stop is None or known is None:
             return None
-        facts = (known, self._run.known_at, time.monotonic() - self._began)
+        n_evaluations = self._run.n_evaluations if self._blind else self._run.known_at
+        facts = (known, n_evaluations, self._seconds())
         return self._stop.reason(*facts) if self._stop.stop(*facts) else None
 
     def _expected(self) -> float:
@@ -319,6 +337,14 @@ class _Leg:
         run = self._run
         if self._stop is None or run.known is None:
             return self._limit
-        seconds = time.monotonic() - self._began
+        seconds = self._seconds()
         per_second = (run.n_evaluations - self._began_at) / seconds if seconds > 0 else math.inf
         return min(self._limit, self._stop.forecast(run.known, run.n_evaluations, seconds, per_second))
+
+    def _seconds(self) -> float:
+        """How long the run will have taken, should it end now."""
+        return time.monotonic() - self._began + (self._next_look() if self._blind else 0.0)
+
+    def _next_look(self) -> float:
+        """About how many seconds an estimate will take."""
+        return self._last_look * self._run.n_evaluations / self._looked_at

@@ -64,6 +64,11 @@ class StoppingRule(ABC):
         """How long a run may take at most, infinite where the rule sets no time."""
         return math.inf
 
+    @property
+    def asks_for_estimates(self) -> bool:
+        """Whether the rule needs what is known anew each time; False if numbers and the clock are enough for it."""
+        return True
+
     def reason(self, attribution: Attribution, n_evaluations: int, seconds: float) -> str:
         """Return, where `stop` is true of the same arguments, the rule that makes it so, as it is written."""
         return repr(self)
@@ -99,6 +104,10 @@ class Budget(StoppingRule):
     @property
     def most_evaluations(self) -> float:
         return float(self.n_evaluations)
+
+    @property
+    def asks_for_estimates(self) -> bool:
+        return False
 
     def __repr__(self) -> str:
         return f"Budget({self.n_evaluations})"
@@ -207,6 +216,10 @@ class Seconds(StoppingRule):
     def most_seconds(self) -> float:
         return self.seconds
 
+    @property
+    def asks_for_estimates(self) -> bool:
+        return False
+
     def __repr__(self) -> str:
         return f"Seconds({self.seconds})"
 
@@ -238,6 +251,10 @@ class AnyOf(StoppingRule):
     def most_seconds(self) -> float:
         return min(self.one.most_seconds, self.other.most_seconds)
 
+    @property
+    def asks_for_estimates(self) -> bool:
+        return self.one.asks_for_estimates or self.other.asks_for_estimates
+
     def __repr__(self) -> str:
         return f"{self.one!r} | {self.other!r}"
 
@@ -264,6 +281,10 @@ class AllOf(StoppingRule):
     @property
     def most_seconds(self) -> float:
         return max(self.one.most_seconds, self.other.most_seconds)
+
+    @property
+    def asks_for_estimates(self) -> bool:
+        return self.one.asks_for_estimates or self.other.asks_for_estimates
 
     def __repr__(self) -> str:
         return " & ".join(f"({rule!r})" if isinstance(rule, AnyOf) else repr(rule) for rule in (self.one, self.other))

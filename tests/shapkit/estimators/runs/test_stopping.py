@@ -7,7 +7,7 @@ import pytest
 
 import shapkit
 from shapkit import Attribution, weighted_voting
-from shapkit.estimators import Budget, RelativeError, Seconds, StandardError
+from shapkit.estimators import SAMPLERS, Budget, RelativeError, Seconds, StandardError
 from shapkit.estimators.runs.stopping import EVALUATIONS_PER_PLAYER
 
 pytestmark = pytest.mark.usefixtures("too_many_to_enumerate")
@@ -132,6 +132,40 @@ def test_seconds_end_a_run(monkeypatch):
     began = now[0]
     longer = phi.extend(stop=Seconds(5))
     assert 5 <= now[0] - began < 7 and longer.n_evaluations > phi.n_evaluations
+
+
+@pytest.mark.parametrize(("stop", "asks"), [(Seconds(100), False), (Seconds(100) | StandardError(1e-9), True)])
+def test_a_clock_leaves_time_for_one_estimate_and_asks_for_few(monkeypatch, stop, asks):
+    """An estimate takes a tenth of what the evaluations took: of twenty, twice as long in all."""
+    now, taken = [0.0], []
+    monkeypatch.setattr("shapkit.estimators.runs.anytime.time.monotonic", lambda: now[0])
+
+    def value(coalitions):
+        now[0] += 0.01 * len(coalitions)
+        return coalitions[:, 0] & coalitions[:, 1]
+
+    class Slow(SAMPLERS["antithetic"]):
+        n_evaluated = 0
+
+        def advance(self, n_evaluations):
+            spent = super().advance(n_evaluations)
+            self.n_evaluated += spent
+            return spent
+
+        def attribution(self):
+            taken.append(1e-3 * self.n_evaluated)
+            now[0] += taken[-1]
+            return super().attribution()
+
+    assert stop.asks_for_estimates == asks
+    phi = estimate(shapkit.Game(value, 30), method=Slow, stop=stop)
+    assert 85 < now[0] < 125
+    if not asks:
+        assert sum(taken[:-1]) <= 0.1 * now[0], "estimates that nobody asked for"
+        assert now[0] < 105, "the last one is in the time"
+        assert phi.n_evaluations > 7_000
+    else:
+        assert len(taken) > 15
 
 
 @pytest.mark.parametrize(
