@@ -142,7 +142,7 @@ def test_a_clock_leaves_time_for_one_estimate_and_asks_for_few(monkeypatch, stop
 
     def value(coalitions):
         now[0] += 0.01 * len(coalitions)
-        return coalitions[:, 0] & coalitions[:, 1]
+        return coalitions[:, :3].all(axis=1)
 
     class Slow(SAMPLERS["antithetic"]):
         n_evaluated = 0
