@@ -13,27 +13,25 @@ _LONG_ENOUGH = 0.02  # seconds, to judge by
 MOST_ENUMERATED_PLAYERS = 20
 """Of how many players all coalitions are evaluated, unasked, where that takes little time."""
 
-_OVERHEAD = {"gaussian_process": 3.5e-5, "leverage": 1.5e-7, "antithetic": 1e-8}
-"""What methods take beside the game, in seconds for each evaluation and player."""
-
-_GROWTH = {"gaussian_process": 1.25e-6}
-"""The same in seconds for the square of the number of evaluations, where that counts."""
+_OVERHEAD = {"gaussian_process": (3e-4, 4e-6), "leverage": (0.0, 1.5e-7), "antithetic": (0.0, 1e-8)}
+"""What methods take beside the game, in seconds for each evaluation, and the same for each player."""
 
 
 def _evaluations(method: str, each: float, n_players: int, seconds: float) -> float:
     """How many evaluations fit into the time; an evaluation takes `each` seconds itself."""
-    linear, square = each + _OVERHEAD[method] * n_players, _GROWTH.get(method, 0.0)
-    return 2 * seconds / (linear + float(np.sqrt(linear**2 + 4 * square * seconds)))
+    of_all, of_players = _OVERHEAD[method]
+    return seconds / (each + of_all + of_players * n_players)
 
 
 def _worth(method: str, n_evaluations: float, n_players: int) -> float:
     """How many evaluations of antithetic permutations as many of another method are about worth.
 
-    Read off benchmarks/speed/equal_seconds.py; a balance that is off by a factor of two costs next to nothing. The
-    Gaussian process finds games of few interactions exactly, once it has seen enough of them.
+    Read off benchmarks/speed/equal_seconds.py, errors of less than a millionth as a millionth; a balance that is off by
+    a factor of two costs next to nothing. The Gaussian process finds games of few interactions exactly, once it has
+    seen enough of them; of the others it learns the more, the fewer players there are.
     """
     if method == "gaussian_process":
-        return 8 * n_evaluations * (1 + (n_evaluations / (7 * n_players)) ** 2)
+        return n_evaluations * min(8 * (1 + (n_evaluations / (7 * n_players)) ** 2), max(8.0, 3_000 / n_players))
     return n_evaluations * (1.6 * (30 / n_players) ** 0.5 if method == "leverage" else 1.0)
 
 

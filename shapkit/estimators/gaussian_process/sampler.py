@@ -42,6 +42,7 @@ _STREAM = 0x6770  # of random numbers, this method's own
 _MORE_STREAM = 0x67702B  # of the pairs beyond
 _GROWTH = 1.35  # of the number of pairs from one choice of pairs to the next
 _CANDIDATES = 600
+_MOST_CHOSEN_BY = 512  # pairs known; with more, where a kernel errs it would go on to look where it errs
 _MOST_TARGETS = 6_000  # coalitions of one size, to choose pairs for
 
 
@@ -50,8 +51,9 @@ class GaussianProcessSampler:
 
     A coalition and its complement are evaluated together, beginning with the grand and the empty one. The first
     n_players + 2 pairs are random. Then, each time their number has grown by about a third, a kernel is fitted and
-    the next third is chosen greedily where it reduces the posterior variances of the values the most. Which pair
-    comes when depends on the seed and the payoffs before, not on the steps in which the evaluations are asked for.
+    the next third is chosen greedily where it reduces the posterior variances of the values the most. Beyond about 512
+    pairs they are random again: there is little left to gain, and no kernel to be led astray by. Which pair comes when
+    depends on the seed and the payoffs before, not on the steps in which the evaluations are asked for.
 
     The process takes at most 4,096 pairs. From then on it is a fixed model of the game, and further pairs are drawn at
     random, by size, to estimate without bias the Shapley values of what it is wrong by, as
@@ -273,7 +275,7 @@ class GaussianProcessSampler:
     def _chosen(self, pairs: RemainingPairs, n_wanted: int, seed: int) -> Floats:
         """Pairs of the remaining players to evaluate: where they tell the most, once a kernel can be fitted."""
         n_known, n_players = pairs.signs.shape
-        chooses = n_known >= n_players + 2 and n_players <= MAX_CHOOSING_PLAYERS
+        chooses = n_players + 2 <= n_known <= _MOST_CHOSEN_BY and n_players <= MAX_CHOOSING_PLAYERS
         parts = components(pairs.signs, pairs.odd) if chooses else []
         even_parts = components(pairs.signs, pairs.even, even=True) if chooses and self._members else []
         if not parts and not even_parts:
