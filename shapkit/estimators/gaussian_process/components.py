@@ -177,7 +177,8 @@ class Component:
     def _judged_by_other_pairs(self, signs: Floats) -> list[PlausibleKernel]:
         """The same of many players: evidence would take a gradient for each of them, but pairs are left to judge by."""
         scores = on_grid(self.scores)
-        rows = _fitted_rows(len(signs), min(_MAX_FITTED_PAIRS, max(1, 3 * len(signs) // 4)))
+        most = max(_MAX_FITTED_PAIRS, self.family.n_players // 2)
+        rows = _fitted_rows(len(signs), min(most, max(1, 3 * len(signs) // 4)))
         left = np.setdiff1d(np.arange(len(signs)), rows)
         rows_and_others = np.concatenate([rows, left[_fitted_rows(len(left), _MAX_FITTED_PAIRS)]])
         found, evidence = [], []
