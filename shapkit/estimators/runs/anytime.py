@@ -26,6 +26,7 @@ _LONG_STEP = 5.0  # seconds
 _ENDLESS = 2**50  # evaluations; a sampler that declines even these has nothing left to do
 _CHECK_GROWTH = 1.25  # a rule is asked whenever the evaluations have grown by a quarter
 _LOOKING = 0.1  # of a run's time, at most, for estimates that its rule does not ask for
+_SHORT_LOOK = 0.01  # seconds; such a one is taken whenever the others are
 
 Report = Callable[[int, float], object]
 
@@ -283,8 +284,9 @@ class _Leg:
     def _looks(self) -> None:
         """Bring what is known up to date, where the rule needs it or it takes little time."""
         began = time.monotonic()
-        enough = self._looked + self._next_look() > _LOOKING * (began - self._began)
-        if self._blind and enough and self._run.known is not None:
+        next_look = self._next_look()
+        short = next_look < _SHORT_LOOK or self._looked + next_look < _LOOKING * (began - self._began)
+        if self._blind and not short and self._run.known is not None:
             return
         self._run.look()
         self._last_look, self._looked_at = time.monotonic() - began, max(self._run.n_evaluations, 1)
