@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.locality.region_transformer import RESULTS, Plan, report, times, tokens_of
+from benchmarks.locality.region_transformer import RESULTS, Plan, photographs, report, times, tokens_of
 from shapkit.differentiable import Regions
 from shapkit_diffusion.denoisers.denoiser import small_transformer
 from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
@@ -27,3 +27,4 @@ def test_the_committed_figures_can_be_read() -> None:
     text = report(results)
     assert "locality, nose" in text and "converted" in text and "seeds 0, 1, 2" in text
     assert "new mouth, of an image" in times(results)
+    assert "the plain DiT, converted" in photographs(results) and "the data" not in photographs(results)
