@@ -15,7 +15,6 @@ measured.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import statistics
@@ -30,7 +29,16 @@ import numpy as np
 import shapkit
 from benchmarks.accuracy.games import BenchmarkGame, large_airport, large_unanimity
 from benchmarks.accuracy.methods import METHODS, Estimate, is_peer
-from benchmarks.accuracy.records import Cell, Record, fill, machine, read_lines, rounded, write_whole
+from benchmarks.accuracy.records import (
+    Cell,
+    Record,
+    fill,
+    machine,
+    machines_in,
+    print_report,
+    read_lines,
+    write_whole,
+)
 from benchmarks.accuracy.runs import measure, warm_up
 
 ROOT = Path(__file__).parents[2]
@@ -202,23 +210,17 @@ def main(arguments: list[str] | None = None) -> None:
         fill(options.cache / f"{options.methods}.jsonl", KEY, cells(methods), options.minutes)
         write_whole(options.cache / f"machine-{options.methods}.txt", machine(options.methods))
         return
-    if options.redraw:
-        print(report(json.loads(RESULTS.read_text(encoding="utf-8"))))
-        return
-    machines = {
-        path.stem.removeprefix("machine-"): path.read_text(encoding="utf-8")
-        for path in sorted(options.cache.glob("machine-*.txt"), reverse=True)
-    }
-    results = {
-        "command": "python -m benchmarks.accuracy.many_players",
-        "rows": aggregate(options.cache),
-        "seeds": {str(players): n for players, n in SEEDS.items()},
-        "machines": machines,
-        "measured": time.strftime("%Y-%m-%d"),
-    }
-    print(report(results))
-    if options.publish:
-        write_whole(RESULTS, json.dumps(rounded(results), indent=1) + "\n")
+
+    def measured() -> dict[str, Any]:
+        return {
+            "command": "python -m benchmarks.accuracy.many_players",
+            "rows": aggregate(options.cache),
+            "seeds": {str(players): n for players, n in SEEDS.items()},
+            "machines": machines_in(options.cache),
+            "measured": time.strftime("%Y-%m-%d"),
+        }
+
+    print_report(report, RESULTS, measured, options.redraw, options.publish)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ KEY = ("game", "method", "factor", "seed")
 RESAMPLES = 2000
 ROUNDING = 1e-20  # relative squared errors below are not told apart
 NEGLIGIBLE = 1e-6  # the same where a thousandth of the interactions is as good as nothing
-SLOW_FOR_TRIPLES = ("KernelSHAPIQ", "SVARMIQ", "SVARMIQ, pairs", "ProxySPEX")  # up to nine seconds an estimate
+SLOW_FOR_TRIPLES = ("KernelSHAPIQ", "SVARMIQ", "SVARMIQ, pairs", "ProxySPEX")  # seconds an estimate
 TUNED = (
     "AdultCensus_DatasetValuation_n10__model_name-decision_tree",
     "AdultCensus_EnsembleSelection",

@@ -84,6 +84,28 @@ def rounded(results: Any) -> Any:
     return float(f"{results:.4g}") if isinstance(results, float) else results
 
 
+def print_report(
+    report: Callable[[dict[str, Any]], str],
+    path: Path,
+    measured: Callable[[], dict[str, Any]],
+    redraw: bool,
+    publish: bool,
+) -> None:
+    """Print the report of what was measured, and write that to `path` where asked; with `redraw`, of what is there."""
+    results = json.loads(path.read_text(encoding="utf-8")) if redraw else measured()
+    print(report(results))
+    if publish and not redraw:
+        write_whole(path, json.dumps(rounded(results), indent=1) + "\n")
+
+
+def machines_in(folder: Path) -> dict[str, str]:
+    """What `machine` said of each kind of method, from the files ``machine-KIND.txt``."""
+    return {
+        path.stem.removeprefix("machine-"): path.read_text(encoding="utf-8")
+        for path in sorted(folder.glob("machine-*.txt"), reverse=True)
+    }
+
+
 def machine(methods: str) -> str:
     """The processor, and the versions of what takes part in measuring these methods."""
     packages = {"shapkit": ("numpy", "scipy", "numba"), "slow": ("numpy", "shapiq", "torch", "botorch")}

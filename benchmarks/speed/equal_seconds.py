@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -33,7 +32,16 @@ import shapkit
 from benchmarks.accuracy.games import BenchmarkGame
 from benchmarks.accuracy.methods import Estimate, is_peer, peer_methods, shapkit_method
 from benchmarks.accuracy.real_games import NEGLIGIBLE
-from benchmarks.accuracy.records import Cell, Record, fill, machine, read_lines, rounded, write_whole
+from benchmarks.accuracy.records import (
+    Cell,
+    Record,
+    fill,
+    machine,
+    machines_in,
+    print_report,
+    read_lines,
+    write_whole,
+)
 from benchmarks.accuracy.runs import measure, warm_up
 
 ROOT = Path(__file__).parents[2]
@@ -283,22 +291,16 @@ def main(arguments: list[str] | None = None) -> None:
             fill(path, KEY, cells(path), options.minutes)
         write_whole(options.cache / f"machine-{options.methods}.txt", machine(options.methods))
         return
-    if options.redraw:
-        print(report(json.loads(RESULTS.read_text(encoding="utf-8"))))
-        return
-    machines = {
-        path.stem.removeprefix("machine-"): path.read_text(encoding="utf-8")
-        for path in sorted(options.cache.glob("machine-*.txt"), reverse=True)
-    }
-    results = {
-        "command": "python -m benchmarks.speed.equal_seconds",
-        "rows": aggregate(options.cache),
-        "machines": machines,
-        "measured": time.strftime("%Y-%m-%d"),
-    }
-    print(report(results))
-    if options.publish:
-        write_whole(RESULTS, json.dumps(rounded(results), indent=1) + "\n")
+
+    def measured() -> dict[str, Any]:
+        return {
+            "command": "python -m benchmarks.speed.equal_seconds",
+            "rows": aggregate(options.cache),
+            "machines": machines_in(options.cache),
+            "measured": time.strftime("%Y-%m-%d"),
+        }
+
+    print_report(report, RESULTS, measured, options.redraw, options.publish)
 
 
 if __name__ == "__main__":

@@ -324,14 +324,18 @@ class GaussianProcessSampler:
             found = self._shapley_posterior(pairs)
         else:
             found = self._index_posterior(pairs)
+        return self._with_additive(pairs, *found)
+
+    def _with_additive(self, pairs: RemainingPairs, values: Floats, variances: Floats) -> tuple[Floats, Floats]:
+        """Values and variances (n_terms, n_outputs) of all players, from those of the remaining ones."""
         if not pairs.reduced:
-            return found
+            return values, variances
         everyone = [np.arange(len(pairs.additive))[:, None]] if self.index == "shapley" else self._members
-        without = [np.isin(members, pairs.players).all(axis=1) for members in everyone]
-        values, variances = np.zeros((2, sum(map(len, everyone)), found[0].shape[1]))
-        values[: len(pairs.additive)] = pairs.additive
-        values[np.concatenate(without)], variances[np.concatenate(without)] = found
-        return values, variances
+        without = np.concatenate([np.isin(members, pairs.players).all(axis=1) for members in everyone])
+        of_all = np.zeros((2, len(without), values.shape[1]))
+        of_all[0, : len(pairs.additive)] = pairs.additive
+        of_all[:, without] = values, variances
+        return of_all[0], of_all[1]
 
     def _exact_values(self, pairs: RemainingPairs) -> Floats:
         """The values (n_terms, n_outputs) of the remaining players, of whom every pair is known."""
@@ -369,14 +373,13 @@ class GaussianProcessSampler:
 
     def _corrected(self, samples: PairedSamples) -> tuple[Floats, Floats]:
         """The model's values, and what more pairs say it is wrong by, each weighted with the other's variance."""
-        n_players, n_outputs = self.game.n_players, self._odd.shape[1]
         if samples.complete:
-            return samples.exact_values(), np.zeros((n_players, n_outputs))
+            exact_values = samples.exact_values()
+            return exact_values, np.zeros_like(exact_values)
         known = self._pairs_of_remaining()
         if self._model is None:
             self._model = PartModel(known.signs, known.odd, self._starts, forecasts=self._forecasts)
-        values, variances = known.additive.copy(), np.zeros((n_players, n_outputs))
-        values[known.players], variances[known.players] = self._model.shapley()
+        values, variances = self._with_additive(known, *self._model.shapley())
         if (samples.counts[samples.counts < samples.populations] < 2).any():
             return values, variances
         pairs = samples.pairs()

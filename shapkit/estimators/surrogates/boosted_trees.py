@@ -152,7 +152,7 @@ def _add_up(
     """Add up the rows of each node from `first` on: those with each player, and in the last place all.
 
     Writes to counts (n_nodes, n_players + 1) and to sums of residuals (n_nodes, n_columns, n_players + 1). Absent
-    players are added up as zeros: without a branch, and side by side, a loop over players takes a tenth of the time.
+    players are added up as zeros: without a branch, the loop over players adds several of them at once.
     """
     n_players, n_columns = coalitions.shape[1], residuals.shape[1]
     for row in range(coalitions.shape[0]):
