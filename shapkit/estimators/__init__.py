@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import comb
 
 from shapkit._checks import positive_integer
@@ -23,6 +24,7 @@ from shapkit.estimators.runs.known_payoffs import KnownPayoffs
 from shapkit.estimators.runs.stopping import Budget, RelativeError, Seconds, StandardError, StoppingRule
 from shapkit.estimators.stratified import StratifiedSampler
 from shapkit.estimators.surrogates.regression_adjusted import RegressionAdjustedSampler
+from shapkit.estimators.surrogates.sparse import SparseSampler
 from shapkit.estimators.truncated import TruncatedSampler
 from shapkit.exact.indices import MAX_EXACT_PLAYERS, check_orders, exact
 from shapkit.exact.interactions import Index, checked_order
@@ -47,6 +49,7 @@ SAMPLERS: dict[str, Callable[[Game, int], Sampler]] = {
     "leverage": LeverageSampler,
     "regression_adjusted": RegressionAdjustedSampler,
     "gaussian_process": GaussianProcessSampler,
+    "sparse": SparseSampler,
     "truncated": TruncatedSampler,
 }
 """What `estimate` knows by name: takes the game and a seed, and says what it does in its docstring."""
@@ -93,14 +96,15 @@ def estimate(
             for all coalitions; else "gaussian_process", the most accurate of these per evaluation in
             `benchmarks/accuracy/`, for up to 2,000 players, and "antithetic" for more, or "permutation" where the
             budget pays for no pair. The Gaussian process takes seconds beside the game. So where `stop` has a clock, a
-            few evaluations are timed first, and "leverage" or "antithetic" is chosen where the game is so fast that
-            their many evaluations are worth more, as `benchmarks/speed/equal_seconds.py` shows; the numbers then depend
+            few evaluations are timed first, and "sparse" is chosen where the game is so fast that its many evaluations
+            are worth more, as `benchmarks/speed/equal_seconds.py` shows; the numbers then depend
             on the machine's speed. Or a name in `SAMPLERS`, whose classes say what they do: "permutation", of Castro,
             Gómez and Tejada (2009); "antithetic", pairs of a permutation and its reverse; "stratified", Castro and
             others (2017); "kernel", KernelSHAP on pairs; "leverage", LeverageSHAP; "regression_adjusted", a model of
             the game and the unbiased correction of its residuals; "gaussian_process", a Gaussian process on the odd
-            part of the game; "truncated", Ghorbani and Zou (2019), permutations that end where the payoff is next to
-            the grand coalition's. Or a function of a game and a seed that returns a `Sampler`, such as
+            part of the game; "sparse", a polynomial of few terms, which often is the whole game, and antithetic
+            permutations of what it leaves; "truncated", Ghorbani and Zou (2019), permutations that end where the payoff
+            is next to the grand coalition's. Or a function of a game and a seed that returns a `Sampler`, such as
             `functools.partial(TruncatedSampler, tolerance=0.05)`.
         seed: an integer in [0, 2**64). The same seed gives the same numbers for every batch size, executor and number
             of workers, and with one seed no two methods draw the same numbers.
@@ -221,7 +225,8 @@ def _run(
     if callable(method):
         if orders is not None or index != "shapley":
             raise ValueError("method is a function: bind index and orders to it, with functools.partial, not both")
-        return Run(game, lambda known: method(known, seed), getattr(method, "__name__", "custom"))
+        name = getattr(getattr(method, "func", method), "__name__", "custom")  # of a partial, too
+        return Run(game, lambda known: method(known, seed), name)
     if orders is not None:
         if method not in ORDER_SAMPLERS:
             raise ValueError(
@@ -259,7 +264,7 @@ def _modelling(game: Game, index: Index = "shapley", orders: Orders | None = Non
 
 def _chosen(
     game: KnownPayoffs, index: Index, orders: Orders | None, budget: int | None, stop: StoppingRule | None
-) -> str:
+) -> str | Callable[[Game, int], Sampler]:
     """The method that "auto" is; where a clock may end the run, the one that makes the most of its time."""
     method = _modelling(game, index, orders)
     clocked = isinstance(stop, StoppingRule) and math.isfinite(stop.most_seconds)
@@ -267,7 +272,10 @@ def _chosen(
         return method
     assert stop is not None
     each = seconds_each(game, stop.most_seconds / 10)
-    return best_in_time(each, game.n_players, stop.most_seconds, min(stop.most_evaluations, budget or math.inf))
+    most = min(stop.most_evaluations, budget or math.inf)
+    if best_in_time(each, game.n_players, stop.most_seconds, most) == "sparse":
+        return partial(SparseSampler, seconds_each=max(each, 1e-9))
+    return method
 
 
 def affordable(game: Game, budget: int, orders: Orders | None = None) -> bool:

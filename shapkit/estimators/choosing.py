@@ -13,30 +13,34 @@ _LONG_ENOUGH = 0.02  # seconds, to judge by
 MOST_ENUMERATED_PLAYERS = 20
 """Of how many players all coalitions are evaluated, unasked, where that takes little time."""
 
-_OVERHEAD = {"gaussian_process": (3e-4, 4e-6), "leverage": (0.0, 1.5e-7), "antithetic": (0.0, 1e-8)}
-"""What methods take beside the game, in seconds for each evaluation, and the same for each player."""
+_SPARSE_OVERHEAD = 1e-8  # seconds beside the game, for each evaluation and player
 
 
-def _evaluations(method: str, each: float, n_players: int, seconds: float) -> float:
-    """How many evaluations fit into the time; an evaluation takes `each` seconds itself."""
-    of_all, of_players = _OVERHEAD[method]
-    return seconds / (each + of_all + of_players * n_players)
+def _modelled(each: float, n_players: int, seconds: float) -> float:
+    """How many evaluations the Gaussian process makes in a time; one takes `each` seconds itself.
+
+    The first fits, up to about ten evaluations per player, take a part of a second; later ones less for each.
+    """
+    few = min(n_players, 100)  # of more, pairs are not chosen
+    fits, later = 0.25 + 0.0025 * few, 6e-5 + 5e-6 * few + 1.5e-6 * (n_players - few)
+    after_all_fits = (seconds - fits) / (each + later)
+    return after_all_fits if after_all_fits > 10 * n_players else seconds / (each + later + fits / (10 * n_players))
 
 
-def _worth(method: str, n_evaluations: float, n_players: int) -> float:
-    """How many evaluations of antithetic permutations as many of another method are about worth.
+def _worth(n_evaluations: float, n_players: int) -> float:
+    """How many evaluations of antithetic permutations as many of the Gaussian process are about worth.
 
     Read off benchmarks/speed/equal_seconds.py, errors of less than a millionth as a millionth; a balance that is off by
-    a factor of two costs next to nothing. The Gaussian process finds games of few interactions exactly, once it has
-    seen enough of them; of the others it learns the more, the fewer players there are.
+    a factor of two costs next to nothing. It learns the more of a game, the fewer players there are.
     """
-    if method == "gaussian_process":
-        return n_evaluations * min(8 * (1 + (n_evaluations / (7 * n_players)) ** 2), max(8.0, 3_000 / n_players))
-    return n_evaluations * (1.6 * (30 / n_players) ** 0.5 if method == "leverage" else 1.0)
+    return n_evaluations * min(8 * (1 + (n_evaluations / (7 * n_players)) ** 2), max(8.0, 4e5 / n_players**2))
 
 
 def best_in_time(each: float, n_players: int, seconds: float, most_evaluations: float) -> str:
-    """Return the method that makes the most of `seconds`.
+    """Return the method that makes the most of `seconds`: "gaussian_process" or "sparse".
+
+    Both find games of few interactions exactly. Of others, "sparse" evaluates permutations, many where the game is
+    fast; they are taken to be worth twice as many, for the games that it finds sooner.
 
     Args:
         each: how many seconds an evaluation takes.
@@ -44,19 +48,16 @@ def best_in_time(each: float, n_players: int, seconds: float, most_evaluations: 
         seconds: that the estimate may take.
         most_evaluations: that it may ask for; infinite where no number is set.
 
-    >>> best_in_time(1e-6, n_players=30, seconds=10.0, most_evaluations=np.inf)
-    'antithetic'
-    >>> best_in_time(1e-6, n_players=30, seconds=10.0, most_evaluations=300)
+    >>> best_in_time(1e-6, n_players=30, seconds=1.0, most_evaluations=np.inf)
+    'sparse'
+    >>> best_in_time(1e-6, n_players=30, seconds=1.0, most_evaluations=300)
     'gaussian_process'
     >>> best_in_time(0.01, n_players=30, seconds=10.0, most_evaluations=np.inf)
     'gaussian_process'
     """
-
-    def worth(method: str) -> float:
-        n_evaluations = min(_evaluations(method, each, n_players, seconds), most_evaluations)
-        return _worth(method, n_evaluations, n_players)
-
-    return max(_OVERHEAD, key=worth)
+    modelled = min(_modelled(each, n_players, seconds), most_evaluations)
+    sampled = min(seconds / (each + _SPARSE_OVERHEAD * n_players), most_evaluations)
+    return "gaussian_process" if _worth(modelled, n_players) >= 2 * sampled else "sparse"
 
 
 def seconds_each(game: KnownPayoffs, long: float) -> float:

@@ -182,6 +182,11 @@ class WalkSampler:
         """How many coalitions have been evaluated, those of finished units."""
         return self._walks.n_evaluations
 
+    @property
+    def n_units(self) -> int:
+        """How many units are finished."""
+        return 0 if self._walks.progress is None else self._walks.progress.n_units
+
     def advance(self, n_evaluations: int) -> int:
         """Evaluate as many more units as `n_evaluations` pay for; return what was spent, 0 if they pay none."""
         return self._walks.advance(n_evaluations)

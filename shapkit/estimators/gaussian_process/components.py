@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from shapkit.estimators.gaussian_process.forecasts import Forecast, missed_by, root_mean_square
-from shapkit.estimators.gaussian_process.functionals import IndexFunctional, prior_variances, with_pairs
+from shapkit.estimators.gaussian_process.functionals import (
+    IndexFunctional,
+    of_products,
+    prior_variances,
+    with_pairs,
+)
 from shapkit.estimators.gaussian_process.kernel import PartKernel, PartPosterior, innovations
 from shapkit.estimators.gaussian_process.kernel_fit import (
     KernelFamily,
@@ -19,6 +24,7 @@ from shapkit.estimators.gaussian_process.kernel_fit import (
     log_evidence,
     surprise_of_ends,
 )
+from shapkit.estimators.polynomials import KnownPolynomial
 
 Floats = NDArray[np.float64]
 
@@ -190,18 +196,23 @@ class Component:
         return _either(found[0], found[1], evidence[0] - evidence[1])
 
 
-def components(signs: Floats, payoffs: Floats, even: bool = False) -> list[Component]:
-    """The outputs that are not additive, each by itself, or as principal components where there are many.
+def components(
+    signs: Floats, payoffs: Floats, even: bool = False, known: KnownPolynomial | None = None
+) -> list[Component]:
+    """The outputs that are neither additive nor known, each by itself, or as principal components where there are many.
 
     Args:
         signs: (n_pairs, n_players) of +1 and -1.
         payoffs: (n_pairs, n_outputs), odd or even ones.
         even: which of the two. What all coalitions have in common, which is no interaction and may be much larger than
             the rest, is taken off even ones.
+        known: outputs of which there is nothing to be modelled.
     """
     if even:
         payoffs = payoffs - payoffs.mean(axis=0)
     modelled = payoffs.any(axis=0)
+    if known is not None:
+        modelled &= ~known.of_part(even)
     outputs = np.flatnonzero(modelled if even else modelled & ~additive_values(signs, payoffs)[1])
     largest = np.abs(payoffs).max(axis=0)[outputs]  # divided by first, so that squares neither overflow nor vanish
     scales = largest * np.sqrt(((payoffs[:, outputs] / largest) ** 2).mean(axis=0))
@@ -232,6 +243,7 @@ class PartModel:
         starts: parameters of earlier fits by component.
         even: which of the two.
         forecasts: earlier kernels by component. Standard deviations are multiplied by what they were off by, if more.
+        known: what is known without a model.
     """
 
     def __init__(
@@ -241,17 +253,23 @@ class PartModel:
         starts: dict[int, Floats],
         even: bool = False,
         forecasts: Mapping[int, Sequence[Forecast]] | None = None,
+        known: KnownPolynomial | None = None,
     ) -> None:
         self.even = even
+        self._polynomial = None
+        if known is not None and known.of_part(even).any():
+            self._polynomial = known.polynomial.of_part(even, known.of_part(even))
         if even:
             self._additive = np.zeros((signs.shape[1], payoffs.shape[1]))
         else:
             self._additive, _ = additive_values(signs, payoffs)
+            if known is not None:
+                self._additive[:, known.odd] = 0.0
         self._signs = signs
         centred = payoffs - payoffs.mean(axis=0) if even else payoffs
         self._mixtures = [
             _Mixture(component, signs, starts, missed_by((forecasts or {}).get(component.key, ()), signs, centred))
-            for component in components(signs, payoffs, even)
+            for component in components(signs, payoffs, even, known)
         ]
 
     def index(self, functional: IndexFunctional, members: NDArray[np.int64]) -> tuple[Floats, Floats]:
@@ -267,6 +285,8 @@ class PartModel:
             return values, variances
         if functional.size == 1:
             values += self._additive[members[:, 0]]
+        if self._polynomial is not None:
+            values += self._polynomial.index_values(members, of_products(part, self._signs.shape[1]))
         for first in range(0, len(members), _BLOCK_COALITIONS):
             block = slice(first, first + _BLOCK_COALITIONS)
 
@@ -283,6 +303,8 @@ class PartModel:
     def shapley(self) -> tuple[Floats, Floats]:
         """Return the values and their variances, both (n_players, n_outputs)."""
         values, variances = self._additive.copy(), np.zeros_like(self._additive)
+        if self._polynomial is not None:
+            values += self._polynomial.shapley_values()
         for mixture in self._mixtures:
             means, spread = mixture.of(PartPosterior.shapley)
             values += means
@@ -295,6 +317,8 @@ class PartModel:
         Of the odd part only.
         """
         expected = signs @ self._additive / 2
+        if self._polynomial is not None:
+            expected += self._polynomial.predict(signs > 0)
         for mixture in self._mixtures:
             expected += mixture.predict(signs)
         return expected

@@ -227,23 +227,36 @@ def _double_product(
     return np.asarray(np.einsum("i,j,ijtm->tm", joined, joined, found))
 
 
-def _of_products(functional: IndexFunctional, even: bool) -> float:
+def of_products(functional: IndexFunctional, n_players: int) -> Floats:
+    """Return the index of T in Π_{j∈U} x_j, for T in U, by the size of U: (n_players + 1,), 0 for those without room.
+
+    >>> of_products(index_functionals("SII", 2, 3)[0], 3).round(9) + 0  # Shapley values: 2/|U| where |U| is odd
+    array([0.        , 2.        , 0.        , 0.66666667])
+    """
+    found = np.zeros(n_players + 1)
+    for size in range(functional.size, n_players + 1):
+        others = size - functional.size
+        for more, coefficient in enumerate(functional.joined[: others + 1]):
+            powers = functional.nodes ** (others - more)
+            mean = float(functional.weights @ powers)
+            found[size] += coefficient * comb(others, more) * 2 ** (functional.size + more) * mean
+    return found
+
+
+def _of_few(functional: IndexFunctional, even: bool) -> float:
     """What the index of T is in products of few players: of x_i in odd games and of x_i x_j in even ones.
 
     Of a game Σ a_i x_i it is this times a_i, of T = {i}. Of a game Σ a_ij x_i x_j it is this times a_ij, of T = {i, j},
     and times the sum of all a_ij with i, of T = {i}. It is 0 for other T.
     """
-    mass, mean = float(functional.weights.sum()), float(functional.weights @ functional.nodes)
-    if functional.size == 1 and even:
-        return 2 * mean + (4 * mass * functional.joined[1] if len(functional.joined) > 1 else 0.0)
-    return 2**functional.size * mass if functional.size == 1 + even else 0.0
+    return float(of_products(functional, 2)[1 + even])
 
 
 def _additive_with_pairs(
     kernel: PartKernel, signs: Floats, functional: IndexFunctional, members: Integers
 ) -> Floats | float:
     """The additive part of an odd game, or the products of two players of an even one."""
-    factor = _of_products(functional, kernel.even) * kernel.linear_variance
+    factor = _of_few(functional, kernel.even) * kernel.linear_variance
     if factor == 0:
         return 0.0
     weighted = kernel.slopes * signs
@@ -258,7 +271,7 @@ def _additive_variances(kernel: PartKernel, functional: IndexFunctional, members
     own = kernel.slopes[members].prod(axis=1)
     if kernel.even and functional.size == 1:
         own = own * (kernel.slopes.sum() - own)
-    return np.asarray(_of_products(functional, kernel.even) ** 2 * kernel.linear_variance * own)
+    return np.asarray(_of_few(functional, kernel.even) ** 2 * kernel.linear_variance * own)
 
 
 def _size_functionals(functional: IndexFunctional, n_players: int) -> tuple[Floats, Floats, Floats]:

@@ -28,6 +28,7 @@ from shapkit.estimators.gaussian_process.pair_design import (
 )
 from shapkit.estimators.gaussian_process.threads import threads_for
 from shapkit.estimators.pairs.samples import PairedSamples, residual_rates, stratified_variances, weighted_marginals
+from shapkit.estimators.polynomials import KnownPolynomial, known_polynomial
 from shapkit.estimators.runs.own_unit import GameInOwnUnit
 from shapkit.exact.indices import exact
 from shapkit.exact.interactions import Index, checked_order
@@ -66,7 +67,8 @@ class GaussianProcessSampler:
     takes them to be. Where the pairs evaluated since were further from what the last two kernels had foretold than
     these were sure of, it is multiplied by that. How often nominal 95 % intervals cover is in `docs/accuracy.md`. A
     game that is additive on all pairs evaluated, more than there are players, is taken to be additive, with standard
-    errors of zero. Once all pairs are known the values are exact.
+    errors of zero; so is one that is a polynomial of few terms (`known_polynomial`), as a shallow tree is, and a sum of
+    few interactions. Once all pairs are known the values are exact.
 
     With 50 players or more, two of them are evaluated alone and against all others at first, and then twice as many
     each time while at least half add the same to nobody as to all others. Those who do are taken to be additive, with
@@ -128,6 +130,7 @@ class GaussianProcessSampler:
         self._ends: tuple[Floats, Floats] | None = None  # payoffs of the empty and of the grand coalition
         self._n_evaluations = 0
         self._remaining: RemainingPairs | None = None  # what is modelled, until more is evaluated
+        self._polynomial: KnownPolynomial | None = None  # what of it need not be
         self._modelled = np.arange(n_players)  # the players that the last fits were of
         self._starts: dict[int, Floats] = {}  # parameters of the last fits
         self._even_starts: dict[int, Floats] = {}
@@ -270,14 +273,17 @@ class GaussianProcessSampler:
                 self._starts, self._even_starts = {}, {}
                 self._forecasts, self._even_forecasts = {}, {}
             self._modelled = self._remaining.players
+            known, even_counts = self._remaining, bool(self._members)
+            self._polynomial = known_polynomial(known.signs, known.odd, known.even, even_counts)
         return self._remaining
 
     def _chosen(self, pairs: RemainingPairs, n_wanted: int, seed: int) -> Floats:
         """Pairs of the remaining players to evaluate: where they tell the most, once a kernel can be fitted."""
         n_known, n_players = pairs.signs.shape
         chooses = n_players + 2 <= n_known <= _MOST_CHOSEN_BY and n_players <= MAX_CHOOSING_PLAYERS
-        parts = components(pairs.signs, pairs.odd) if chooses else []
-        even_parts = components(pairs.signs, pairs.even, even=True) if chooses and self._members else []
+        known = self._polynomial
+        parts = components(pairs.signs, pairs.odd, known=known) if chooses else []
+        even_parts = components(pairs.signs, pairs.even, True, known) if chooses and self._members else []
         if not parts and not even_parts:
             return random_pairs(n_players, n_wanted, seed, pairs.signs)
         starts, even_starts = self._starts.copy(), self._even_starts.copy()
@@ -353,7 +359,7 @@ class GaussianProcessSampler:
         if len(pairs.signs) == 1:
             shared = np.repeat(2 * pairs.odd / len(pairs.players), len(pairs.players), axis=0)
             return shared, np.full_like(shared, np.nan)
-        return PartModel(pairs.signs, pairs.odd, self._starts, forecasts=self._forecasts).shapley()
+        return PartModel(pairs.signs, pairs.odd, self._starts, False, self._forecasts, self._polynomial).shapley()
 
     def _index_posterior(self, pairs: RemainingPairs) -> tuple[Floats, Floats]:
         """Another index of the remaining players, and its variances, from both parts."""
@@ -362,8 +368,8 @@ class GaussianProcessSampler:
             shape = (sum(len(members) for _, members in functionals), pairs.odd.shape[1])
             return np.zeros(shape), np.full(shape, np.nan)
         parts = (
-            PartModel(pairs.signs, pairs.odd, self._starts, forecasts=self._forecasts),
-            PartModel(pairs.signs, pairs.even, self._even_starts, True, self._even_forecasts),
+            PartModel(pairs.signs, pairs.odd, self._starts, False, self._forecasts, self._polynomial),
+            PartModel(pairs.signs, pairs.even, self._even_starts, True, self._even_forecasts, self._polynomial),
         )
         found = [
             np.sum([part.index(functional, members) for part in parts], axis=0) for functional, members in functionals
@@ -378,7 +384,7 @@ class GaussianProcessSampler:
             return exact_values, np.zeros_like(exact_values)
         known = self._pairs_of_remaining()
         if self._model is None:
-            self._model = PartModel(known.signs, known.odd, self._starts, forecasts=self._forecasts)
+            self._model = PartModel(known.signs, known.odd, self._starts, False, self._forecasts, self._polynomial)
         values, variances = self._with_additive(known, *self._model.shapley())
         if (samples.counts[samples.counts < samples.populations] < 2).any():
             return values, variances

@@ -18,6 +18,7 @@ DRAWN = {
     "leverage": "7471b5ff90b7",
     "regression_adjusted": "3a38f0657f44",
     "gaussian_process": "7632f041e146",
+    "sparse": "1dbb9e6fd92a",
 }
 
 
@@ -34,6 +35,7 @@ def digest(numbers):
         ("kernel", 400),
         ("leverage", 400),
         ("regression_adjusted", 400),
+        ("sparse", 2_000),
     ],
 )
 def test_a_seed_draws_what_it_drew_before(method, budget):

@@ -179,8 +179,8 @@ def test_errors(call, message):
 @pytest.mark.parametrize(
     ("each", "seconds", "chosen"),
     [
-        (1e-7, 5.0, "antithetic"),
-        (3e-5, 0.1, "leverage"),
+        (1e-7, 5.0, "sparse"),
+        (3e-5, 0.1, "sparse"),
         (3e-5, 1.0, "gaussian_process"),
         (1e-4, 1.0, "gaussian_process"),
         (0.01, 20.0, "gaussian_process"),
