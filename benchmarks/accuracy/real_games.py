@@ -161,7 +161,8 @@ def _measured(game: BenchmarkGame, key: tuple[str, str, int, int], estimate: Est
         found = estimate(value, n_players, budget, seed)
         if found.ndim == 1:
             return found
-        covered.append(float((np.abs(found[0] - game.exact) <= 1.96 * found[1]).mean()))
+        rounding = np.sqrt(ROUNDING * (game.exact**2).sum())
+        covered.append(float((np.abs(found[0] - game.exact) <= 1.96 * found[1] + rounding).mean()))
         return np.asarray(found[0])
 
     record = dict(zip(KEY, key, strict=True)) | measure(values, game, key[2] * game.n_players, key[3], tries=4)

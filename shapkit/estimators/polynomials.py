@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,9 @@ _SOLVED = 1e-11  # relative: what is left of payoffs is rounding
 _BLOCK_FLOATS = 2**22  # of products held at once, about
 _BLOCK_TERMS = 256
 _PAIRS_PER_TERM, _MORE_PAIRS = 1.5, 16  # of which there must be more than that to be sure of a polynomial
-_FEW_VALUES = 3  # different sizes of payoffs, at most, in a voting game
+_FEW_VALUES, _MORE_BITS = 3, 20.0  # different sizes of payoffs, at most, in a voting game
+_MOST_ALIKE = 0.75  # of its pairs, if it is to be taken for a polynomial: rare ones say little of what is rarer
+_PER_EXCEPTION = 4.0  # largest payoffs: a pair's may change twice as much, and players' values by twice its share
 _MOST_GUIDING = 8  # outputs that the search looks at
 
 
@@ -178,23 +181,34 @@ class KnownPolynomial:
     Attributes:
         polynomial: of all outputs.
         odd, even: bool (n_columns,), the outputs of which it is the odd part, and the even part.
+        odd_doubts, even_doubts: float64 (n_columns,), how large the standard error of a player's value is for the
+            coalitions that might be different, those of `even_doubts` for other indices.
     """
 
     polynomial: Polynomial
     odd: NDArray[np.bool_]
     even: NDArray[np.bool_]
+    odd_doubts: Floats
+    even_doubts: Floats
 
     def of_part(self, even: bool) -> NDArray[np.bool_]:
         """Return the outputs of which it is that part, bool (n_columns,)."""
         return self.even if even else self.odd
 
+    def doubts(self, even: bool) -> Floats:
+        """Return the standard errors for what might be different in that part, (n_columns,)."""
+        return self.even_doubts if even else self.odd_doubts
+
 
 def known_polynomial(signs: Floats, odd: Floats, even: Floats, even_counts: bool) -> KnownPolynomial | None:
-    """Return the polynomial of few terms that pairs leave no doubt about; None if there is none.
+    """Return the polynomial of few terms that pairs leave little doubt about; None if there is none.
 
     There are half as many pairs again as it has terms in each part of the game, and 16. Where payoffs differ in their
-    digits, that many do not agree by chance. Those of a voting game may, most of which are the same: a part of at most
-    three different sizes of payoffs is not taken for a polynomial.
+    digits, that many do not agree by chance. Those of a voting game may, most of which are the same. A part of at most
+    three different sizes of payoffs has to tell, by its entropy, 20 bits more than it takes to say which players
+    decide, and what each of their coalitions gets, and no size may make up more than three quarters of it. Its
+    standard errors are those of one pair in so many that is different by as much as payoffs can be: what may be
+    expected where none was seen to be.
 
     Args: as for `fit_polynomial`.
 
@@ -208,15 +222,35 @@ def known_polynomial(signs: Floats, odd: Floats, even: Floats, even_counts: bool
     found = fit_polynomial(signs, odd, even, int((len(signs) - _MORE_PAIRS) / _PAIRS_PER_TERM), even_counts)
     if found is None or not (found.odd_solved.any() or found.even_solved.any()):
         return None
-    sure = (found.odd_solved & ~_few_valued(odd), found.even_solved & ~_few_valued(even))
-    return KnownPolynomial(found.polynomial, *sure) if any(part.any() for part in sure) else None
+    odd_sure, odd_doubts = _certainty(found, odd, found.odd_solved, parity=1)
+    even_sure, even_doubts = _certainty(found, even, found.even_solved, parity=0)
+    if not (odd_sure.any() or even_sure.any()):
+        return None
+    return KnownPolynomial(found.polynomial, odd_sure, even_sure, odd_doubts, even_doubts)
 
 
-def _few_valued(payoffs: Floats) -> NDArray[np.bool_]:
-    """Whether payoffs (n_pairs, n_columns) have as few different sizes as a voting game's, (n_columns,)."""
-    largest = np.abs(payoffs).max(axis=0)
-    relative = (np.abs(payoffs) / np.where(largest > 0, largest, 1.0)).round(9)
-    return np.array([len(np.unique(column)) <= _FEW_VALUES for column in relative.T], dtype=np.bool_)
+def _certainty(
+    found: FittedPolynomial, payoffs: Floats, solved: NDArray[np.bool_], parity: int
+) -> tuple[NDArray[np.bool_], Floats]:
+    """Which outputs' part is the polynomial, bool (n_columns,), and how large standard errors of what it gives are."""
+    n_pairs, n_players = len(payoffs), found.polynomial.n_players
+    of_part = found.polynomial.sizes() % 2 == parity
+    terms = [members for members, counts in zip(found.polynomial.members(), of_part, strict=True) if counts]
+    coefficients = np.abs(found.polynomial.coefficients[of_part])
+    sure, doubts = solved.copy(), np.zeros(len(solved))
+    for column in np.flatnonzero(solved):
+        sizes = np.abs(payoffs[:, column])
+        largest = sizes.max() or 1.0
+        counts = np.unique((sizes / largest).round(9), return_counts=True)[1]
+        if len(counts) > _FEW_VALUES:
+            continue
+        matter = coefficients[:, column] > _SOLVED * largest
+        n_deciding = len({player for term, some in zip(terms, matter, strict=True) if some for player in term})
+        told = -float(counts @ np.log2(counts / n_pairs))
+        needed = np.log2(comb(n_players, n_deciding)) + 2.0 ** (n_deciding - 1) * np.log2(_FEW_VALUES)
+        sure[column] = told >= needed + _MORE_BITS and counts.max() <= _MOST_ALIKE * n_pairs
+        doubts[column] = _PER_EXCEPTION * largest / (n_pairs - len(terms))
+    return sure, doubts
 
 
 class _Search:

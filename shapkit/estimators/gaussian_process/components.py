@@ -256,9 +256,10 @@ class PartModel:
         known: KnownPolynomial | None = None,
     ) -> None:
         self.even = even
-        self._polynomial = None
+        self._polynomial, self._doubts = None, np.zeros(payoffs.shape[1])
         if known is not None and known.of_part(even).any():
             self._polynomial = known.polynomial.of_part(even, known.of_part(even))
+            self._doubts = np.where(known.of_part(even), known.doubts(even), 0.0)
         if even:
             self._additive = np.zeros((signs.shape[1], payoffs.shape[1]))
         else:
@@ -287,6 +288,7 @@ class PartModel:
             values += self._additive[members[:, 0]]
         if self._polynomial is not None:
             values += self._polynomial.index_values(members, of_products(part, self._signs.shape[1]))
+            variances += 4.0 ** (functional.size - 1) * self._doubts**2
         for first in range(0, len(members), _BLOCK_COALITIONS):
             block = slice(first, first + _BLOCK_COALITIONS)
 
@@ -305,6 +307,7 @@ class PartModel:
         values, variances = self._additive.copy(), np.zeros_like(self._additive)
         if self._polynomial is not None:
             values += self._polynomial.shapley_values()
+            variances += self._doubts**2
         for mixture in self._mixtures:
             means, spread = mixture.of(PartPosterior.shapley)
             values += means
