@@ -22,10 +22,14 @@ from numpy.typing import NDArray
 from scipy.linalg import qr, solve_triangular
 
 from shapkit.coalitions import Coalitions
+from shapkit.estimators.threads import one_thread
 from shapkit.kernels import compiled
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+
+MOST_SEARCHED = 1_024
+"""Pairs that `known_polynomial` looks for a polynomial in; it is compared with the others."""
 
 _DISTINCT = 2.5  # standard errors, at least, that a new term differs from 0 by
 _BEYOND_CHANCE = 0.5  # standard errors, more than the largest of as many would have by chance
@@ -34,6 +38,7 @@ _FEW_TERMS = 200  # take no time
 _PATIENCE, _SLOW = 4, 0.6  # a search ends where so many rounds leave more than this of what was left
 _DEPENDENT = 1e-4  # of its length, at most, is left of a term that the others make up
 _SOLVED = 1e-11  # relative: what is left of payoffs is rounding
+_SAME = 1e-9  # the same, of payoffs that were not fitted
 _BLOCK_FLOATS = 2**22  # of products held at once, about
 _BLOCK_TERMS = 256
 _PAIRS_PER_TERM, _MORE_PAIRS = 1.5, 16  # of which there must be more than that to be sure of a polynomial
@@ -167,11 +172,12 @@ def fit_polynomial(
     n_players = signs.shape[1]
     if most_terms < n_players:
         return None
-    search = _Search(signs, odd, even, most_terms)
-    while not (search.odd.solved.all() and (search.even.solved.all() or not even_counts)):
-        if search.slow or not search.adds_terms():
-            break
-    return search.found()
+    with one_thread():
+        search = _Search(signs, odd, even, most_terms)
+        while not (search.odd.solved.all() and (search.even.solved.all() or not even_counts)):
+            if search.slow or not search.adds_terms():
+                break
+        return search.found()
 
 
 @dataclass(frozen=True)
@@ -203,12 +209,12 @@ class KnownPolynomial:
 def known_polynomial(signs: Floats, odd: Floats, even: Floats, even_counts: bool) -> KnownPolynomial | None:
     """Return the polynomial of few terms that pairs leave little doubt about; None if there is none.
 
-    There are half as many pairs again as it has terms in each part of the game, and 16. Where payoffs differ in their
-    digits, that many do not agree by chance. Those of a voting game may, most of which are the same. A part of at most
-    three different sizes of payoffs has to tell, by its entropy, 20 bits more than it takes to say which players
-    decide, and what each of their coalitions gets, and no size may make up more than three quarters of it. Its
-    standard errors are those of one pair in so many that is different by as much as payoffs can be: what may be
-    expected where none was seen to be.
+    It is looked for in the first 1,024 pairs, and must agree with all others. Each part of the game has at most two
+    thirds as many terms as these are beyond 16. Where payoffs differ in their digits, so many do not agree by chance.
+    Those of a voting game may, most of which are the same. A part of at most three different sizes of payoffs has to
+    tell, by its entropy, 20 bits more than it takes to say which players decide, and what each of their coalitions
+    gets, and no size may make up more than three quarters of it. Its standard errors are those of one pair in so many
+    that is different by as much as payoffs can be: what may be expected where none was seen to be.
 
     Args: as for `fit_polynomial`.
 
@@ -219,14 +225,26 @@ def known_polynomial(signs: Floats, odd: Floats, even: Floats, even_counts: bool
     >>> known.odd, known_polynomial(signs[:20], signs[:20, [6]] * payoffs[:20], payoffs[:20], even_counts=True)
     (array([ True]), None)
     """
-    found = fit_polynomial(signs, odd, even, int((len(signs) - _MORE_PAIRS) / _PAIRS_PER_TERM), even_counts)
+    searched = slice(MOST_SEARCHED)
+    most_terms = int((len(signs[searched]) - _MORE_PAIRS) / _PAIRS_PER_TERM)
+    found = fit_polynomial(signs[searched], odd[searched], even[searched], most_terms, even_counts)
     if found is None or not (found.odd_solved.any() or found.even_solved.any()):
         return None
-    odd_sure, odd_doubts = _certainty(found, odd, found.odd_solved, parity=1)
-    even_sure, even_doubts = _certainty(found, even, found.even_solved, parity=0)
+    others = signs[MOST_SEARCHED:] > 0
+    odd_solved = found.odd_solved & _agrees(found.polynomial.of_part(even=False), others, odd)
+    even_solved = found.even_solved & _agrees(found.polynomial.of_part(even=True), others, even)
+    odd_sure, odd_doubts = _certainty(found, odd, odd_solved, parity=1)
+    even_sure, even_doubts = _certainty(found, even, even_solved, parity=0)
     if not (odd_sure.any() or even_sure.any()):
         return None
     return KnownPolynomial(found.polynomial, odd_sure, even_sure, odd_doubts, even_doubts)
+
+
+def _agrees(polynomial: Polynomial, coalitions: Coalitions, payoffs: Floats) -> NDArray[np.bool_]:
+    """Whether a polynomial gives the last payoffs (n_pairs, n_columns), those of the coalitions, (n_columns,)."""
+    of_others = payoffs[len(payoffs) - len(coalitions) :]
+    errors = np.abs(polynomial.predict(coalitions) - of_others).max(axis=0, initial=0.0)
+    return np.asarray(errors <= _SAME * np.abs(payoffs).max(axis=0))
 
 
 def _certainty(

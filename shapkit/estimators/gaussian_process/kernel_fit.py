@@ -18,7 +18,7 @@ from shapkit.estimators.gaussian_process.kernel import (
     innovations,
 )
 from shapkit.estimators.gaussian_process.minimise import minimised
-from shapkit.estimators.gaussian_process.threads import threads_for
+from shapkit.estimators.threads import threads_for
 
 Floats = NDArray[np.float64]
 

@@ -26,10 +26,10 @@ from shapkit.estimators.gaussian_process.pair_design import (
     random_pairs,
     single_pairs,
 )
-from shapkit.estimators.gaussian_process.threads import threads_for
 from shapkit.estimators.pairs.samples import PairedSamples, residual_rates, stratified_variances, weighted_marginals
-from shapkit.estimators.polynomials import KnownPolynomial, known_polynomial
+from shapkit.estimators.polynomials import MOST_SEARCHED, KnownPolynomial, known_polynomial
 from shapkit.estimators.runs.own_unit import GameInOwnUnit
+from shapkit.estimators.threads import threads_for
 from shapkit.exact.indices import exact
 from shapkit.exact.interactions import Index, checked_order
 from shapkit.games.game import Game, table_game
@@ -130,7 +130,7 @@ class GaussianProcessSampler:
         self._ends: tuple[Floats, Floats] | None = None  # payoffs of the empty and of the grand coalition
         self._n_evaluations = 0
         self._remaining: RemainingPairs | None = None  # what is modelled, until more is evaluated
-        self._polynomial: KnownPolynomial | None = None  # what of it need not be
+        self._searched_in_vain = False  # for a polynomial, among all pairs that are searched
         self._modelled = np.arange(n_players)  # the players that the last fits were of
         self._starts: dict[int, Floats] = {}  # parameters of the last fits
         self._even_starts: dict[int, Floats] = {}
@@ -272,18 +272,24 @@ class GaussianProcessSampler:
             if len(self._remaining.players) != len(self._modelled):  # parameters are of so many players
                 self._starts, self._even_starts = {}, {}
                 self._forecasts, self._even_forecasts = {}, {}
+                self._searched_in_vain = False
             self._modelled = self._remaining.players
-            known, even_counts = self._remaining, bool(self._members)
-            self._polynomial = known_polynomial(known.signs, known.odd, known.even, even_counts)
         return self._remaining
+
+    def _polynomial(self, pairs: RemainingPairs) -> KnownPolynomial | None:
+        """What of the remaining game is a short polynomial, and need not be modelled."""
+        if self._searched_in_vain:
+            return None
+        found = known_polynomial(pairs.signs, pairs.odd, pairs.even, even_counts=bool(self._members))
+        self._searched_in_vain = found is None and len(pairs.signs) >= MOST_SEARCHED
+        return found
 
     def _chosen(self, pairs: RemainingPairs, n_wanted: int, seed: int) -> Floats:
         """Pairs of the remaining players to evaluate: where they tell the most, once a kernel can be fitted."""
         n_known, n_players = pairs.signs.shape
         chooses = n_players + 2 <= n_known <= _MOST_CHOSEN_BY and n_players <= MAX_CHOOSING_PLAYERS
-        known = self._polynomial
-        parts = components(pairs.signs, pairs.odd, known=known) if chooses else []
-        even_parts = components(pairs.signs, pairs.even, True, known) if chooses and self._members else []
+        parts = components(pairs.signs, pairs.odd) if chooses else []
+        even_parts = components(pairs.signs, pairs.even, even=True) if chooses and self._members else []
         if not parts and not even_parts:
             return random_pairs(n_players, n_wanted, seed, pairs.signs)
         starts, even_starts = self._starts.copy(), self._even_starts.copy()
@@ -359,7 +365,10 @@ class GaussianProcessSampler:
         if len(pairs.signs) == 1:
             shared = np.repeat(2 * pairs.odd / len(pairs.players), len(pairs.players), axis=0)
             return shared, np.full_like(shared, np.nan)
-        return PartModel(pairs.signs, pairs.odd, self._starts, False, self._forecasts, self._polynomial).shapley()
+        return self._odd_model(pairs, self._polynomial(pairs)).shapley()
+
+    def _odd_model(self, pairs: RemainingPairs, known: KnownPolynomial | None) -> PartModel:
+        return PartModel(pairs.signs, pairs.odd, self._starts, forecasts=self._forecasts, known=known)
 
     def _index_posterior(self, pairs: RemainingPairs) -> tuple[Floats, Floats]:
         """Another index of the remaining players, and its variances, from both parts."""
@@ -367,10 +376,9 @@ class GaussianProcessSampler:
         if len(pairs.signs) == 1:
             shape = (sum(len(members) for _, members in functionals), pairs.odd.shape[1])
             return np.zeros(shape), np.full(shape, np.nan)
-        parts = (
-            PartModel(pairs.signs, pairs.odd, self._starts, False, self._forecasts, self._polynomial),
-            PartModel(pairs.signs, pairs.even, self._even_starts, True, self._even_forecasts, self._polynomial),
-        )
+        known = self._polynomial(pairs)
+        even_model = PartModel(pairs.signs, pairs.even, self._even_starts, True, self._even_forecasts, known)
+        parts = (self._odd_model(pairs, known), even_model)
         found = [
             np.sum([part.index(functional, members) for part in parts], axis=0) for functional, members in functionals
         ]
@@ -384,7 +392,7 @@ class GaussianProcessSampler:
             return exact_values, np.zeros_like(exact_values)
         known = self._pairs_of_remaining()
         if self._model is None:
-            self._model = PartModel(known.signs, known.odd, self._starts, False, self._forecasts, self._polynomial)
+            self._model = self._odd_model(known, self._polynomial(known))
         values, variances = self._with_additive(known, *self._model.shapley())
         if (samples.counts[samples.counts < samples.populations] < 2).any():
             return values, variances

@@ -28,9 +28,11 @@ _STREAM = 0x737061727365  # "sparse": other methods with the same seed draw othe
 _FEWEST_PAIRS, _PAIRS_PER_PLAYER = 256, 4  # that a polynomial is first fitted to
 _MOST_PAIRS = 2**13
 _PAIRS_PER_TERM = 3  # at least, of each part of the game
-_FIT_SECONDS = 1e-7  # about, times the square of the number of pairs
+_FIT_SECONDS, _FEW_CELLS = 1e-7, 250_000  # about, times the square of the pairs, the more with more than so many signs
 _TERM_SECONDS = 3e-9  # about, for the payoff of one term
-_FITTING = 0.4  # of the time, about, at most
+_FITTING = 0.25  # of the time, about, at most
+_WALKING = 3  # evaluations of permutations for each of the pairs before these are doubled
+_MUCH_LESS = 0.5  # of what permutations cost, at most, what they cost of the rest that a polynomial leaves
 _TELLING_UNITS = 4  # pairs of permutations, whose spread says how much they count beside others
 _CHUNK_PAIRS = 2**14
 _N_ENDS = 2
@@ -60,11 +62,11 @@ class SparseSampler:
     found exactly, from about three to four times as many pairs as the odd part of the game has terms. Nothing is left
     to be sampled then, and permutations only show that it is so.
 
-    Of other games a polynomial may leave less than the game itself: whose permutations vary least, for the time that
-    they take, those go on. No
-    polynomial has seen the permutations of what it leaves, so that each estimate is unbiased. They are weighted by the
-    inverse of their variances, of all players together; standard errors are those of the permutations, with
-    Satterthwaite's degrees of freedom.
+    Of other games a polynomial may leave less than the game itself. Where the permutations of that cost half as much,
+    by how they vary and how long they take, these go on, and where not, those before. No polynomial has seen the
+    permutations of what it leaves, so that each estimate is unbiased. They are weighted by the inverse of their
+    variances, of all players together; standard errors are those of the permutations, with Satterthwaite's degrees of
+    freedom.
 
     Memory: five numbers for each term and pair, of about 400 MiB at most.
 
@@ -72,7 +74,7 @@ class SparseSampler:
         game: any number of players.
         seed: an integer in [0, 2**64).
         seconds_each: what an evaluation takes, about. The faster, the more evaluations there will be, and the later
-            polynomials are fitted: this takes about a third of the time at most, and half of the evaluations.
+            polynomials are fitted: this takes about a quarter of the time at most, and of the evaluations.
 
     Attributes:
         game: the game.
@@ -174,8 +176,9 @@ class SparseSampler:
             return _N_ENDS + _TELLING_UNITS * unit - newest.n_evaluations
         if not self._fits:
             return math.inf
-        fitting = _FIT_SECONDS * self._n_goal**2 / (_FITTING * self._seconds_each)
-        return max(2 * self._n_fitted, fitting - 2 * self._n_goal) - self._n_walked
+        fitting = _FIT_SECONDS * self._n_goal**2 * max(1.0, self._n_goal * self.game.n_players / _FEW_CELLS)
+        wanted = fitting / (_FITTING * self._seconds_each) - 2 * self._n_goal
+        return max(2 * _WALKING * self._n_fitted, wanted) - self._n_walked
 
     def _walk(self, n_left: int, due: float) -> int:
         """Finish permutations, up to those that are due: first some of the newest leg, then of the steadiest."""
@@ -183,7 +186,9 @@ class SparseSampler:
         leg = self._legs[-1] if tried else self._walking
         spent = leg.sampler.advance(int(min(n_left, max(due, self.least_budget - _N_ENDS))))
         if tried and leg.sampler.n_units >= _TELLING_UNITS:
-            self._walking = min(self._legs, key=lambda known: known.cost(self._seconds_each))
+            costs = [known.cost(self._seconds_each) for known in (self._walking, leg)]
+            if costs[1] <= _MUCH_LESS * costs[0]:
+                self._walking = leg
         return spent
 
     def _observe(self, n_left: int) -> int:

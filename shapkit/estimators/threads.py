@@ -22,7 +22,13 @@ def threads_for(n_rows: int) -> AbstractContextManager[Any]:
     ...     all(library["num_threads"] == 1 for library in _libraries().info() if library["user_api"] == "blas")
     True
     """
-    return _libraries().limit(limits=1, user_api="blas") if n_rows <= _SMALL else nullcontext()
+    return one_thread() if n_rows <= _SMALL else nullcontext()
+
+
+def one_thread() -> AbstractContextManager[Any]:
+    """Return a context in which linear algebra has one thread: much of it is small, or has long and thin matrices."""
+    limited: AbstractContextManager[Any] = _libraries().limit(limits=1, user_api="blas")
+    return limited
 
 
 @lru_cache(maxsize=1)
