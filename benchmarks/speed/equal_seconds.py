@@ -46,7 +46,7 @@ from benchmarks.accuracy.runs import measure, warm_up
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "equal_seconds.json"
-METHODS = ("auto", "gaussian_process", "leverage", "antithetic", "regression_adjusted")
+METHODS = ("auto", "gaussian_process", "sparse", "leverage", "antithetic", "regression_adjusted")
 PEERS = (
     "shapiq RegressionMSR",
     "shapiq LeverageSHAP",

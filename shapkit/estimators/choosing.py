@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -19,12 +20,14 @@ _SPARSE_OVERHEAD = 1e-8  # seconds beside the game, for each evaluation and play
 def _modelled(each: float, n_players: int, seconds: float) -> float:
     """How many evaluations the Gaussian process makes in a time; one takes `each` seconds itself.
 
-    The first fits, up to about ten evaluations per player, take a part of a second; later ones less for each.
+    Fits take the square of the number of evaluations, up to 1,000, in time, and more where players are many; beyond
+    that, each evaluation adds a little.
     """
-    few = min(n_players, 100)  # of more, pairs are not chosen
-    fits, later = 0.25 + 0.0025 * few, 6e-5 + 5e-6 * few + 1.5e-6 * (n_players - few)
-    after_all_fits = (seconds - fits) / (each + later)
-    return after_all_fits if after_all_fits > 10 * n_players else seconds / (each + later + fits / (10 * n_players))
+    fits, beside = 1.3 * max(1.0, n_players / 150), each + 4e-4 + 5e-7 * n_players
+    after_fits = (seconds - fits) / beside
+    if after_fits > 1_000:
+        return after_fits
+    return (math.sqrt(beside**2 + 4e-6 * fits * seconds) - beside) / (2e-6 * fits)
 
 
 def _worth(n_evaluations: float, n_players: int) -> float:
@@ -33,7 +36,7 @@ def _worth(n_evaluations: float, n_players: int) -> float:
     Read off benchmarks/speed/equal_seconds.py, errors of less than a millionth as a millionth; a balance that is off by
     a factor of two costs next to nothing. It learns the more of a game, the fewer players there are.
     """
-    return n_evaluations * min(8 * (1 + (n_evaluations / (7 * n_players)) ** 2), max(8.0, 4e5 / n_players**2))
+    return n_evaluations * min(8 * (1 + (n_evaluations / (7 * n_players)) ** 2), max(8.0, 1e6 / n_players**2))
 
 
 def best_in_time(each: float, n_players: int, seconds: float, most_evaluations: float) -> str:

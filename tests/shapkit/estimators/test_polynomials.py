@@ -168,8 +168,8 @@ def test_an_index_takes_the_part_that_is_known(monkeypatch):
     exact = shapkit.exact(game, "SII", 2)
     seen: list[KnownPolynomial | None] = []
 
-    def spied(*arguments: object) -> KnownPolynomial | None:
-        seen.append(known_polynomial(*arguments))  # type: ignore[arg-type]
+    def spied(signs: Floats, odd: Floats, even: Floats, even_counts: bool) -> KnownPolynomial | None:
+        seen.append(known_polynomial(signs, odd, even, even_counts))
         return seen[-1]
 
     monkeypatch.setattr(sampler, "known_polynomial", spied)
