@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from math import comb
+from math import comb, log2
 from typing import Any
 
 import numpy as np
@@ -265,7 +265,7 @@ def _certainty(
         matter = coefficients[:, column] > _SOLVED * largest
         n_deciding = len({player for term, some in zip(terms, matter, strict=True) if some for player in term})
         told = -float(counts @ np.log2(counts / n_pairs))
-        needed = np.log2(comb(n_players, n_deciding)) + 2.0 ** (n_deciding - 1) * np.log2(_FEW_VALUES)
+        needed = log2(comb(n_players, n_deciding)) + 2.0 ** min(n_deciding - 1, 100) * log2(_FEW_VALUES)
         sure[column] = told >= needed + _MORE_BITS and counts.max() <= _MOST_ALIKE * n_pairs
         doubts[column] = _PER_EXCEPTION * largest / (n_pairs - len(terms))
     return sure, doubts
@@ -282,9 +282,8 @@ class _Search:
         self._rows = np.ascontiguousarray(signs.T, dtype=np.float32)
         self._most_terms = most_terms
         self._masks, self._parents, self._players = [0], [-1], [-1]
-        self._products = np.ones(
-            (1, n_pairs), dtype=np.float32
-        )  # of each term; rows beyond the terms are room for more
+        # Of each term, a row of +1 and -1, for which half the precision is enough; further rows are room for more
+        self._products = np.ones((1, n_pairs), dtype=np.float32)
         self._places = {0: 0}  # of masks among the terms
         self._refused: set[int] = set()  # terms that others make up
         self.odd, self.even = _Part(odd, most_terms), _Part(even, most_terms)

@@ -179,3 +179,12 @@ def test_an_index_takes_the_part_that_is_known(monkeypatch):
     np.testing.assert_allclose(found.values[pairs], exact.values[pairs], atol=1e-9)
     assert found.standard_errors is not None
     assert (found.standard_errors[pairs] == 0).all() and (found.standard_errors[:n_players] > 0).all()
+
+
+def test_a_part_of_few_values_and_many_players_is_not_known():
+    """Of five hundred coins the sign of the sum is no polynomial of few terms; nothing overflows on the way."""
+    signs = random_signs(900, 500)
+    majority = np.sign(signs.sum(axis=1, keepdims=True) + 0.5)
+    assert known_polynomial(signs, majority, np.zeros_like(majority), even_counts=False) is None
+    known = known_polynomial(signs, signs @ np.arange(500.0)[:, None], np.zeros_like(majority), even_counts=False)
+    assert known is not None and known.odd.all() and known.odd_doubts[0] == 0

@@ -425,3 +425,15 @@ def test_a_model_predicts_additive_outputs_beside_others():
     predicted = model.predict(signs[40:])
     np.testing.assert_allclose(predicted[:, [0, 2]], odd[40:, [0, 2]], atol=1e-12)
     assert np.abs(predicted[:, 1] - odd[40:, 1]).mean() < 0.5 * np.abs(odd[40:, 1]).mean()
+
+
+def test_ninety_interactions_of_thirty_players_are_exact_from_two_thousand_evaluations():
+    rng = np.random.default_rng(0)
+    carriers = [sorted(rng.choice(30, rng.integers(1, 6), replace=False).tolist()) for _ in range(90)]
+    dividends = rng.normal(size=90)
+    shares = np.zeros(30)
+    for carrier, dividend in zip(carriers, dividends, strict=True):
+        shares[carrier] += dividend / len(carrier)
+    found = shapkit.estimate(shapkit.unanimity_sum(30, carriers, dividends), 2_000)
+    np.testing.assert_allclose(found.values, shares, atol=1e-12)
+    assert found.standard_errors is not None and (found.standard_errors == 0).all()
