@@ -31,6 +31,9 @@ Integers = NDArray[np.int64]
 MOST_SEARCHED = 1_024
 """Pairs that `known_polynomial` looks for a polynomial in; it is compared with the others."""
 
+MOST_OUTPUTS = 256
+"""Of games with more, none is looked for: all of them would have to be kept and fitted."""
+
 _DISTINCT = 2.5  # standard errors, at least, that a new term differs from 0 by
 _BEYOND_CHANCE = 0.5  # standard errors, more than the largest of as many would have by chance
 _AMONG_LARGEST = 0.4  # of the largest of them: the others are looked at again once these are fitted
@@ -148,7 +151,7 @@ class FittedPolynomial:
 def fit_polynomial(
     signs: Floats, odd: Floats, even: Floats, most_terms: int, even_counts: bool = True
 ) -> FittedPolynomial | None:
-    """Return a polynomial of few terms that fits pairs; None if they do not pay for a term of each player.
+    """Return a polynomial of few terms that fits pairs; None of too many outputs, or fewer terms than players.
 
     It begins with the players alone. In each round, terms that are a product of one found and one player are compared
     with what is left of the payoffs. Those that stand out most join, if all but one of their parts are there;
@@ -170,7 +173,7 @@ def fit_polynomial(
     (True, [1.333333, 1.333333, 1.333333, 0.0, 0.0, 0.0])
     """
     n_players = signs.shape[1]
-    if most_terms < n_players:
+    if most_terms < n_players or odd.shape[1] > MOST_OUTPUTS:
         return None
     with one_thread():
         search = _Search(signs, odd, even, most_terms)

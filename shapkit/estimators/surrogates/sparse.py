@@ -15,7 +15,7 @@ from shapkit._checks import checked_integer
 from shapkit.attribution.attribution import Attribution
 from shapkit.coalitions import Coalitions
 from shapkit.estimators.permutation import AntitheticSampler
-from shapkit.estimators.polynomials import Polynomial, fit_polynomial
+from shapkit.estimators.polynomials import MOST_OUTPUTS, Polynomial, fit_polynomial
 from shapkit.estimators.runs.moments import degrees_of_freedom, uncertainties
 from shapkit.estimators.runs.own_unit import GameInOwnUnit
 from shapkit.games.batches import Payoffs
@@ -68,7 +68,9 @@ class SparseSampler:
     variances, of all players together; standard errors are those of the permutations, with Satterthwaite's degrees of
     freedom.
 
-    Memory: five numbers for each term and pair, of about 400 MiB at most.
+    Of a game with more than 256 outputs there is no polynomial, and permutations are all.
+
+    Memory: five numbers for each term and pair, about 400 MiB at most.
 
     Args:
         game: any number of players.
@@ -174,7 +176,7 @@ class SparseSampler:
         if newest.n_units < _TELLING_UNITS:
             unit = self.least_budget - _N_ENDS
             return _N_ENDS + _TELLING_UNITS * unit - newest.n_evaluations
-        if not self._fits:
+        if not self._fits or math.prod(self._measured.output_shape or ()) > MOST_OUTPUTS:
             return math.inf
         fitting = _FIT_SECONDS * self._n_goal**2 * max(1.0, self._n_goal * self.game.n_players / _FEW_CELLS)
         wanted = fitting / (_FITTING * self._seconds_each) - 2 * self._n_goal

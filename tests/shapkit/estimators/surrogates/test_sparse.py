@@ -79,6 +79,15 @@ def test_a_payoff_of_several_outputs_has_a_polynomial_for_all():
     np.testing.assert_allclose(found.values[:, 0, 1] / 3e-180, -shares, atol=1e-11)
 
 
+def test_of_many_outputs_permutations_are_all():
+    game, shares = interactions(12, 5)
+    many = shapkit.Game(lambda coalitions: np.multiply.outer(game(coalitions), np.ones(300)), 12)
+    sampler = SparseSampler(many)
+    sampler.advance(3_000)
+    assert sampler.attribution().n_evaluations == 2 + 2 * 11 * (2_998 // 22), "whole pairs of permutations alone"
+    np.testing.assert_allclose(sampler.attribution().values[:, 0], shares, atol=0.5)
+
+
 def test_an_interruption_loses_nothing():
     calls = 0
     game, _ = interactions()
