@@ -70,7 +70,7 @@ class SparseSampler:
 
     Of a game with more than 256 outputs there is no polynomial, and permutations are all.
 
-    Memory: five numbers for each term and pair, about 400 MiB at most.
+    Memory: some numbers for each term and pair, up to about 1 GiB where there are thousands of terms.
 
     Args:
         game: any number of players.
@@ -201,7 +201,7 @@ class SparseSampler:
             return 0
         words = np.arange(-(-n_players // 64))
         bits = counter_bits(self.seed, _STREAM, 0, np.arange(n_known, n_known + n_new)[:, None], words)
-        members = np.unpackbits(bits.view(np.uint8), axis=1, count=n_players).astype(np.bool_)
+        members = np.unpackbits(bits.astype("<u8").view(np.uint8), axis=1, count=n_players).astype(np.bool_)
         payoffs = self._measured(np.concatenate([members, ~members])).reshape(2, n_new, -1) / 2
         odd, even = payoffs[0] - payoffs[1], payoffs[0] + payoffs[1]
         self._odd = np.concatenate([self._odd, odd]) if n_known else odd
@@ -211,14 +211,14 @@ class SparseSampler:
 
     def _fit(self) -> None:
         """A polynomial of all pairs, and permutations of what it leaves."""
-        n_pairs = len(self._signs)
+        n_pairs, legs = len(self._signs), self._legs
         found = fit_polynomial(self._signs, self._odd, self._even, n_pairs // _PAIRS_PER_TERM, even_counts=False)
         if found is not None:
             odd = found.polynomial.of_part(even=False)
             rest = Game(_Rest(self._measured, odd), self.game.n_players, self.game.names, self.game.batch_size)
-            self._legs.append(_Leg(odd, self._permutations(rest)))
-        self._n_fitted, self._n_goal = n_pairs, 2 * n_pairs
-        self._fits = found is not None and not found.odd_solved.all() and self._n_goal <= _MOST_PAIRS
+            legs = [*legs, _Leg(odd, self._permutations(rest))]
+        fits = found is not None and not found.odd_solved.all() and 2 * n_pairs <= _MOST_PAIRS
+        self._legs, self._n_fitted, self._n_goal, self._fits = legs, n_pairs, 2 * n_pairs, fits  # as one
 
 
 class _Rest:
