@@ -31,7 +31,7 @@ _PAIRS_PER_TERM = 3  # at least, of each part of the game
 _FIT_SECONDS, _FEW_CELLS = 1e-7, 250_000  # about, times the square of the pairs, the more with more than so many signs
 _TERM_SECONDS = 3e-9  # about, for the payoff of one term
 _FITTING = 0.25  # of the time, about, at most
-_WALKING = 3  # evaluations of permutations for each of the pairs before these are doubled
+_WALKING = 3  # evaluations of permutations before there are as many pairs, of two each
 _MUCH_LESS = 0.5  # of what permutations cost, at most, what they cost of the rest that a polynomial leaves
 _TELLING_UNITS = 4  # pairs of permutations, whose spread says how much they count beside others
 _CHUNK_PAIRS = 2**14
@@ -88,8 +88,8 @@ class SparseSampler:
     >>> import shapkit
     >>> game = shapkit.unanimity_sum(30, [(0, 1, 2), (2, 3, 4, 5), (6, 7)], [6.0, -4.0, 1.0])
     >>> sampler = SparseSampler(game)
-    >>> sampler.advance(1_000)
-    980
+    >>> sampler.advance(2_000)
+    1966
     >>> sampler.attribution().values[:8].round(9)
     array([ 2. ,  2. ,  1. , -1. , -1. , -1. ,  0.5,  0.5])
     """
@@ -108,8 +108,7 @@ class SparseSampler:
         self._signs = np.empty((0, game.n_players))
         self._odd = np.empty((0, 0))  # (n_known, n_outputs)
         self._even = np.empty((0, 0))
-        self._n_fitted = 0  # pairs that the last polynomial was fitted to
-        self._n_goal = max(_FEWEST_PAIRS, _PAIRS_PER_PLAYER * game.n_players)  # and the next one
+        self._n_goal = max(_FEWEST_PAIRS, _PAIRS_PER_PLAYER * game.n_players)  # pairs of the next polynomial
         self._fits = game.n_players > 1 and self._n_goal <= _MOST_PAIRS
 
     def advance(self, n_evaluations: int) -> int:
@@ -180,7 +179,7 @@ class SparseSampler:
             return math.inf
         fitting = _FIT_SECONDS * self._n_goal**2 * max(1.0, self._n_goal * self.game.n_players / _FEW_CELLS)
         wanted = fitting / (_FITTING * self._seconds_each) - 2 * self._n_goal
-        return max(2 * _WALKING * self._n_fitted, wanted) - self._n_walked
+        return max(_WALKING * self._n_goal, wanted) - self._n_walked
 
     def _walk(self, n_left: int, due: float) -> int:
         """Finish permutations, up to those that are due: first some of the newest leg, then of the steadiest."""
@@ -218,7 +217,7 @@ class SparseSampler:
             rest = Game(_Rest(self._measured, odd), self.game.n_players, self.game.names, self.game.batch_size)
             legs = [*legs, _Leg(odd, self._permutations(rest))]
         fits = found is not None and not found.odd_solved.all() and 2 * n_pairs <= _MOST_PAIRS
-        self._legs, self._n_fitted, self._n_goal, self._fits = legs, n_pairs, 2 * n_pairs, fits  # as one
+        self._legs, self._n_goal, self._fits = legs, 2 * n_pairs, fits  # as one
 
 
 class _Rest:

@@ -18,7 +18,7 @@ DRAWN = {
     "leverage": "7471b5ff90b7",
     "regression_adjusted": "3a38f0657f44",
     "gaussian_process": "7632f041e146",
-    "sparse": "8e92e4c9c5b8",
+    "sparse": "75b41890e852",
 }
 
 

@@ -62,7 +62,7 @@ def test_estimates_of_a_dense_game_are_unbiased_and_their_errors_are_as_large_as
     found = []
     for seed in range(300):
         sampler = SparseSampler(game, seed)
-        sampler.advance(1_600)  # a polynomial of 256 pairs, and one of 512
+        sampler.advance(4_000)  # a polynomial of 256 pairs, and one of 512
         found.append(sampler.attribution())
     values = np.array([one.values for one in found])
     errors = np.sqrt(values.var(axis=0, ddof=1) / len(values))
