@@ -69,6 +69,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             # from the label's left end, so that no line crosses a label
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "relpos": (0.0, 0.5), "shrinkA": 2},
         )
+    axes.set_ylim(10**low, 10 ** max(high, max(label_at) + (high - low) / 30))  # room for the uppermost label
     axes.text(0.02, 0.02, "solid: shapkit; dashed: other packages", transform=axes.transAxes, fontsize=8)
     axes.set_xlabel("evaluations per player")
     axes.set_ylabel("mean squared error relative to permutation sampling")
