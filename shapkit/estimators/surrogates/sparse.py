@@ -34,7 +34,6 @@ _FITTING = 0.25  # of the time, about, at most
 _WALKING = 3  # evaluations of permutations before there are as many pairs, of two each
 _MUCH_LESS = 0.5  # of what permutations cost, at most, what they cost of the rest that a polynomial leaves
 _TELLING_UNITS = 4  # pairs of permutations, whose spread says how much they count beside others
-_CHUNK_PAIRS = 2**14
 _N_ENDS = 2
 
 
@@ -195,7 +194,7 @@ class SparseSampler:
     def _observe(self, n_left: int) -> int:
         """Evaluate random pairs for the next polynomial; nothing changes where the game raises an exception."""
         n_known, n_players = self._signs.shape
-        n_new = min(n_left // 2, self._n_goal - n_known, _CHUNK_PAIRS)
+        n_new = min(n_left // 2, self._n_goal - n_known)
         if n_new <= 0:
             return 0
         words = np.arange(-(-n_players // 64))
