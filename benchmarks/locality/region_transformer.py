@@ -4,7 +4,7 @@
     python -m benchmarks.locality.region_transformer --steps 40 --images 60 --seeds 0 --out /tmp/small   # a trial
     python -m benchmarks.locality.region_transformer --seeds 0 --noises 4 --publish equal_time   # beside the others
     python -m benchmarks.locality.region_transformer --domain photographs --size 24 --steps 2000 --seeds 0 \
-        --arms plain region converted --publish photographs
+        --arms plain region converted "plain long" penalty --publish photographs
     python -m benchmarks.locality.region_transformer --redraw                 # the table from the JSON
 
 For every seed, by ``train`` as everybody has it:

@@ -97,14 +97,14 @@ def estimate(
             `benchmarks/accuracy/`, for up to 2,000 players, and "antithetic" for more, or "permutation" where the
             budget pays for no pair. The Gaussian process takes seconds beside the game. So where `stop` has a clock, a
             few evaluations are timed first, and "sparse" is chosen where the game is so fast that its many evaluations
-            are worth more, as `benchmarks/speed/equal_seconds.py` shows; the numbers then depend
-            on the machine's speed. Or a name in `SAMPLERS`, whose classes say what they do: "permutation", of Castro,
-            Gómez and Tejada (2009); "antithetic", pairs of a permutation and its reverse; "stratified", Castro and
-            others (2017); "kernel", KernelSHAP on pairs; "leverage", LeverageSHAP; "regression_adjusted", a model of
-            the game and the unbiased correction of its residuals; "gaussian_process", a Gaussian process on the odd
-            part of the game; "sparse", a polynomial of few terms, which often is the whole game, and antithetic
-            permutations of what it leaves; "truncated", Ghorbani and Zou (2019), permutations that end where the payoff
-            is next to the grand coalition's. Or a function of a game and a seed that returns a `Sampler`, such as
+            are worth more, as `benchmarks/speed/equal_seconds.py` shows; the numbers then depend on the machine's
+            speed. Or a name in `SAMPLERS`, whose classes say what they do: "permutation", of Castro, Gómez and Tejada
+            (2009); "antithetic", pairs of a permutation and its reverse; "stratified", Castro and others (2017);
+            "kernel", KernelSHAP on pairs; "leverage", LeverageSHAP; "regression_adjusted", a model of the game and the
+            unbiased correction of its residuals; "gaussian_process", a Gaussian process on the odd part of the game;
+            "sparse", a polynomial of few terms, which often is the whole game, and antithetic permutations of what it
+            leaves; "truncated", Ghorbani and Zou (2019), permutations that end where the payoff is next to the grand
+            coalition's. Or a function of a game and a seed that returns a `Sampler`, such as
             `functools.partial(TruncatedSampler, tolerance=0.05)`.
         seed: an integer in [0, 2**64). The same seed gives the same numbers for every batch size, executor and number
             of workers, and with one seed no two methods draw the same numbers.

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 MOST_SEARCHED = 1_024
-"""Pairs that `known_polynomial` looks for a polynomial in; it is compared with the others."""
+"""Pairs, the first ones, that a polynomial is looked for in; it is compared with the others."""
 
 MOST_OUTPUTS = 256
 """Of games with more, none is looked for: all of them would have to be kept and fitted."""
@@ -137,13 +137,10 @@ class FittedPolynomial:
 
     Attributes:
         polynomial: fitted by least squares.
-        n_odd, n_even: how many of its terms are of odd size, and of even size.
         odd_solved, even_solved: bool (n_columns,), where it leaves nothing but rounding of the part.
     """
 
     polynomial: Polynomial
-    n_odd: int
-    n_even: int
     odd_solved: NDArray[np.bool_]
     even_solved: NDArray[np.bool_]
 
@@ -209,35 +206,45 @@ class KnownPolynomial:
         return self.even_doubts if even else self.odd_doubts
 
 
-def known_polynomial(signs: Floats, odd: Floats, even: Floats, even_counts: bool) -> KnownPolynomial | None:
-    """Return the polynomial of few terms that pairs leave little doubt about; None if there is none.
+def short_polynomial(signs: Floats, odd: Floats, even: Floats, even_counts: bool) -> FittedPolynomial | None:
+    """Return the polynomial of few terms that is the odd or the even part of an output on the first 1,024 pairs.
 
-    It is looked for in the first 1,024 pairs, and must agree with all others. Each part of the game has at most two
-    thirds as many terms as these are beyond 16. Where payoffs differ in their digits, so many do not agree by chance.
-    Those of a voting game may, most of which are the same. A part of at most three different sizes of payoffs has to
-    tell, by its entropy, 20 bits more than it takes to say which players decide, and what each of their coalitions
-    gets, and no size may make up more than three quarters of it. Its standard errors are those of one pair in so many
-    that is different by as much as payoffs can be: what may be expected where none was seen to be.
+    Each part of the game has at most two thirds as many terms as these are beyond 16. None if there is none.
 
     Args: as for `fit_polynomial`.
-
-    >>> from shapkit.coalitions import members_of_masks
-    >>> signs = 2.0 * members_of_masks(range(64, 128), 7) - 1
-    >>> payoffs = (signs[:, [0, 1, 2]] * signs[:, [1, 2, 3]]) @ np.array([[1.0], [0.3], [2.2]])
-    >>> known = known_polynomial(signs, signs[:, [6]] * payoffs, payoffs, even_counts=True)
-    >>> known.odd, known_polynomial(signs[:20], signs[:20, [6]] * payoffs[:20], payoffs[:20], even_counts=True)
-    (array([ True]), None)
     """
     searched = slice(MOST_SEARCHED)
     most_terms = int((len(signs[searched]) - _MORE_PAIRS) / _PAIRS_PER_TERM)
     found = fit_polynomial(signs[searched], odd[searched], even[searched], most_terms, even_counts)
-    if found is None or not (found.odd_solved.any() or found.even_solved.any()):
-        return None
+    return found if found is not None and (found.odd_solved.any() or found.even_solved.any()) else None
+
+
+def known_polynomial(signs: Floats, odd: Floats, even: Floats, found: FittedPolynomial) -> KnownPolynomial | None:
+    """Return what of a polynomial pairs leave little doubt about; None if there is nothing.
+
+    It must agree with all pairs. Where payoffs differ in their digits, so many do not agree by chance. Those of a
+    voting game may, most of which are the same. A part of at most three different sizes of payoffs has to tell, by its
+    entropy, 20 bits more than it takes to say which players decide, and what each of their coalitions gets, and no size
+    may make up more than three quarters of it. Its standard errors are those of one pair in so many that is different
+    by as much as payoffs can be: what may be expected where none was seen to be.
+
+    Args:
+        signs, odd, even: as for `fit_polynomial`, all pairs.
+        found: the `short_polynomial` of these pairs.
+
+    >>> from shapkit.coalitions import members_of_masks
+    >>> signs = 2.0 * members_of_masks(range(64, 128), 7) - 1
+    >>> even = (signs[:, [0, 1, 2]] * signs[:, [1, 2, 3]]) @ np.array([[1.0], [0.3], [2.2]])
+    >>> odd = signs[:, [6]] * even
+    >>> known_polynomial(signs, odd, even, short_polynomial(signs, odd, even, even_counts=True)).odd
+    array([ True])
+    >>> short_polynomial(signs[:20], odd[:20], even[:20], even_counts=True)
+    """
     others = signs[MOST_SEARCHED:] > 0
     odd_solved = found.odd_solved & _agrees(found.polynomial.of_part(even=False), others, odd)
     even_solved = found.even_solved & _agrees(found.polynomial.of_part(even=True), others, even)
-    odd_sure, odd_doubts = _certainty(found, odd, odd_solved, parity=1)
-    even_sure, even_doubts = _certainty(found, even, even_solved, parity=0)
+    odd_sure, odd_doubts = _certainty(found.polynomial, odd, odd_solved, parity=1)
+    even_sure, even_doubts = _certainty(found.polynomial, even, even_solved, parity=0)
     if not (odd_sure.any() or even_sure.any()):
         return None
     return KnownPolynomial(found.polynomial, odd_sure, even_sure, odd_doubts, even_doubts)
@@ -251,13 +258,13 @@ def _agrees(polynomial: Polynomial, coalitions: Coalitions, payoffs: Floats) -> 
 
 
 def _certainty(
-    found: FittedPolynomial, payoffs: Floats, solved: NDArray[np.bool_], parity: int
+    polynomial: Polynomial, payoffs: Floats, solved: NDArray[np.bool_], parity: int
 ) -> tuple[NDArray[np.bool_], Floats]:
     """Which outputs' part is the polynomial, bool (n_columns,), and how large standard errors of what it gives are."""
-    n_pairs, n_players = len(payoffs), found.polynomial.n_players
-    of_part = found.polynomial.sizes() % 2 == parity
-    terms = [members for members, counts in zip(found.polynomial.members(), of_part, strict=True) if counts]
-    coefficients = np.abs(found.polynomial.coefficients[of_part])
+    n_pairs, n_players = len(payoffs), polynomial.n_players
+    of_part = polynomial.sizes() % 2 == parity
+    terms = [members for members, counts in zip(polynomial.members(), of_part, strict=True) if counts]
+    coefficients = np.abs(polynomial.coefficients[of_part])
     sure, doubts = solved.copy(), np.zeros(len(solved))
     for column in np.flatnonzero(solved):
         sizes = np.abs(payoffs[:, column])
@@ -270,7 +277,7 @@ def _certainty(
         told = -float(counts @ np.log2(counts / n_pairs))
         needed = log2(comb(n_players, n_deciding)) + 2.0 ** min(n_deciding - 1, 100) * log2(_FEW_VALUES)
         sure[column] = told >= needed + _MORE_BITS and counts.max() <= _MOST_ALIKE * n_pairs
-        doubts[column] = _PER_EXCEPTION * largest / (n_pairs - len(terms))
+        doubts[column] = _PER_EXCEPTION * largest / (n_pairs - len(terms)) if sure[column] else 0.0
     return sure, doubts
 
 
@@ -331,8 +338,6 @@ class _Search:
         parents, players = np.array(self._parents), np.array(self._players)
         return FittedPolynomial(
             Polynomial(parents, players, coefficients, len(self._rows)),
-            self.odd.n_terms,
-            self.even.n_terms,
             self.odd.solved,
             self.even.solved,
         )
@@ -359,10 +364,9 @@ class _Search:
                     score = float(scores[row, player])
                     if mask in self._places or mask in self._refused:
                         continue
-                    if self._has_parts(mask):
-                        found[mask] = max(found.get(mask, (0.0, 0, 0)), (score, parent, int(player)))
-                    elif score > striking:
-                        parentless[mask] = max(parentless.get(mask, (0.0, 0, 0)), (score, parent, int(player)))
+                    of_kind = found if self._has_parts(mask) else parentless
+                    if of_kind is found or score > striking:
+                        of_kind[mask] = max(of_kind.get(mask, (0.0, 0, 0)), (score, parent, int(player)))
         return found or parentless
 
     def _has_parts(self, mask: int) -> bool:
@@ -383,7 +387,7 @@ class _Search:
                 continue
             products = self._products[[parent for _, parent, _ in new]] * self._rows[[player for *_, player in new]]
             joins = part.joined_by(products)
-            self._refused |= {term[0] for number, term in enumerate(new) if number not in set(joins.tolist())}
+            self._refused |= {new[number][0] for number in np.setdiff1d(np.arange(len(new)), joins)}
             n_terms = len(self._masks)
             self._products = _with_room(self._products, n_terms + len(joins))
             self._products[n_terms : n_terms + len(joins)] = products[joins]

@@ -259,7 +259,7 @@ class PartModel:
         self._polynomial, self._doubts = None, np.zeros(payoffs.shape[1])
         if known is not None and known.of_part(even).any():
             self._polynomial = known.polynomial.of_part(even, known.of_part(even))
-            self._doubts = np.where(known.of_part(even), known.doubts(even), 0.0)
+            self._doubts = known.doubts(even)
         if even:
             self._additive = np.zeros((signs.shape[1], payoffs.shape[1]))
         else:

@@ -27,7 +27,13 @@ from shapkit.estimators.gaussian_process.pair_design import (
     single_pairs,
 )
 from shapkit.estimators.pairs.samples import PairedSamples, residual_rates, stratified_variances, weighted_marginals
-from shapkit.estimators.polynomials import MOST_SEARCHED, KnownPolynomial, known_polynomial
+from shapkit.estimators.polynomials import (
+    MOST_SEARCHED,
+    FittedPolynomial,
+    KnownPolynomial,
+    known_polynomial,
+    short_polynomial,
+)
 from shapkit.estimators.runs.own_unit import GameInOwnUnit
 from shapkit.estimators.threads import threads_for
 from shapkit.exact.indices import exact
@@ -130,7 +136,8 @@ class GaussianProcessSampler:
         self._ends: tuple[Floats, Floats] | None = None  # payoffs of the empty and of the grand coalition
         self._n_evaluations = 0
         self._remaining: RemainingPairs | None = None  # what is modelled, until more is evaluated
-        self._searched_in_vain = False  # for a polynomial, among all pairs that are searched
+        self._short: FittedPolynomial | None = None  # found among the pairs that are searched
+        self._searched = False  # whether these were as many as ever will be
         self._modelled = np.arange(n_players)  # the players that the last fits were of
         self._starts: dict[int, Floats] = {}  # parameters of the last fits
         self._even_starts: dict[int, Floats] = {}
@@ -272,17 +279,17 @@ class GaussianProcessSampler:
             if len(self._remaining.players) != len(self._modelled):  # parameters are of so many players
                 self._starts, self._even_starts = {}, {}
                 self._forecasts, self._even_forecasts = {}, {}
-                self._searched_in_vain = False
+                self._searched = False
             self._modelled = self._remaining.players
         return self._remaining
 
     def _polynomial(self, pairs: RemainingPairs) -> KnownPolynomial | None:
         """What of the remaining game is a short polynomial, and need not be modelled."""
-        if self._searched_in_vain:
-            return None
-        found = known_polynomial(pairs.signs, pairs.odd, pairs.even, even_counts=bool(self._members))
-        self._searched_in_vain = found is None and len(pairs.signs) >= MOST_SEARCHED
-        return found
+        known = pairs.signs, pairs.odd, pairs.even
+        if not self._searched:
+            self._short = short_polynomial(*known, even_counts=bool(self._members))
+            self._searched = len(pairs.signs) >= MOST_SEARCHED
+        return None if self._short is None else known_polynomial(*known, self._short)
 
     def _chosen(self, pairs: RemainingPairs, n_wanted: int, seed: int) -> Floats:
         """Pairs of the remaining players to evaluate: where they tell the most, once a kernel can be fitted."""

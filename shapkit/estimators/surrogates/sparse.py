@@ -45,7 +45,7 @@ class _Leg:
     sampler: AntitheticSampler
 
     def cost(self, seconds_each: float) -> float:
-        """How long permutations take to variances, added up over players and outputs, of one."""
+        """The time that a pair of permutations takes, times its variances, added up over players and outputs."""
         errors = self.sampler.attribution().standard_errors
         assert errors is not None
         n_terms = 0 if self.polynomial is None else len(self.polynomial.players)
@@ -170,9 +170,8 @@ class SparseSampler:
 
     def _due(self) -> float:
         """How many evaluations of permutations come before further pairs; infinitely many if none are wanted."""
-        newest = self._legs[-1].sampler
-        if newest.n_units < _TELLING_UNITS:
-            unit = self.least_budget - _N_ENDS
+        newest, unit = self._legs[-1].sampler, self.least_budget - _N_ENDS
+        if unit > 0 and newest.n_units < _TELLING_UNITS:  # one player has no orders to draw
             return _N_ENDS + _TELLING_UNITS * unit - newest.n_evaluations
         if not self._fits or math.prod(self._measured.output_shape or ()) > MOST_OUTPUTS:
             return math.inf
@@ -237,8 +236,5 @@ def _weights(variances: Floats) -> Floats:
     leg's few permutations say of one player's spread is no measure to weigh by.
     """
     total = variances.sum(axis=1)
-    least = total.min(axis=0)
-    if len(total) == 1:
-        return np.ones_like(total)
-    inverse = np.divide(least, total, out=np.ones_like(total), where=total > 0)
+    inverse = np.divide(total.min(axis=0), total, out=np.ones_like(total), where=total > 0)  # NaN of one unit: 1
     return np.asarray(inverse / inverse.sum(axis=0))

@@ -12,12 +12,24 @@ from numpy.typing import NDArray
 
 import shapkit
 from shapkit.coalitions import coalitions_of_size, members_of_masks
+from shapkit.estimators import polynomials
 from shapkit.estimators.gaussian_process.functionals import index_functionals, of_products
-from shapkit.estimators.polynomials import KnownPolynomial, Polynomial, fit_polynomial, known_polynomial
+from shapkit.estimators.polynomials import (
+    FittedPolynomial,
+    KnownPolynomial,
+    Polynomial,
+    fit_polynomial,
+    short_polynomial,
+)
 from shapkit.exact.interactions import Index
 from shapkit.randomness import counter_bits
 
 Floats = NDArray[np.float64]
+
+
+def known_polynomial(signs: Floats, odd: Floats, even: Floats, even_counts: bool) -> KnownPolynomial | None:
+    found = short_polynomial(signs, odd, even, even_counts)
+    return None if found is None else polynomials.known_polynomial(signs, odd, even, found)
 
 
 def random_signs(n_pairs: int, n_players: int, seed: int = 0) -> Floats:
@@ -111,7 +123,7 @@ def test_terms_that_others_make_up_are_not_fitted_twice():
     even = signs[:, [0]] * signs[:, [2]] + signs[:, [2]] * signs[:, [4]]
     found = fit_polynomial(signs, odd, even, most_terms=60)
     assert found is not None
-    assert found.n_odd <= 5 + 10 + 1  # as many as there are of five players
+    assert (found.polynomial.sizes() % 2).sum() <= 5 + 10 + 1  # as many as there are of five players
     assert found.odd_solved.all()
 
 
@@ -168,8 +180,8 @@ def test_an_index_takes_the_part_that_is_known(monkeypatch):
     exact = shapkit.exact(game, "SII", 2)
     seen: list[KnownPolynomial | None] = []
 
-    def spied(signs: Floats, odd: Floats, even: Floats, even_counts: bool) -> KnownPolynomial | None:
-        seen.append(known_polynomial(signs, odd, even, even_counts))
+    def spied(signs: Floats, odd: Floats, even: Floats, found: FittedPolynomial) -> KnownPolynomial | None:
+        seen.append(polynomials.known_polynomial(signs, odd, even, found))
         return seen[-1]
 
     monkeypatch.setattr(sampler, "known_polynomial", spied)
@@ -188,3 +200,26 @@ def test_a_part_of_few_values_and_many_players_is_not_known():
     assert known_polynomial(signs, majority, np.zeros_like(majority), even_counts=False) is None
     known = known_polynomial(signs, signs @ np.arange(500.0)[:, None], np.zeros_like(majority), even_counts=False)
     assert known is not None and known.odd.all() and known.odd_doubts[0] == 0
+
+
+def test_the_search_is_guided_by_the_outputs_of_which_most_is_left():
+    """Twelve outputs, more than guide a round, each a sum of other interactions of the same players."""
+    found = [random_terms(12, 2, 3, seed) for seed in range(12)]
+    signs = random_signs(400, 12)
+    parts = [payoffs_of_pairs(terms, coefficients, signs) for terms, coefficients in found]
+    odd, even = (np.concatenate(columns, axis=1) for columns in zip(*parts, strict=True))
+    fitted = fit_polynomial(signs, odd, even, most_terms=200)
+    assert fitted is not None and fitted.odd_solved.all() and fitted.even_solved.all()
+
+
+def test_a_look_on_the_way_changes_nothing_where_certainty_comes_late():
+    """A multiplexer of 11 of 20 players has few terms and values +1 and -1: more than 1,024 pairs must tell that."""
+
+    def multiplexer(coalitions: NDArray[np.bool_]) -> Floats:
+        address = coalitions[:, :3] @ np.array([4, 2, 1])
+        return np.where(coalitions[np.arange(len(coalitions)), 3 + address], 1.0, -1.0)
+
+    game = shapkit.Game(multiplexer, 20)
+    at_once, with_a_look = shapkit.estimate(game, 4_000), shapkit.estimate(game, 2_400).extend(1_600)
+    np.testing.assert_array_equal(with_a_look.values, at_once.values)
+    np.testing.assert_array_equal(with_a_look.standard_errors, at_once.standard_errors)

@@ -123,6 +123,12 @@ def test_of_few_players(n_players):
     np.testing.assert_allclose(found.values, shapkit.exact(game).values, atol=1e-12)
 
 
+def test_one_player_costs_two_evaluations():
+    sampler = SparseSampler(shapkit.table_game([1.0, 4.0]))
+    assert sampler.advance(1_000) == 2
+    np.testing.assert_array_equal(sampler.attribution().values, [3.0])
+
+
 def test_what_is_wrong_is_said():
     game, _ = interactions()
     with pytest.raises(ValueError, match="seconds_each must be more than 0, got 0"):
