@@ -3,11 +3,13 @@
     python -m benchmarks.locality.region_transformer --seeds 0 --noises 4 --publish equal_time   # makes the model
     MODEL=runs/region_transformer/region-0-run/model
     python -m benchmarks.locality.own_regions $MODEL --publish      # docs/results/own_regions.json and the picture
+    python -m benchmarks.locality.own_regions --domain photographs --steps 2000 --learning-rate 1e-3 --publish
     python -m benchmarks.locality.own_regions --redraw
 
-From one region transformer, trained on for equal steps: on its partition, and on label maps (``regions="label_maps"``).
-Then every concept of faces that neither has seen is drawn anew in the face as it is, without an inversion
-(`Original.as_given`): by the partition, and by the face's own regions (`RegionDenoiser.with_regions`).
+Rendered faces: from one region transformer, trained on for equal steps, on its partition and on label maps
+(``regions="label_maps"``). Photographs: both from scratch, on 80 of those that have labels of their own. Then every
+concept of faces that neither has seen is drawn anew in the face as it is, without an inversion (`Original.as_given`):
+by the partition, and by the face's own regions (`RegionDenoiser.with_regions`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,9 @@ from shapkit._optional import require
 from shapkit.differentiable import Regions
 from shapkit_diffusion.data.faces import redraw_concept, render_faces
 from shapkit_diffusion.data.labelled import concept_labels
+from shapkit_diffusion.data.photographs import lfw_photographs
 from shapkit_diffusion.data.pixels import to_bytes, to_unit_range
+from shapkit_diffusion.denoisers.denoiser import Denoiser, small_transformer
 from shapkit_diffusion.denoisers.loading import load_denoiser
 from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain, open_domain
@@ -40,13 +46,19 @@ from shapkit_diffusion.evaluation.realism_measures import RealismReference, meas
 from shapkit_diffusion.noise.edits import Edit, Original, edit_by_own_regions, edit_original
 from shapkit_diffusion.noise.sampling import draw_noise, generate
 from shapkit_diffusion.runs import write_json
+from shapkit_diffusion.training.batches import template_regions
 from shapkit_diffusion.training.config import TrainConfig
 from shapkit_diffusion.training.denoiser import train
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "own_regions.json"
-PICTURE = ROOT / "docs" / "pictures" / "own_regions.png"
+PICTURES = {
+    "faces": ROOT / "docs" / "pictures" / "own_regions.png",
+    "photographs": ROOT / "docs" / "pictures" / "own_photographs.png",
+}
 TIMED, SHOWN = 9, 6
+SEEN = 80
+"""Photographs that are trained on; the other 17 are kept back."""
 ARMS = {"partition": "template", "own regions": "label_maps"}
 
 
@@ -54,6 +66,7 @@ ARMS = {"partition": "template", "own regions": "label_maps"}
 class Plan:
     """What is trained and measured."""
 
+    domain: str = "faces"
     steps: int = 600
     batch_size: int = 16
     noises: int = 4
@@ -64,11 +77,46 @@ class Plan:
     dilation: int = 1
 
 
-def trained(plan: Plan, source: Path, arm: str, domain: Domain, out: Path) -> RegionDenoiser:
-    """The model of an arm: trained, or found where it was."""
+@dataclass(frozen=True)
+class Given:
+    """What is trained on, and the faces kept back: images, regions of each, and what to compare realism with."""
+
+    domain: Domain
+    images: Tensor
+    own: Regions
+    redrawn: Mapping[str, Tensor]
+
+    @property
+    def reference(self) -> RealismReference:
+        """The statistics of the real images."""
+        return realism_reference(self.domain)
+
+
+def given(plan: Plan) -> Given:
+    """The faces of a plan. A photograph that is kept back is edited several times, to make up the number."""
+    if plan.domain == "faces":
+        domain, faces = open_domain("faces", 32, plan.faces), render_faces(plan.edited, 32, seed=5)
+        drawn = {concept: redraw_concept(concept, plan.edited, 32, seed=5) for concept in CONCEPTS}
+        redrawn = {concept: to_unit_range(torch.as_tensor(anew.images)) for concept, anew in drawn.items()}
+    else:
+        every, redrawn = lfw_photographs(own_labels=True), {}
+        domain = replace(open_domain("photographs:own"), training=every[:SEEN])
+        faces = every[np.resize(np.arange(SEEN, len(every)), plan.edited)]
+    labels, wanted = torch.as_tensor(faces.labels).long(), concept_labels(faces.label_names, CONCEPTS)
+    own = Regions.from_labels(labels, wanted, dilation=plan.dilation, missing="allow")
+    return Given(domain, to_unit_range(torch.as_tensor(faces.images)), own, redrawn)
+
+
+def trained(plan: Plan, source: Path | None, arm: str, domain: Domain, out: Path) -> RegionDenoiser:
+    """The model of an arm: trained, from a model or from scratch, or found where it was."""
     folder = out / arm.replace(" ", "_")
     if not (folder / "model").exists():
-        model = load_denoiser(source)
+        if source is None:
+            fresh = small_transformer(domain.reference.size[0], domain.reference.images.shape[1], seed=0)
+            partition = template_regions(domain.training, fresh, CONCEPTS, dilation=plan.dilation, mirrored=True)
+            model: Denoiser = RegionDenoiser(fresh, partition)
+        else:
+            model = load_denoiser(source)
         config = TrainConfig(
             plan.steps,
             plan.batch_size,
@@ -82,18 +130,9 @@ def trained(plan: Plan, source: Path, arm: str, domain: Domain, out: Path) -> Re
             dilation=plan.dilation,
         )
         train(model, domain.training, config, folder, resume=folder.exists())
-    model = load_denoiser(folder / "model")
-    assert isinstance(model, RegionDenoiser)
-    return model
-
-
-def faces_with_regions(plan: Plan) -> tuple[Tensor, Regions]:
-    """Faces that no model has seen, and the regions of each."""
-    faces = render_faces(plan.edited, 32, seed=5)
-    labels = torch.as_tensor(faces.labels).long()
-    wanted = concept_labels(faces.label_names, CONCEPTS)
-    regions = Regions.from_labels(labels, wanted, dilation=plan.dilation, missing="allow")
-    return to_unit_range(torch.as_tensor(faces.images)), regions
+    found = load_denoiser(folder / "model")
+    assert isinstance(found, RegionDenoiser)
+    return found
 
 
 def edited_by(plan: Plan, model: RegionDenoiser, images: Tensor, own: Regions, arm: str, concept: str) -> Tensor:
@@ -153,27 +192,26 @@ def measured(
     }
 
 
-def run(plan: Plan, source: Path, out: Path) -> dict[str, Any]:
-    """All figures: of both arms, of the renderer drawing a concept anew, and of the faces as they are."""
-    domain = open_domain("faces", 32, plan.faces)
-    reference = realism_reference(domain)
-    images, own = faces_with_regions(plan)
+def run(plan: Plan, source: Path | None, out: Path) -> dict[str, Any]:
+    """All figures: of both arms, of a renderer drawing a concept anew, and of the faces as they are."""
+    faces = given(plan)
+    reference = faces.reference
     results: dict[str, Any] = {"arms": {}, "data": {}, "faces": {}}
     for concept in CONCEPTS:
-        anew = redraw_concept(concept, plan.edited, 32, seed=5)
-        redrawn = to_unit_range(torch.as_tensor(anew.images))
-        results["data"][concept] = measured(plan, images, redrawn, own, concept, reference)
-        results["faces"][concept] = {"frechet": measure_realism(images, reference).crops[concept].fid}
+        if faces.redrawn:
+            redrawn = faces.redrawn[concept]
+            results["data"][concept] = measured(plan, faces.images, redrawn, faces.own, concept, reference)
+        results["faces"][concept] = {"frechet": measure_realism(faces.images, reference).crops[concept].fid}
     for arm in ARMS:
-        model = trained(plan, source, arm, domain, out)
+        model = trained(plan, source, arm, faces.domain, out)
         results["arms"][arm] = {}
         for concept in CONCEPTS:
-            edited = edited_by(plan, model, images, own, arm, concept)
-            figures = measured(plan, images, edited, own, concept, reference)
-            results["arms"][arm][concept] = figures | costs(plan, model, images, own, arm, concept)
+            edited = edited_by(plan, model, faces.images, faces.own, arm, concept)
+            figures = measured(plan, faces.images, edited, faces.own, concept, reference)
+            results["arms"][arm][concept] = figures | costs(plan, model, faces.images, faces.own, arm, concept)
             print(arm, concept, results["arms"][arm][concept], flush=True)
     return {
-        "command": "python -m benchmarks.locality.own_regions MODEL --publish",
+        "command": f"python -m benchmarks.locality.own_regions {' '.join(sys.argv[1:])}",
         "machine": described_machine(),
         "plan": asdict(plan),
         **results,
@@ -183,14 +221,14 @@ def run(plan: Plan, source: Path, out: Path) -> dict[str, Any]:
 def draw(plan: Plan, models: dict[str, RegionDenoiser], path: Path) -> None:
     """The picture: given faces, and below each the same with one concept drawn anew, by either arm."""
     plt = require("matplotlib.pyplot", extra="plots", purpose="the picture")
-    images, own = faces_with_regions(replace(plan, edited=SHOWN))
+    faces = given(replace(plan, edited=SHOWN))
     figure, axes = plt.subplots(1, len(models), figsize=(6.4 * len(models), 4.9), squeeze=False, layout="constrained")
     for axis, (arm, model) in zip(axes[0], models.items(), strict=True):
-        rows = [images, *(edited_by(plan, model, images, own, arm, concept) for concept in CONCEPTS)]
-        pixels = [np.concatenate(list(to_bytes(row).transpose(0, 2, 3, 1)), axis=1) for row in rows]
-        axis.imshow(np.concatenate(pixels), interpolation="nearest")
-        side = images.shape[-1]
-        axis.set_yticks([side * (row + 0.5) for row in range(len(rows))], ["given", *(f"new {c}" for c in CONCEPTS)])
+        edited = [edited_by(plan, model, faces.images, faces.own, arm, concept) for concept in CONCEPTS]
+        pixels = [np.concatenate(list(to_bytes(row).transpose(0, 2, 3, 1)), axis=1) for row in (faces.images, *edited)]
+        axis.imshow(np.concatenate(pixels), cmap="grey", vmin=0, vmax=255, interpolation="nearest")
+        side = faces.images.shape[-1]
+        axis.set_yticks([side * (row + 0.5) for row in range(len(pixels))], ["given", *(f"new {c}" for c in CONCEPTS)])
         axis.set_xticks([])
         axis.set_title({"partition": "by one partition for all", "own regions": "by each face's own regions"}[arm])
     figure.suptitle("Given faces with one concept drawn anew, no inversion: all other pixels are the file's own")
@@ -201,7 +239,7 @@ def draw(plan: Plan, models: dict[str, RegionDenoiser], path: Path) -> None:
 def report(results: dict[str, Any]) -> str:
     """The table."""
     arms, plan = results["arms"], results["plan"]
-    columns = [*arms, "the data", "the faces as they are"]
+    columns = [*arms, *(["the data"] if results["data"] else []), "the faces as they are"]
     lines = [f"{'':<32}" + "".join(f"{column:>23}" for column in columns)]
     rows = {
         "locality": ("ratio", "{:.2g}"),
@@ -213,41 +251,54 @@ def report(results: dict[str, Any]) -> str:
         "  seconds, of a face": ("seconds", "{:.2f}"),
     }
     for concept in CONCEPTS:
-        found = [*(arms[arm][concept] for arm in arms), results["data"][concept], results["faces"][concept]]
+        own = [results["data"][concept]] if results["data"] else []
+        found = [*(arms[arm][concept] for arm in arms), *own, results["faces"][concept]]
         for name, (key, shape) in rows.items():
             label = f"{name}, {concept}" if name == "locality" else name
             cells = [shape.format(figures[key]) if key in figures else "" for figures in found]
             lines.append(f"{label:<32}" + "".join(f"{cell:>23}" for cell in cells))
+    how = "trained on" if plan.get("domain", "faces") == "faces" else f"trained on {SEEN} photographs"
     lines.append(
-        f"{plan['edited']} faces, each concept drawn anew in {plan['sampling_steps']} steps; trained on for "
+        f"{plan['edited']} faces, each concept drawn anew in {plan['sampling_steps']} steps; {how} for "
         f"{plan['steps']} steps of {plan['batch_size']}; regions grown by {plan['dilation']} pixel"
     )
     return "\n".join([*lines, results["machine"]])
+
+
+def photographs(results: dict[str, Any]) -> str:
+    """The table of photographs."""
+    return report(results["photographs"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", help="folder of a region transformer of faces, 32 x 32")
     for name, value in asdict(Plan()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "own_regions", help="folder of the runs")
+        known = PICTURES if name == "domain" else None
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, choices=known)
+    parser.add_argument("--out", type=Path, help="folder of the runs [runs/own_regions, runs/own_photographs]")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--publish", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     parser.add_argument("--redraw", action="store_true", help="print what was published before")
     options = parser.parse_args()
     if options.redraw:
-        print(report(json.loads(RESULTS.read_text(encoding="utf-8"))))
+        published = json.loads(RESULTS.read_text(encoding="utf-8"))
+        print(report(published), photographs(published), sep="\n\n")
         return
-    if options.model is None:
-        parser.error("give the folder of a region transformer")
+    plan = Plan(**{name: getattr(options, name) for name in asdict(Plan())})
+    if (options.model is None) == (plan.domain == "faces"):
+        parser.error("give the folder of a region transformer for faces, and none for photographs")
     if options.threads:
         torch.set_num_threads(options.threads)
-    results = run(Plan(**{name: getattr(options, name) for name in asdict(Plan())}), options.model, options.out)
+    out = options.out or ROOT / "runs" / f"own_{'regions' if plan.domain == 'faces' else plan.domain}"
+    results = run(plan, options.model, out)
     print(report(results))
     if options.publish:
-        write_json(RESULTS, results)
-        plan, domain = Plan(**results["plan"]), open_domain("faces", 32, results["plan"]["faces"])
-        draw(plan, {arm: trained(plan, options.model, arm, domain, options.out) for arm in ARMS}, PICTURE)
+        published = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        kept = {name: published[name] for name in ("photographs",) if name in published}
+        write_json(RESULTS, results | kept if plan.domain == "faces" else published | {plan.domain: results})
+        domain = given(plan).domain
+        draw(plan, {arm: trained(plan, options.model, arm, domain, out) for arm in ARMS}, PICTURES[plan.domain])
 
 
 if __name__ == "__main__":

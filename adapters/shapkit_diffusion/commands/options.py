@@ -13,7 +13,10 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-DATA_HELP = "faces (rendered), photographs (100 real ones), celebamask:FOLDER, folder:IMAGES:LABELS or shards:FOLDER"
+DATA_HELP = (
+    "faces (rendered), photographs (100 real ones; photographs:own, each with its own labels), celebamask:FOLDER, "
+    "folder:IMAGES:LABELS or shards:FOLDER"
+)
 
 
 def command(commands: Any, name: str, about: str) -> argparse.ArgumentParser:

@@ -1,10 +1,13 @@
 """A hundred small photographs of faces that come with scikit-image: something real to try offline.
 
 They are cut from Labeled Faces in the Wild (Huang, Ramesh, Berg and Learned-Miller, 2007). The faces are
-aligned well enough for one label map to do for all of them.
+aligned well enough for one label map to do for all of them. Each also has a label map of its own, which
+``benchmarks/locality/photograph_labels.py`` made.
 """
 
 from __future__ import annotations
+
+from importlib.resources import files
 
 import numpy as np
 
@@ -44,16 +47,18 @@ _TEMPLATE = """
 """
 
 
-def lfw_photographs() -> LabelledImages:
-    """The 100 grey photographs of faces in ``skimage.data.lfw_subset``, with one label map for all.
+def lfw_photographs(*, own_labels: bool = False) -> LabelledImages:
+    """The 100 grey photographs of faces in ``skimage.data.lfw_subset``, with labels of eyes, nose and mouth.
 
-    Where the eyes, nose and mouth are is known only as well as the faces are aligned, mostly to a pixel or
-    two; locality measured here is rougher than on rendered faces.
+    Args:
+        own_labels: give each photograph the label map that the face mesh of MediaPipe found in it, and leave out the
+            three in which it found none, in place of one map for all. The map for all fits only as well as the faces
+            are aligned, mostly to a pixel or two, and takes the brows for parts of the eyes; the mesh does not.
 
     Returns:
-        ``LabelledImages`` with ``images`` uint8 (100, 1, 24, 24) and ``labels`` uint8 (100, 24, 24), whose
-        values index ``PHOTOGRAPH_LABELS``. The published pictures are 25 x 25; the last row and column are
-        left off, because a network that halves its input twice needs a multiple of 4.
+        ``LabelledImages`` with ``images`` uint8 (100 or 97, 1, 24, 24) and ``labels`` uint8 (100 or 97, 24, 24), whose
+        values index ``PHOTOGRAPH_LABELS``. The published pictures are 25 x 25; the last row and column are left off,
+        because a network that halves its input twice needs a multiple of 4.
 
     Raises:
         ImportError: if scikit-image is not installed.
@@ -61,9 +66,15 @@ def lfw_photographs() -> LabelledImages:
     >>> photographs = lfw_photographs()
     >>> photographs.images.shape, photographs.label_names
     ((100, 1, 24, 24), ('rest', 'eyes', 'nose', 'mouth'))
+    >>> len(lfw_photographs(own_labels=True))
+    97
     """
     skimage = require("skimage", extra="diffusion", purpose="the photographs of faces")
     faces = skimage.data.lfw_subset()[:100, :24, :24]  # the other 100 pictures show no faces
     images = np.round(faces * 255).astype(np.uint8)[:, None]
+    if own_labels:
+        with (files(__package__) / "photograph_labels.npz").open("rb") as file, np.load(file) as stored:
+            found = stored["found"]
+            return LabelledImages(images[found], stored["labels"][found], PHOTOGRAPH_LABELS)
     template = np.array([[".enm".index(initial) for initial in line] for line in _TEMPLATE.split()], np.uint8)
     return LabelledImages(images, np.repeat(template[None], 100, axis=0), PHOTOGRAPH_LABELS)

@@ -73,7 +73,8 @@ def open_domain(spec: str, size: int = 32, count: int = 16384, *, parser: str | 
     """The domain that ``spec`` names.
 
     Args:
-        spec: ``faces``, ``photographs``, ``celebamask:FOLDER``, ``folder:IMAGES:LABELS`` or ``shards:FOLDER``.
+        spec: ``faces``, ``photographs``, ``photographs:own`` (each with labels of its own), ``celebamask:FOLDER``,
+            ``folder:IMAGES:LABELS`` or ``shards:FOLDER``.
         size: height and width in pixels, for the kinds that come in any size.
         count: how many faces to render for training.
         parser: what gives generated images their label maps: ``small``, ``bisenet:FILE`` or ``segformer:FOLDER``, its
@@ -95,8 +96,8 @@ def _opened(spec: str, size: int, count: int) -> Domain:
     kind, _, path = spec.partition(":")
     if kind == "faces" and not path:
         return _faces(size, count)
-    if kind == "photographs" and not path:
-        photographs = lfw_photographs()
+    if kind == "photographs" and path in ("", "own"):
+        photographs = lfw_photographs(own_labels=path == "own")
         return _aligned(spec, photographs, photographs)
     if kind == "celebamask" and path:
         images = open_celebamask(path, size=size)
@@ -109,7 +110,8 @@ def _opened(spec: str, size: int, count: int) -> Domain:
         shards = open_shards(path, size=size)
         return _aligned(spec, shards, _first_rows(shards, 1000))
     raise ValueError(
-        f"data must be faces, photographs, celebamask:FOLDER, folder:IMAGES:LABELS or shards:FOLDER, got {spec!r}"
+        "data must be faces, photographs, photographs:own, celebamask:FOLDER, folder:IMAGES:LABELS or shards:FOLDER, "
+        f"got {spec!r}"
     )
 
 

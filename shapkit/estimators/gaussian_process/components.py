@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 MAX_CHOOSING_PLAYERS = 100  # with more, all pairs are random
 _MAX_INDIVIDUAL_PLAYERS = 2_000  # with more, players are alike in the prior
 
-_MAX_FITTED_PAIRS = 512  # that parameters are fitted to
+MAX_FITTED_PAIRS = 512  # that parameters are fitted to
 _MAX_DESIGN_PAIRS = 256  # the same, of kernels to choose further pairs by
 _FEW_PAIRS, _FEW_PER_PARAMETER = 250, 3.0  # up to so many pairs, and so many for each parameter, players may be alike
 _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
@@ -169,7 +169,7 @@ class Component:
         """
         if self.family.individual and self.family.n_players > MAX_CHOOSING_PLAYERS:
             return self._judged_by_other_pairs(signs)
-        rows = _fitted_rows(len(signs), _MAX_FITTED_PAIRS)
+        rows = _fitted_rows(len(signs), MAX_FITTED_PAIRS)
         signs, scores = signs[rows], on_grid(self.scores[rows])
         family = self.family
         start = None if len(rows) <= _FEW_PAIRS else starts.get(self.key)
@@ -183,10 +183,10 @@ class Component:
     def _judged_by_other_pairs(self, signs: Floats) -> list[PlausibleKernel]:
         """The same of many players: evidence would take a gradient for each of them, but pairs are left to judge by."""
         scores = on_grid(self.scores)
-        most = max(_MAX_FITTED_PAIRS, self.family.n_players // 2)
+        most = max(MAX_FITTED_PAIRS, self.family.n_players // 2)
         rows = _fitted_rows(len(signs), min(most, max(1, 3 * len(signs) // 4)))
         left = np.setdiff1d(np.arange(len(signs)), rows)
-        rows_and_others = np.concatenate([rows, left[_fitted_rows(len(left), _MAX_FITTED_PAIRS)]])
+        rows_and_others = np.concatenate([rows, left[_fitted_rows(len(left), MAX_FITTED_PAIRS)]])
         found, evidence = [], []
         for family in (self.family, replace(self.family, individual=False)):
             known = _widest(family, signs[rows], scores[rows])

@@ -15,7 +15,13 @@ from shapkit._checks import checked_integer
 from shapkit.attribution.attribution import Attribution
 from shapkit.coalitions import coalitions_of_size
 from shapkit.estimators.gaussian_process.additive_players import RemainingPairs, further_singles, remaining_pairs
-from shapkit.estimators.gaussian_process.components import MAX_CHOOSING_PLAYERS, Component, PartModel, components
+from shapkit.estimators.gaussian_process.components import (
+    MAX_CHOOSING_PLAYERS,
+    MAX_FITTED_PAIRS,
+    Component,
+    PartModel,
+    components,
+)
 from shapkit.estimators.gaussian_process.forecasts import Forecast
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, index_functionals, with_pairs
 from shapkit.estimators.gaussian_process.kernel import PartKernel, pair_shapley
@@ -50,6 +56,7 @@ _MORE_STREAM = 0x67702B  # of the pairs beyond
 _GROWTH = 1.35  # of the number of pairs from one choice of pairs to the next
 _CANDIDATES = 600
 _MOST_CHOSEN_BY = 512  # pairs known; with more, where a kernel errs it would go on to look where it errs
+_FIT_STEPS = 20  # solutions with as many pairs take as long as a fit
 _MOST_TARGETS = 6_000  # coalitions of one size, to choose pairs for
 
 
@@ -210,6 +217,16 @@ class GaussianProcessSampler:
             seeds=(self.seed,),
         )
         return self._measured.restored(known)
+
+    def effort(self, n_evaluations: int) -> float:
+        """Return about how long an estimate takes after so many evaluations; a fit to the most pairs takes 1.
+
+        Read off runs of 30 and 100 players: the power of the first term lies between theirs.
+        """
+        n_pairs = n_evaluations / 2
+        share = min(n_pairs, MAX_PAIRS) / max(MAX_FITTED_PAIRS, self.game.n_players // 2)
+        foretold = max(n_pairs / MAX_PAIRS - 1.0, 0.0)  # by the model of all before
+        return float(min(share, 1.0) ** 1.5 + share**2 / _FIT_STEPS + foretold / 5)
 
     def _evaluate_empty(self, n_left: int) -> int:
         """The one coalition of a game without players."""

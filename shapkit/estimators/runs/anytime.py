@@ -283,9 +283,14 @@ class _Leg:
 
     def _looks(self) -> None:
         """Bring what is known up to date, where the rule needs it or it takes little time."""
+        if self._run.known_at == self._run.n_evaluations:  # a check that was passed within a unit
+            return
         began = time.monotonic()
-        next_look = self._next_look()
-        short = next_look < _SHORT_LOOK or self._looked + next_look < _LOOKING * (began - self._began)
+        next_look = self._next_look(self._run.n_evaluations)
+        seconds = began - self._began
+        if isinstance(self._stop, StoppingRule) and math.isfinite(self._stop.most_seconds):
+            seconds = max(seconds, self._stop.most_seconds)
+        short = next_look < _SHORT_LOOK or self._looked + next_look < _LOOKING * seconds
         if self._blind and not short and self._run.known is not None:
             return
         self._run.look()
@@ -314,6 +319,7 @@ class _Leg:
             step = self._step
             if run.n_evaluations < expected < math.inf:  # a clock may leave time for less
                 step = min(step, math.ceil(expected - run.n_evaluations))
+            step = self._in_time(step)
             began = time.monotonic()
             if run.advance(step, int(target - run.n_evaluations), self._limit) == 0:
                 return None
@@ -343,10 +349,26 @@ class _Leg:
         per_second = (run.n_evaluations - self._began_at) / seconds if seconds > 0 else math.inf
         return min(self._limit, self._stop.forecast(run.known, run.n_evaluations, seconds, per_second))
 
+    def _in_time(self, step: int) -> int:
+        """A step that leaves time for an estimate after it, as far as is known; 1 if none does."""
+        if not isinstance(self._stop, StoppingRule) or not self._blind or self._run.known is None:
+            return step
+        n_evaluations, elapsed = self._run.n_evaluations, time.monotonic() - self._began
+        each = (elapsed - self._looked) / max(n_evaluations - self._began_at, 1)
+        left = self._stop.most_seconds - elapsed
+        while step > 1 and step * each + self._next_look(n_evaluations + step) > left:
+            step //= 2
+        return step
+
     def _seconds(self) -> float:
         """How long the run will have taken, should it end now."""
-        return time.monotonic() - self._began + (self._next_look() if self._blind else 0.0)
+        return time.monotonic() - self._began + (self._next_look(self._run.n_evaluations) if self._blind else 0.0)
 
-    def _next_look(self) -> float:
-        """About how many seconds an estimate will take."""
-        return self._last_look * self._run.n_evaluations / self._looked_at
+    def _next_look(self, n_evaluations: int) -> float:
+        """About how many seconds an estimate after so many evaluations will take."""
+        return self._last_look * self._effort(n_evaluations) / self._effort(self._looked_at)
+
+    def _effort(self, n_evaluations: int) -> float:
+        """How long an estimate takes, in some unit."""
+        effort: Callable[[int], float] = getattr(self._run.sampler, "effort", float)
+        return effort(n_evaluations)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.locality.own_regions import RESULTS, Plan, costs, faces_with_regions, report, run
+from benchmarks.locality.own_regions import RESULTS, Plan, costs, given, photographs, report, run
 from benchmarks.locality.region_transformer import Plan as RegionPlan
 from benchmarks.locality.region_transformer import regions_of
+from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.denoisers.denoiser import small_transformer
 from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.evaluation.domains import open_domain
@@ -41,9 +42,27 @@ def test_a_small_run(model: RegionDenoiser, tmp_path: Path) -> None:
     assert again["arms"]["own regions"]["nose"]["mse_in"] == results["arms"]["own regions"]["nose"]["mse_in"]
 
 
+def test_photographs_that_are_edited_are_not_trained_on(tmp_path: Path) -> None:
+    pytest.importorskip("skimage")
+    plan = Plan(domain="photographs", steps=2, batch_size=4, noises=2, edited=34, sampling_steps=2)
+    faces = given(plan)
+    seen = to_unit_range(torch.as_tensor(faces.domain.training.rows(range(80))[0]))
+    assert len(faces.domain.training) == 80
+    assert len(faces.own.mask("eyes")) == len(faces.images) == 34
+    assert (faces.images[:17] == faces.images[17:]).all()
+    assert (faces.images[:17, None] - seen).abs().amax(dim=(2, 3, 4)).min() > 0.1
+    results = run(plan, None, tmp_path / "runs")
+    for concept in ("eyes", "nose", "mouth"):
+        template, own = (results["arms"][arm][concept] for arm in ("partition", "own regions"))
+        assert own["same_outside"] > template["same_outside"] > 0.5
+        assert own["tokens"] < 1 and own["mse_in"] > 0
+    assert "the data" not in report(results) and "trained on 80 photographs for 2 steps" in report(results)
+
+
 def test_tokens_are_those_of_the_faces_own_regions(model: RegionDenoiser) -> None:
-    plan = Plan(edited=2, sampling_steps=10)
-    images, own = faces_with_regions(plan)
+    plan = Plan(edited=2, sampling_steps=10, faces=32)
+    faces = given(plan)
+    images, own = faces.images, faces.own
     shares = []
     for number in range(2):
         owners = model.with_regions(own.select([number])).network.tokens.owners[0]
@@ -55,4 +74,6 @@ def test_tokens_are_those_of_the_faces_own_regions(model: RegionDenoiser) -> Non
 
 
 def test_the_committed_figures_can_be_read() -> None:
-    assert "own regions" in report(json.loads(RESULTS.read_text(encoding="utf-8")))
+    published = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert "own regions" in report(published)
+    assert "80 photographs" in photographs(published)

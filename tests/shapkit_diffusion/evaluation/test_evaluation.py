@@ -183,7 +183,7 @@ def test_template_is_the_most_frequent_label() -> None:
 
 
 def test_unknown_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="data must be faces, photographs, celebamask:FOLDER"):
+    with pytest.raises(ValueError, match="data must be faces, photographs, photographs:own, celebamask:FOLDER"):
         open_domain("imagenet")
 
 

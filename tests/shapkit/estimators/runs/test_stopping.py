@@ -134,6 +134,38 @@ def test_seconds_end_a_run(monkeypatch):
     assert 5 <= now[0] - began < 7 and longer.n_evaluations > phi.n_evaluations
 
 
+@pytest.mark.parametrize("seconds", [1.0, 5.0, 60.0])
+@pytest.mark.parametrize("shape", [lambda n: (n / 1_000) ** 2, lambda n: min((n / 1_000) ** 2, 1.0) + n / 50_000])
+def test_a_clock_leaves_time_for_an_estimate_that_takes_as_long_as_the_sampler_says(monkeypatch, seconds, shape):
+    """Most of the time goes into the last estimate, which takes many times as long as the one before."""
+    now, taken = [0.0], []
+    monkeypatch.setattr("shapkit.estimators.runs.anytime.time.monotonic", lambda: now[0])
+
+    def value(coalitions):
+        now[0] += 1e-4 * len(coalitions)
+        return coalitions[:, :3].all(axis=1)
+
+    class Slow(SAMPLERS["antithetic"]):
+        n_evaluated = 0
+
+        def advance(self, n_evaluations):
+            spent = super().advance(n_evaluations)
+            self.n_evaluated += spent
+            return spent
+
+        def effort(self, n_evaluations):
+            return shape(n_evaluations)
+
+        def attribution(self):
+            taken.append(shape(self.n_evaluated))
+            now[0] += taken[-1]
+            return super().attribution()
+
+    estimate(shapkit.Game(value, 30), method=Slow, stop=Seconds(seconds))
+    assert 0.9 * seconds < now[0] < 1.1 * seconds
+    assert sum(taken[:-1]) <= 0.1 * seconds, "estimates that nobody asked for"
+
+
 @pytest.mark.parametrize(("stop", "asks"), [(Seconds(100), False), (Seconds(100) | StandardError(1e-9), True)])
 def test_a_clock_leaves_time_for_one_estimate_and_asks_for_few(monkeypatch, stop, asks):
     """An estimate takes a tenth of what the evaluations took: of twenty, twice as long in all."""
