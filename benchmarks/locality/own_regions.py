@@ -19,7 +19,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,9 @@ PICTURES = {
 TIMED, SHOWN = 9, 6
 SEEN = 80
 """Photographs that are trained on; the other 17 are kept back."""
-ARMS = {"partition": "template", "own regions": "label_maps"}
+ARMS = ("partition", "own regions")
+FINE = "own regions, patch 1"
+"""The same with a token a pixel: of photographs alone, since it is trained from scratch."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ class Given:
     redrawn: Mapping[str, Tensor]
 
     @property
+    def arms(self) -> Sequence[str]:
+        """Those that are trained on these faces."""
+        return ARMS if self.redrawn else (*ARMS, FINE)
+
+    @property
     def reference(self) -> RealismReference:
         """The statistics of the real images."""
         return realism_reference(self.domain)
@@ -112,7 +119,8 @@ def trained(plan: Plan, source: Path | None, arm: str, domain: Domain, out: Path
     folder = out / arm.replace(" ", "_")
     if not (folder / "model").exists():
         if source is None:
-            fresh = small_transformer(domain.reference.size[0], domain.reference.images.shape[1], seed=0)
+            size, patch = domain.reference.size[0], 1 if arm == FINE else 2
+            fresh = small_transformer(size, domain.reference.images.shape[1], patch=patch, seed=0)
             partition = template_regions(domain.training, fresh, CONCEPTS, dilation=plan.dilation, mirrored=True)
             model: Denoiser = RegionDenoiser(fresh, partition)
         else:
@@ -126,7 +134,7 @@ def trained(plan: Plan, source: Path | None, arm: str, domain: Domain, out: Path
             ema=0.99,
             flip=True,
             noises_per_image=plan.noises,
-            regions=ARMS[arm],  # type: ignore[arg-type]
+            regions="template" if arm == "partition" else "label_maps",
             dilation=plan.dilation,
         )
         train(model, domain.training, config, folder, resume=folder.exists())
@@ -202,7 +210,7 @@ def run(plan: Plan, source: Path | None, out: Path) -> dict[str, Any]:
             redrawn = faces.redrawn[concept]
             results["data"][concept] = measured(plan, faces.images, redrawn, faces.own, concept, reference)
         results["faces"][concept] = {"frechet": measure_realism(faces.images, reference).crops[concept].fid}
-    for arm in ARMS:
+    for arm in faces.arms:
         model = trained(plan, source, arm, faces.domain, out)
         results["arms"][arm] = {}
         for concept in CONCEPTS:
@@ -230,7 +238,8 @@ def draw(plan: Plan, models: dict[str, RegionDenoiser], path: Path) -> None:
         side = faces.images.shape[-1]
         axis.set_yticks([side * (row + 0.5) for row in range(len(pixels))], ["given", *(f"new {c}" for c in CONCEPTS)])
         axis.set_xticks([])
-        axis.set_title({"partition": "by one partition for all", "own regions": "by each face's own regions"}[arm])
+        own = f"by each face's {arm}"
+        axis.set_title("by one partition for all" if arm == "partition" else own)
     figure.suptitle("Given faces with one concept drawn anew, no inversion: all other pixels are the file's own")
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -297,8 +306,9 @@ def main() -> None:
         published = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         kept = {name: published[name] for name in ("photographs",) if name in published}
         write_json(RESULTS, results | kept if plan.domain == "faces" else published | {plan.domain: results})
-        domain = given(plan).domain
-        draw(plan, {arm: trained(plan, options.model, arm, domain, out) for arm in ARMS}, PICTURES[plan.domain])
+        faces = given(plan)
+        models = {arm: trained(plan, options.model, arm, faces.domain, out) for arm in faces.arms}
+        draw(plan, models, PICTURES[plan.domain])
 
 
 if __name__ == "__main__":
