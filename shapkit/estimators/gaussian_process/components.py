@@ -38,6 +38,7 @@ _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
 _VOTING_ROUGHNESS = 0.03
+_MOST_STEPS = 60  # of a fit
 _SURPRISING = 4.0  # standard deviations, of the ends
 _LEAST_ROUGHNESS = 1e-9
 _SAME = 1e-11  # relative: rounding
@@ -93,7 +94,7 @@ def _fitted(family: KernelFamily, parameters: Floats, n_pairs: int) -> Plausible
 
 
 def _fit(
-    family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None = None, n_iterations: int = 60
+    family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None = None, n_iterations: int = _MOST_STEPS
 ) -> tuple[KernelFamily, Floats, float]:
     """The most probable parameters of a family and the objective there, and the family.
 
@@ -113,11 +114,13 @@ def _fit(
 
 def _widest(family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None = None) -> PlausibleKernel:
     """The most probable kernel of a family, with a second wave where that is more probable and players differ."""
-    n_iterations = 60 if len(signs) <= 400 else 30
+    n_iterations = _MOST_STEPS if len(signs) <= 400 else _MOST_STEPS // 2
     family, best, lowest = _fit(family, signs, scores, start, n_iterations)
     if family.individual:
         wider, faint = family.widened(best)
         parameters, value = fit_kernel(wider, signs, scores, faint, n_iterations)
+        if value < lowest and n_iterations < _MOST_STEPS:  # what has gained something may gain much more
+            parameters, value = fit_kernel(wider, signs, scores, parameters, _MOST_STEPS)
         if value < lowest:
             family, best = wider, parameters
     return _fitted(family, best, len(signs))

@@ -17,13 +17,12 @@ from math import comb
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit.estimators.gaussian_process.kernel import PartKernel, coalition_sizes, size_kernel
+from shapkit.estimators.gaussian_process.kernel import PartKernel, Wave, coalition_sizes, size_kernel
 from shapkit.exact.interactions import Index, bernoulli_numbers, derivative_weights, unanimity_share
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_LARGEST_TANH = 1 - 1e-12  # logarithms of 1 - tanh are taken
 _MAX_NODES = 32  # Gauss-Legendre: exact up to 60 players; beyond, the integrands are smooth
 
 
@@ -133,21 +132,28 @@ def with_pairs(kernel: PartKernel, signs: Floats, functional: IndexFunctional, m
         functional: of the part that the kernel is of (`IndexFunctional.of_part`).
         members: (n_coalitions, size), the players of each coalition.
     """
-    size, own = functional.size, signs[:, members].prod(axis=2)  # Π_{j∈T} x_j
     covariances = np.zeros((len(signs), len(members)))
-    for variance, rate in zip(kernel.wave_variances, kernel.rates, strict=True):
-        tanh = np.minimum(np.tanh(rate * kernel.influences), _LARGEST_TANH)
-        scale, log_scale = variance * 2**size * np.prod(tanh[members], axis=1) * own, kernel.log_scale(rate)
-        total = np.zeros_like(covariances)
-        for node, weight in zip(functional.nodes, functional.weights, strict=True):
-            factors = 1 + node * tanh * signs
-            logs = np.log(factors)
-            left = np.exp(log_scale + logs.sum(axis=1)[:, None] - logs[:, members].sum(axis=2))
-            total += weight * left * _joined(2 * tanh * signs / factors, functional, members)
-        covariances += scale * total
+    for variance, wave in zip(kernel.wave_variances, kernel.waves(), strict=True):
+        mirrored = _of_product(wave, -signs, functional, members)
+        covariances += variance * (
+            _of_product(wave, signs, functional, members) + (mirrored if kernel.even else -mirrored)
+        )
     covariances += _additive_with_pairs(kernel, signs, functional, members)
     covariances += _sizes_with_pairs(kernel, signs, functional, members)
     return covariances + kernel.own_variances(signs)[:, None] * _weights_of_pairs(signs, functional, members)
+
+
+def _of_product(wave: Wave, signs: Floats, functional: IndexFunctional, members: Integers) -> Floats:
+    """The index of x -> F(x, x') / Z for pairs x': (n_pairs, n_coalitions)."""
+    tanh = np.where(signs > 0, *reversed(wave.slopes()))
+    log_scales = wave.log_scales(signs)[:, None]
+    total = np.zeros((len(signs), len(members)))
+    for node, weight in zip(functional.nodes, functional.weights, strict=True):
+        factors = 1 + node * tanh
+        logs = np.log(factors)
+        left = np.exp(log_scales + logs.sum(axis=1)[:, None] - logs[:, members].sum(axis=2))
+        total += weight * left * _joined(2 * tanh / factors, functional, members)
+    return np.asarray(2**functional.size * tanh[:, members].prod(axis=2) * total)
 
 
 def prior_variances(kernel: PartKernel, functional: IndexFunctional, members: Integers) -> Floats:
@@ -160,10 +166,10 @@ def prior_variances(kernel: PartKernel, functional: IndexFunctional, members: In
     weights = np.outer(functional.weights, functional.weights).ravel()
     kept = weights != 0
     first, second, weights = first[kept], second[kept], weights[kept]
-    for variance, rate in zip(kernel.wave_variances, kernel.rates, strict=True):
-        tanh = np.minimum(np.tanh(rate * kernel.influences), _LARGEST_TANH)
-        scale = variance * 4.0**size * np.prod(tanh[members], axis=1) * np.exp(kernel.log_scale(rate))
-        variances += scale * (_double_product(tanh, outside, first, second, functional.joined) @ weights)
+    for variance, wave in zip(kernel.wave_variances, kernel.waves(), strict=True):
+        log_scale, single, product = wave.moments()
+        scale = variance * 2 * 4.0**size * np.prod(product[members], axis=1) * np.exp(log_scale)
+        variances += scale * (_double_product(single, product, outside, first, second, functional.joined) @ weights)
     variances += _additive_variances(kernel, functional, members)
     n_others = n_players - size
     differences, own, others = _size_functionals(functional, n_players)
@@ -196,26 +202,32 @@ def _joined(ratios: Floats, functional: IndexFunctional, members: Integers) -> F
 
 
 def _double_product(
-    tanh: Floats, outside: NDArray[np.bool_], first: Floats, second: Floats, joined: tuple[float, ...]
+    single: Floats,
+    product: Floats,
+    outside: NDArray[np.bool_],
+    first: Floats,
+    second: Floats,
+    joined: tuple[float, ...],
 ) -> Floats:
-    """What the functional, in both arguments, makes of Π_l (1 + τ_l x_l x'_l): (n_coalitions, n_node_pairs).
+    """What the functional makes, in both arguments, of Π_l (1 + b_l (x_l + x'_l) + c_l x_l x'_l) outside of T.
 
-    The coefficients of u^i w^j in Π_{l∉T} (1 + τ r r' + 2 u τ r' + 2 w τ r + 4 u w τ), times c_i c_j.
+    The coefficients of u^i w^j in Π_{l∉T} (1 + b (r + r') + c r r' + 2 u (b + c r') + 2 w (b + c r) + 4 u w c), times
+    c_i c_j, of pairs of nodes r and r': (n_coalitions, n_node_pairs).
     """
     degree = len(joined)
     if degree == 1:
-        logs = np.log1p(tanh[:, None] * (first * second))
+        logs = np.log1p(single[:, None] * (first + second) + product[:, None] * (first * second))
         return np.asarray(joined[0] ** 2 * np.exp(outside.astype(np.float64) @ logs))
     found = np.zeros((degree, degree, len(outside), len(first)))
     found[0, 0] = 1.0
-    for player, tau in enumerate(tanh):
+    for player, (lone, tau) in enumerate(zip(single, product, strict=True)):
         there = outside[:, player][:, None]
         stays, once, twice, both = (
             np.where(there, part, plain)
             for part, plain in (
-                (1 + tau * first * second, 1.0),
-                (2 * tau * second, 0.0),
-                (2 * tau * first, 0.0),
+                (1 + lone * (first + second) + tau * first * second, 1.0),
+                (2 * (lone + tau * second), 0.0),
+                (2 * (lone + tau * first), 0.0),
                 (4 * tau, 0.0),
             )
         )

@@ -21,6 +21,7 @@ from shapkit.estimators.gaussian_process import loops
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+_LARGEST_TANH = 1 - 1e-12  # logarithms of 1 - tanh are taken
 _MAX_NODES = 24  # Gauss-Legendre: exact up to 47 players; beyond, the integrands are smooth
 CONSTANT_VARIANCE = 1.0  # of an even game's mean, in the unit in which its mean square is 1
 _BLOCK_FLOATS = 2**22  # of covariances held at once, about
@@ -34,17 +35,21 @@ class PartKernel:
     With z = x x' (elementwise), u = β·z and U = Σ β, the covariance of o(x) and o(x') is
 
         linear_variance λ·z                                     an additive game
-        + Σ_q wave_variances[q] sinh(t_q u) / sinh(t_q U)       interactions of every odd order
+        + Σ_q wave_variances[q] w_q(x, x')                      interactions of every odd order
         + size_variance κ_odd(|S|, |S'|)                        a function of the size of the coalition
         + slope_variance (λ·z) κ_even(|S|, |S'|)                additive, with weights that depend on the size
         + ends_variance [x, x' = ±(1, ..., 1)]                  everybody and nobody, unlike all others
         + rough_variance [x = x']                               nothing that other coalitions could tell.
 
-    sinh(t u) is, up to a factor, the odd part of Π_j (1 + tanh(t β_j) z_j): independent Fourier coefficients, with
-    variances that are products over their players. κ is a Matérn-3/2 kernel of (2|S| - n)/n, made odd or even.
+    A wave w is exp(t u) cosh(b + b') - exp(-t u) cosh(b - b'), over what that is at the ends, where b = k t β·x and k
+    is its skew. It is the odd part of a product over players. Without a skew it is sinh(t u) / sinh(t U), and all
+    coalitions vary as much: up to a factor it is the odd part of Π_j (1 + tanh(t β_j) z_j), independent Fourier
+    coefficients with variances that are products over their players. With a skew of 1 the dividends of unanimity games
+    are independent instead, or those of their duals, and few players, or all but few, make more of a difference than
+    half of them. κ is a Matérn-3/2 kernel of (2|S| - n)/n, made odd or even.
 
-    An even game has products of two players instead of the additive part, linear_variance Σ_{i<j} λ_i λ_j z_i z_j, the
-    even waves cosh(t_q u) / cosh(t_q U), κ_even and κ_odd in each other's place, and a constant of variance 1.
+    An even game has products of two players instead of the additive part, linear_variance Σ_{i<j} λ_i λ_j z_i z_j, even
+    waves, with a plus in place of the minus, κ_even and κ_odd in each other's place, and a constant of variance 1.
     The ends are what a model was made for, the whole text or image and none of it, where coalitions in between are
     nothing that it has seen. The rough part belongs to the game; since it is part of what is estimated, efficiency
     holds exactly, and so do the values once all pairs are known.
@@ -53,7 +58,7 @@ class PartKernel:
         influences: β (n_players,), positive: how much each player interacts.
         slopes: λ (n_players,), positive: how much each counts by itself.
         linear_variance, size_variance, slope_variance, ends_variance, rough_variance: in the payoff's squared unit.
-        wave_variances, rates: (n_terms,); t is `rates`.
+        wave_variances, rates, skews: (n_terms,); t is `rates`, and k `skews`, between 0 and 1.
         size_length, slope_length: correlation lengths of κ, where the sizes 0 and n are 2 apart.
     """
 
@@ -62,6 +67,7 @@ class PartKernel:
     linear_variance: float
     wave_variances: Floats
     rates: Floats
+    skews: Floats
     size_variance: float
     size_length: float
     slope_variance: float
@@ -90,6 +96,8 @@ class PartKernel:
             linear,
             coalition_sizes(rows),
             coalition_sizes(columns),
+            self.balances(rows),
+            self.balances(columns),
             by_sizes,
             slopes_by_sizes,
             *self.of_loops(),
@@ -112,10 +120,12 @@ class PartKernel:
         """Return the variance (n_pairs,) of each pair's odd or even payoff."""
         by_sizes, slopes_by_sizes = (np.diag(table) for table in self.size_tables())
         sizes = coalition_sizes(signs)
-        same_for_all = float(self.wave_variances.sum())
-        same_for_all += self.pair_variance * float(self.slopes.sum() ** 2 - self.slopes @ self.slopes) / 2
+        same_for_all = self.pair_variance * float(self.slopes.sum() ** 2 - self.slopes @ self.slopes) / 2
         by_size = by_sizes[sizes] + slopes_by_sizes[sizes] * self.slopes.sum()
-        return np.asarray(by_size + same_for_all + self.own_variances(signs))
+        of_waves = sum(
+            variance * wave.variances(signs) for variance, wave in zip(self.wave_variances, self.waves(), strict=True)
+        )
+        return np.asarray(by_size + same_for_all + of_waves + self.own_variances(signs))
 
     def with_shapley(self, signs: Floats) -> Floats:
         """Return the covariances (n_pairs, n_players) of pairs with each player's Shapley value.
@@ -125,15 +135,8 @@ class PartKernel:
         covariances = 2 * self.linear_variance * self.slopes * signs
         covariances += self.own_variances(signs)[:, None] * pair_shapley(signs)
         covariances += self._sizes_with_shapley(signs)
-        nodes, weights = _legendre(self.n_players)
-        for variance, rate in zip(self.wave_variances, self.rates, strict=True):
-            # Σ over T ∋ i of 1/|T| is an integral over r of the product over the other players: nodes are values of r.
-            tanh = np.tanh(rate * self.influences)
-            damped = nodes[:, None] * tanh
-            log_products = 0.5 * np.log1p(-(damped**2)).sum(axis=1) + signs @ np.arctanh(damped).T
-            products = weights * np.exp(self.log_scale(rate) + log_products)
-            without_player = np.where(signs > 0, products @ (1 / (1 + damped)), products @ (1 / (1 - damped)))
-            covariances += variance * tanh * signs * without_player
+        for variance, wave in zip(self.wave_variances, self.waves(), strict=True):
+            covariances += variance * (wave.shapley_of_product(signs) - wave.shapley_of_product(-signs))
         return covariances
 
     def shapley_variances(self) -> Floats:
@@ -141,14 +144,8 @@ class PartKernel:
         variances = 4 * self.linear_variance * self.slopes + self.ends_variance * (2 / self.n_players) ** 2
         variances += self.rough_variance * rough_shapley_variance(self.n_players)
         variances += self._size_shapley_variances()
-        nodes, weights = _legendre(self.n_players)
-        node_products = np.outer(nodes, nodes).ravel()[:, None]
-        weight_products = np.outer(weights, weights).ravel()
-        for variance, rate in zip(self.wave_variances, self.rates, strict=True):
-            tanh = np.tanh(rate * self.influences)
-            factors = 1 + node_products * tanh
-            products = weight_products * np.exp(self.log_scale(rate) + np.log(factors).sum(axis=1))
-            variances += variance * (products @ (tanh / factors))
+        for variance, wave in zip(self.wave_variances, self.waves(), strict=True):
+            variances += variance * wave.shapley_variances()
         return variances
 
     def size_tables(self) -> tuple[Floats, Floats]:
@@ -165,18 +162,20 @@ class PartKernel:
         """The variance of an even game's products of two players; 0 of an odd game."""
         return self.linear_variance if self.even else 0.0
 
-    def of_loops(self) -> tuple[Floats, Floats, float, float, float, bool]:
-        """Return what the loops are told of the kernel: variances, rates, total, pair_variance, squares, even."""
-        total, squares = float(self.influences.sum()), float(self.slopes @ self.slopes)
-        return self.wave_variances, self.rates, total, self.pair_variance, squares, self.even
+    def balances(self, signs: Floats) -> Floats:
+        """Return β·x of pairs (n_pairs, n_players): (n_pairs,)."""
+        total = float(self.influences.sum())
+        return np.asarray(np.clip(signs @ self.influences, -total, total))
 
-    def log_scale(self, rate: float) -> float:
-        """log(Π_j cosh(t β_j) / sinh(t U)), or over cosh(t U) of an even game, without overflow."""
-        exponents = rate * self.influences
-        log_cosh = exponents + np.log1p(np.exp(-2 * exponents))
-        doubled = -2 * exponents.sum()
-        log_wave = exponents.sum() + (np.log1p(np.exp(doubled)) if self.even else np.log(-np.expm1(doubled)))
-        return float(log_cosh.sum() - log_wave - np.log(2) * (len(exponents) - 1))
+    def waves(self) -> list[Wave]:
+        """The waves, each of variance 1 at the ends."""
+        parameters = zip(self.rates, self.skews, strict=True)
+        return [Wave(rate * self.influences, float(skew), self.even) for rate, skew in parameters]
+
+    def of_loops(self) -> tuple[Floats, Floats, Floats, float, float, float, bool]:
+        """Return what the loops are told: variances, rates, skews, total, pair_variance, squares, even."""
+        total, squares = float(self.influences.sum()), float(self.slopes @ self.slopes)
+        return self.wave_variances, self.rates, self.skews, total, self.pair_variance, squares, self.even
 
     def _sizes_with_shapley(self, signs: Floats) -> Floats:
         """The parts of `with_shapley` that depend on sizes."""
@@ -199,6 +198,90 @@ class PartKernel:
         own = own - others
         of_own = self.slopes * (own @ slopes @ own + 2 * (own @ slopes @ others))
         return np.asarray(everyone + of_own + self.slopes.sum() * (others @ slopes @ others))
+
+
+@dataclass(frozen=True)
+class Wave:
+    """What of a random odd or even game is a product over players: F(x, x') = Π_j exp(β_j (x_j x'_j + k x_j + k x'_j)).
+
+    The wave is (F(x, x') + F(-x, -x') ± F(x, -x') ± F(-x, x')) / 2 over its value at the ends. An index of the odd or
+    even part gives F(x, .) and F(-x, .) the same, up to the sign, so that it has to be known of F alone.
+
+    Attributes:
+        influences: β (n_players,), positive.
+        skew: k.
+        even: the sign: a plus where it is true.
+    """
+
+    influences: Floats
+    skew: float
+    even: bool
+
+    @property
+    def log_size(self) -> float:
+        """The logarithm of Z = exp(U) cosh(2 k U) ± exp(-U), U = Σ β, which the wave is divided by."""
+        total = float(self.influences.sum())
+        apart, least = np.exp(-2 * self.skew * total), np.exp(-2 * total)
+        if self.even:
+            scaled = (1 + apart**2) / 2 + apart * least
+        else:  # without the difference of two numbers that are nearly the same
+            scaled = np.expm1(-2 * self.skew * total) ** 2 / 2 - apart * np.expm1(-2 * total)
+        return float(total + 2 * self.skew * total + np.log(scaled))
+
+    def variances(self, signs: Floats) -> Floats:
+        """Return the variance (n_pairs,) of pairs."""
+        total, twice = float(self.influences.sum()), 2 * self.skew * np.abs(signs @ self.influences)
+        same = np.exp(total + twice - self.log_size) * (1 + np.exp(-2 * twice)) / 2
+        opposite = np.exp(-total - self.log_size)
+        return np.asarray(same + opposite if self.even else same - opposite)
+
+    def slopes(self) -> tuple[Floats, Floats]:
+        """Return tanh h (n_players,) of x'_j = -1 and 1: F is Π_j (cosh h_j + x_j sinh h_j) times exp(k β·x')."""
+        against, along = (np.tanh(self.influences * (self.skew + sign)) for sign in (-1, 1))
+        return np.clip(against, -_LARGEST_TANH, _LARGEST_TANH), np.clip(along, -_LARGEST_TANH, _LARGEST_TANH)
+
+    def log_scales(self, signs: Floats) -> Floats:
+        """Return log(Π_j cosh h_j exp(k β·x') / Z) of pairs x': (n_pairs,)."""
+        against, along = (_log_cosh(self.influences * (self.skew + sign)) for sign in (-1, 1))
+        constant = (against + along).sum() / 2 - self.log_size
+        return np.asarray(constant + signs @ ((along - against) / 2 + self.skew * self.influences))
+
+    def moments(self) -> tuple[float, Floats, Floats]:
+        """Return Σ log a_j - log Z, b / a and c / a, where F is Π_j (a_j + b_j (x_j + x'_j) + c_j x_j x'_j)."""
+        both, neither = -4 * self.skew * self.influences, -2 * (1 + self.skew) * self.influences
+        constant = 1 + 2 * np.exp(neither) + np.exp(both)
+        first = -np.expm1(both)
+        larger, smaller = np.maximum(both, neither), np.minimum(both, neither)
+        difference = -np.exp(larger) * np.expm1(smaller - larger)
+        product = -np.expm1(neither) + np.where(both > neither, difference, -difference)
+        log_scale = ((1 + 2 * self.skew) * self.influences + np.log(constant / 4)).sum() - self.log_size
+        return float(log_scale), first / constant, product / constant
+
+    def shapley_of_product(self, signs: Floats) -> Floats:
+        """Return the Shapley values of x -> F(x, x') / Z for pairs x': (n_pairs, n_players)."""
+        nodes, weights = _legendre(len(self.influences))
+        # Σ over T ∋ i of 1/|T| is an integral over r of the product over the other players: nodes are values of r.
+        against, along = ((nodes[:, None] * tanh, tanh) for tanh in self.slopes())
+        logs_against, logs_along = np.log1p(against[0]), np.log1p(along[0])
+        log_products = (logs_against + logs_along).sum(axis=1) / 2 + signs @ ((logs_along - logs_against) / 2).T
+        products = weights * np.exp(self.log_scales(signs)[:, None] + log_products)
+        own_against, own_along = (products @ (tanh / (1 + damped)) for damped, tanh in (against, along))
+        return np.asarray(np.where(signs > 0, own_along, own_against))
+
+    def shapley_variances(self) -> Floats:
+        """Return the variance (n_players,) of each player's Shapley value, of an odd game."""
+        nodes, weights = _legendre(len(self.influences))
+        first, second = (grid.ravel()[:, None] for grid in np.meshgrid(nodes, nodes, indexing="ij"))
+        log_scale, single, product = self.moments()
+        factors = 1 + single * (first + second) + product * (first * second)
+        products = np.outer(weights, weights).ravel() * np.exp(log_scale + np.log(factors).sum(axis=1))
+        return np.asarray(2 * products @ (product / factors))
+
+
+def _log_cosh(numbers: Floats) -> Floats:
+    """log(cosh(x)) without overflow."""
+    sizes = np.abs(numbers)
+    return np.asarray(sizes + np.log1p(np.exp(-2 * sizes)) - np.log(2))
 
 
 def factorised(kernel: PartKernel, signs: Floats) -> tuple[PartKernel, Floats, Floats]:

@@ -39,6 +39,8 @@ _SCALARS = np.array(
 )
 _NO_ENDS = -25.0  # stands for a variance of 0
 _RATES = np.log([2.0, 8.0])  # β has mean 1/n: tanh(t β) is about 2/n for the first term
+_FIRST_RATES = np.log([8.0, 2.0])  # from a low rate the fit does not find games that are far from additive
+_SKEW = (np.log(0.3), np.log(0.3), 1.5, -7.0, 0.0)
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _FAINT = -3.0  # log: how much less the second sinh term starts with than the first would
 _CLOSE_ENOUGH = 0.01  # log probability: steps that gain less are the last ones
@@ -69,22 +71,24 @@ class KernelFamily:
         """Return start, prior mean, prior standard deviation, least and greatest value: (n_parameters, 5)."""
         return _parameter_table(self).copy()
 
-    def split(self, parameters: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats]:
-        """Return views of a vector: scalars, wave variances, rates, log influences, log slopes over influences."""
+    def split(self, parameters: Floats) -> tuple[Floats, Floats, Floats, Floats, Floats, Floats]:
+        """Return views of a vector: scalars, wave variances, rates, skews, influences, slopes over influences."""
         rates = _N_SCALARS + self.n_terms
-        influences = rates + self.n_terms
+        skews = rates + self.n_terms
+        influences = skews + self.n_terms
         ratios = influences + self.n_players * self.individual
         return (
             parameters[:_N_SCALARS],
             parameters[_N_SCALARS:rates],
-            parameters[rates:influences],
+            parameters[rates:skews],
+            parameters[skews:influences],
             parameters[influences:ratios],
             parameters[ratios:],
         )
 
     def kernel(self, parameters: Floats) -> PartKernel:
         """Return the kernel with these parameters (n_parameters,)."""
-        scalars, variances, rates, log_influences, log_ratios = self.split(parameters)
+        scalars, variances, rates, skews, log_influences, log_ratios = self.split(parameters)
         values = np.exp(scalars)
         n_players = self.n_players
         influences = np.exp(log_influences) / n_players if self.individual else np.full(n_players, 1 / n_players)
@@ -94,6 +98,7 @@ class KernelFamily:
             linear_variance=float(values[_LINEAR]),
             wave_variances=np.exp(variances),
             rates=np.exp(rates),
+            skews=np.exp(skews),
             size_variance=float(values[_SIZE]),
             size_length=float(values[_SIZE_LENGTH]),
             slope_variance=float(values[_SLOPE]),
@@ -127,9 +132,13 @@ class KernelFamily:
 def _parameter_table(family: KernelFamily) -> Floats:
     """What ``family.table()`` returns, not to be written to."""
     variances = [(np.log(0.5 / family.n_terms), 0.0, 3.0, -14.0, 9.0)] * family.n_terms
-    rates = [(rate, rate, 1.0, -7.0, 6.0) for rate in _RATES[: family.n_terms]]
+    rates = [
+        (first, rate, 1.0, -7.0, 6.0)
+        for first, rate in zip(_FIRST_RATES[: family.n_terms], _RATES[: family.n_terms], strict=True)
+    ]
+    skews = [_SKEW] * family.n_terms
     players = [_PLAYER] * (2 * family.n_players if family.individual else 0)
-    table = np.concatenate([_SCALARS, np.array(variances + rates + players)])
+    table = np.concatenate([_SCALARS, np.array(variances + rates + skews + players)])
     if not family.ends:
         table[_ENDS, [0, 1, 3, 4]] = _NO_ENDS
     return table
@@ -254,7 +263,7 @@ class _Likelihood:
     def __call__(self, parameters: Floats) -> tuple[float, Floats]:
         """Return the value and its gradient (n_parameters,)."""
         family, payoffs = self._family, self._payoffs
-        scalars, variances, rates, influences, ratios = family.split(np.exp(parameters))
+        scalars, variances, rates, skews, influences, ratios = family.split(np.exp(parameters))
         numbers = self._numbers
         numbers[:_N_SCALARS] = scalars
         numbers[_ROUGH] += family.least_roughness
@@ -262,7 +271,7 @@ class _Likelihood:
             numbers[_ENDS] = 0.0
         influences = influences / family.n_players if family.individual else self._alike
         slopes = influences * ratios if family.individual else influences
-        kernel = (influences, slopes, numbers, variances, rates, family.even, family.individual)
+        kernel = (influences, slopes, numbers, variances, rates, skews, family.even, family.individual)
         kept = (self._products, self._linear, self._waves, self._tilts)
         loops.fill_triangle(self._signs, self._columns, self._sizes, *kernel, self._covariances, *kept)
         # The lower triangle of rows is the upper one of columns, which LAPACK takes without a copy.
@@ -273,10 +282,13 @@ class _Likelihood:
         value = 0.5 * float(np.vdot(payoffs, weights)) + payoffs.shape[1] * float(np.log(np.diag(factor)).sum())
         inverse, _ = lapack.dpotri(factor, lower=0, overwrite_c=1)
         gradient = np.zeros(len(parameters))
-        by_number, by_variance, by_rate, by_influence, by_ratio = family.split(gradient)  # views, filled in place
+        by_number, by_variance, by_rate, by_skew, by_influence, by_ratio = family.split(
+            gradient
+        )  # views, filled in place
         by_players = np.empty((2, family.n_players))
         loops.contract_gradient(
             self._signs,
+            self._columns,
             self._sizes,
             *kernel,
             inverse.T,
@@ -285,6 +297,7 @@ class _Likelihood:
             by_number,
             by_variance,
             by_rate,
+            by_skew,
             *by_players,
         )
         by_number[_ROUGH] *= scalars[_ROUGH]

@@ -1,8 +1,8 @@
 """The loops of the Gaussian process that run once per two pairs of coalitions, compiled with numba.
 
 Pairs are rows of +1 and -1. `products` holds Σ_j β_j x_j x'_j, at most `total` = Σ_j β_j in size, and `linear` the
-same with other weights; `rates` and `variances` are those of the waves of `kernel.py`: sinh where `even` is false,
-cosh where it is true. `pair_variance` is that of an even game's products of two players, whose kernel is
+same with other weights; `rates`, `skews` and `variances` are those of the waves of `kernel.py`: odd where `even` is
+false. `pair_variance` is that of an even game's products of two players, whose kernel is
 (`linear`² - `squares`) / 2; 0 for an odd game.
 """
 
@@ -29,9 +29,29 @@ def _exponentials(product: float, total: float, rate: float, least: float) -> tu
 
 
 @compiled
-def _scales(least: Floats, rates: Floats, total: float, even: bool) -> Floats:
-    """1 / (1 ∓ exp(-2 t U)), which makes a wave 1 at u = U."""
-    return 1.0 / (1.0 + least) if even else -1.0 / np.expm1(-2.0 * rates * total)
+def _scales(least: Floats, rates: Floats, skews: Floats, total: float, even: bool) -> Floats:
+    """What makes a wave 1 at the ends, as `_leanings` and `_exponentials` are scaled."""
+    scales = np.empty(len(rates))
+    for term in range(len(rates)):
+        apart = math.exp(-2.0 * skews[term] * rates[term] * total)
+        if even:
+            scales[term] = 1.0 / (1.0 + apart * apart + 2.0 * apart * least[term])
+        else:  # without the difference of two numbers that are nearly the same
+            missing = math.expm1(-2.0 * skews[term] * rates[term] * total)
+            scales[term] = 1.0 / (missing * missing - 2.0 * apart * math.expm1(-2.0 * rates[term] * total))
+    return scales
+
+
+@compiled
+def _leanings(balances: Floats, rates: Floats, skews: Floats, total: float) -> tuple[Floats, Floats]:
+    """exp(b - B) and exp(-b - B) of pairs, where b = k t `balances` is at most B in size: both (n_terms, n_pairs)."""
+    up, down = np.empty((len(rates), len(balances))), np.empty((len(rates), len(balances)))
+    for term in range(len(rates)):
+        weight = skews[term] * rates[term]
+        for row in range(len(balances)):
+            up[term, row] = math.exp(weight * (balances[row] - total))
+            down[term, row] = math.exp(-weight * (balances[row] + total))
+    return up, down
 
 
 @compiled
@@ -40,10 +60,13 @@ def fill_covariances(
     linear: Floats,
     row_sizes: Integers,
     column_sizes: Integers,
+    row_balances: Floats,
+    column_balances: Floats,
     by_sizes: Floats,
     slopes_by_sizes: Floats,
     variances: Floats,
     rates: Floats,
+    skews: Floats,
     total: float,
     pair_variance: float,
     squares: float,
@@ -53,10 +76,13 @@ def fill_covariances(
     """Write the covariance of every row's with every column's pair, but not what each has for itself, to `covariances`.
 
     `by_sizes` and `slopes_by_sizes` (n_players + 1, n_players + 1) are looked up with the sizes of the two
-    coalitions; the second, which includes the variance of the linear part, multiplies `linear`.
+    coalitions; the second, which includes the variance of the linear part, multiplies `linear`. Balances are
+    Σ_j β_j x_j.
     """
     least, sign = np.exp(-2.0 * rates * total), 1.0 if even else -1.0
-    scales = _scales(least, rates, total, even)
+    scales = _scales(least, rates, skews, total, even)
+    row_up, row_down = _leanings(row_balances, rates, skews, total)
+    up, down = _leanings(column_balances, rates, skews, total)
     for row in range(products.shape[0]):
         for column in range(products.shape[1]):
             size, other = row_sizes[row], column_sizes[column]
@@ -64,8 +90,17 @@ def fill_covariances(
             covariance += 0.5 * pair_variance * (linear[row, column] * linear[row, column] - squares)
             for term in range(len(rates)):
                 grown, fallen = _exponentials(products[row, column], total, rates[term], least[term])
+                grown *= row_up[term, row] * up[term, column] + row_down[term, row] * down[term, column]
+                fallen *= row_up[term, row] * down[term, column] + row_down[term, row] * up[term, column]
                 covariance += variances[term] * (grown + sign * fallen) * scales[term]
             covariances[row, column] = covariance
+
+
+@compiled
+def _difference(first: float, second: float) -> float:
+    """(first - second) / (first + second) of numbers that are not negative; 0 where both have vanished."""
+    both = first + second
+    return (first - second) / both if both > 0.0 else 0.0
 
 
 @compiled
@@ -105,6 +140,18 @@ def _weighted_products(signs: Floats, columns: Floats, weights: Floats, products
 
 
 @compiled
+def _balances(columns: Floats, influences: Floats) -> Floats:
+    """Σ_j β_j x_j of pairs, given as columns (n_players, n_pairs)."""
+    balances = np.zeros(columns.shape[1])
+    for player in range(columns.shape[0]):
+        balances += influences[player] * columns[player]
+    total = influences.sum()
+    for pair in range(len(balances)):
+        balances[pair] = min(max(balances[pair], -total), total)
+    return balances
+
+
+@compiled
 def fill_triangle(
     signs: Floats,
     columns: Floats,
@@ -114,6 +161,7 @@ def fill_triangle(
     numbers: Floats,
     variances: Floats,
     rates: Floats,
+    skews: Floats,
     even: bool,
     individual: bool,
     covariances: Floats,
@@ -127,15 +175,15 @@ def fill_triangle(
     `numbers` holds linear variance, rough variance, variance and length of sizes, variance and length of slopes, the
     variance of the ends, and that of a constant. `columns` is `signs` transposed. `products` and `linear` (n_pairs,
     n_pairs) receive Σ β_j x_j x'_j and the same of the slopes, or hold them already where players are not `individual`.
-    `waves` and `tilts` (n_terms, n_pairs, n_pairs) receive sinh(t u)/sinh(t U) and cosh(t u)/sinh(t U), or, of an even
-    game, cosh(t u)/cosh(t U) and sinh(t u)/cosh(t U): a tilt times t is the derivative of a wave in u.
+    `waves` and `tilts` (n_terms, n_pairs, n_pairs) receive the waves and their derivatives in t u.
     """
     n_players = signs.shape[1]
     linear_variance, rough_variance = numbers[0], numbers[1]
     profile, slope_profile = _size_profile(n_players, numbers[3])[0], _size_profile(n_players, numbers[5])[0]
     total, squares = influences.sum(), (slopes * slopes).sum()
     least, sign = np.exp(-2.0 * rates * total), 1.0 if even else -1.0
-    scales = _scales(least, rates, total, even)
+    scales = _scales(least, rates, skews, total, even)
+    up, down = _leanings(_balances(columns, influences), rates, skews, total)
     if individual:
         _weighted_products(signs, columns, influences, products)
         _weighted_products(signs, columns, slopes, linear)
@@ -150,6 +198,8 @@ def fill_triangle(
                 covariance += (linear_variance + by_slope) * slope
             for term in range(len(rates)):
                 grown, fallen = _exponentials(products[row, column], total, rates[term], least[term])
+                grown *= up[term, row] * up[term, column] + down[term, row] * down[term, column]
+                fallen *= up[term, row] * down[term, column] + down[term, row] * up[term, column]
                 waves[term, row, column] = (grown + sign * fallen) * scales[term]
                 tilts[term, row, column] = (grown - sign * fallen) * scales[term]
                 covariance += variances[term] * waves[term, row, column]
@@ -162,12 +212,14 @@ def fill_triangle(
 @compiled
 def contract_gradient(
     signs: Floats,
+    columns: Floats,
     sizes: Integers,
     influences: Floats,
     slopes: Floats,
     numbers: Floats,
     variances: Floats,
     rates: Floats,
+    skews: Floats,
     even: bool,
     individual: bool,
     inverse: Floats,
@@ -179,16 +231,17 @@ def contract_gradient(
     by_number: Floats,
     by_variance: Floats,
     by_rate: Floats,
+    by_skew: Floats,
     by_influence: Floats,
     by_slope: Floats,
 ) -> None:
     """Write the derivatives of half of (n_columns log det K + Σ y' K⁻¹ y) in the kernel's parameters.
 
     `inverse` (n_pairs, n_pairs) holds K⁻¹ in its lower triangle, and `weights` (n_pairs, n_columns) are K⁻¹ y; the
-    other arguments up to `tilts` are those of `fill_triangle`. `by_number` (7,), `by_variance` and `by_rate`
-    (n_terms,) receive the derivatives in the logarithms of `numbers`, `variances` and `rates`, except that of the rough
-    variance itself; `by_influence` and `by_slope` (n_players,) those in `influences` and `slopes` themselves, where
-    players are `individual`.
+    other arguments up to `tilts` are those of `fill_triangle`. `by_number` (7,), `by_variance`, `by_rate` and `by_skew`
+    (n_terms,) receive the derivatives in the logarithms of `numbers`, `variances`, `rates` and `skews`, except that of
+    the rough variance itself; `by_influence` and `by_slope` (n_players,) those in `influences` and `slopes` themselves,
+    where players are `individual`.
     """
     n_pairs, n_players = signs.shape
     n_columns, n_terms = weights.shape[1], len(rates)
@@ -196,7 +249,10 @@ def contract_gradient(
     slope_profile, slope_slope = _size_profile(n_players, numbers[5])
     sign = 1.0 if even else -1.0
     everything = squared = by_size = by_length = by_slopes = by_slope_length = additive = trace = of_ends = 0.0
-    wave_totals, tilt_totals = np.zeros(n_terms), np.zeros(n_terms)
+    wave_totals, tilt_totals, lean_totals = np.zeros(n_terms), np.zeros(n_terms), np.zeros(n_terms)
+    total = influences.sum()
+    balances, leaning = _balances(columns, influences), np.zeros(n_pairs)
+    up, down = _leanings(balances, rates, skews, total)
     by_influence[:] = 0.0
     by_slope[:] = 0.0
     of_products, of_linear = np.empty(n_players), np.empty(n_players)
@@ -227,6 +283,23 @@ def contract_gradient(
                 wave_totals[term] += once * waves[term, row, column]
                 tilt_totals[term] += once * tilt * products[row, column]
                 weight += variances[term] * rates[term] * tilt
+                # the part that grows with t u leans as tanh(b + b') does, the other as tanh(b - b')
+                wave = waves[term, row, column]
+                same = (
+                    0.5
+                    * (wave + tilt)
+                    * _difference(up[term, row] * up[term, column], down[term, row] * down[term, column])
+                )
+                opposite = (
+                    0.5
+                    * (wave - tilt)
+                    * _difference(up[term, row] * down[term, column], down[term, row] * up[term, column])
+                )
+                by_row, by_column = once * (same + opposite), once * (same - opposite)
+                lean_totals[term] += by_row * balances[row] + by_column * balances[column]
+                lean = variances[term] * rates[term] * skews[term]
+                leaning[row] += lean * by_row
+                leaning[column] += lean * by_column
             if individual:
                 linear_weight = once * (numbers[4] * of_sizes + numbers[0] * (slope if even else 1.0))
                 product_weight = once * weight
@@ -237,7 +310,7 @@ def contract_gradient(
         for player in range(n_players if individual else 0):
             by_slope[player] += signs[row, player] * of_linear[player]
             by_influence[player] += signs[row, player] * of_products[player]
-    total, squares = influences.sum(), (slopes * slopes).sum()
+    squares = (slopes * slopes).sum()
     by_number[0] = numbers[0] * (0.5 * (squared - squares * everything) if even else additive)
     by_number[1] = trace
     by_number[2] = numbers[2] * by_size
@@ -245,14 +318,27 @@ def contract_gradient(
     by_number[4] = numbers[4] * by_slopes
     by_number[5] = numbers[4] * by_slope_length
     by_number[6] = numbers[6] * of_ends
-    shared = 0.0  # from sinh(t U) or cosh(t U) in the denominator
+    shared = 0.0  # from what waves are scaled by
     for term in range(n_terms):
-        steepness = math.tanh(rates[term] * total)
-        normalised = wave_totals[term] * steepness if even else wave_totals[term] / steepness
+        apart = math.exp(-2.0 * skews[term] * rates[term] * total)
+        least = math.exp(-2.0 * rates[term] * total)
+        missing = math.expm1(-2.0 * skews[term] * rates[term] * total)
+        if even:
+            scale = 0.5 * (1.0 + apart * apart) + apart * least
+        else:
+            scale = 0.5 * missing * missing - apart * math.expm1(-2.0 * rates[term] * total)
+        steepness = (0.5 * (1.0 + apart * apart) - sign * apart * least) / scale
+        skewness = (1.0 - apart * apart) / scale
         by_variance[term] = variances[term] * wave_totals[term]
-        by_rate[term] = variances[term] * rates[term] * (tilt_totals[term] - total * normalised)
-        shared += variances[term] * rates[term] * normalised
+        leant = skews[term] * (lean_totals[term] - total * skewness * wave_totals[term])
+        by_skew[term] = variances[term] * rates[term] * leant
+        by_rate[term] = (
+            variances[term] * rates[term] * (tilt_totals[term] - total * steepness * wave_totals[term] + leant)
+        )
+        shared += variances[term] * rates[term] * wave_totals[term] * (steepness + skews[term] * skewness)
     for player in range(n_players):
         by_influence[player] -= shared
+        if individual:
+            by_influence[player] += columns[player] @ leaning
         if even:  # from the squares that products of pairs leave out
             by_slope[player] -= numbers[0] * slopes[player] * everything

@@ -102,9 +102,8 @@ def test_a_fit_lowers_the_objective():
     family, _, _ = some_kernel(6)
     pairs, odd = some_pairs(6, 20), np.random.default_rng(3).normal(size=(20, 1))
     parameters, lowest = fit_kernel(family, pairs, odd)
-    assert (
-        lowest == objective(parameters, family, pairs, odd)[0] < objective(family.table()[:, 0], family, pairs, odd)[0]
-    )
+    begin, end = (objective(place, family, pairs, odd)[0] for place in (family.table()[:, 0], parameters))
+    assert lowest == pytest.approx(end, rel=1e-12) and end < begin
 
 
 def test_a_gram_matrix_that_rounding_made_indefinite_is_made_rougher():
@@ -301,7 +300,7 @@ def test_more_players_than_it_can_tell_apart():
 
 
 def test_parameters_are_fitted_to_some_of_many_pairs(monkeypatch):
-    monkeypatch.setattr(component_module, "_MAX_FITTED_PAIRS", 30)
+    monkeypatch.setattr(component_module, "MAX_FITTED_PAIRS", 30)
     table = smooth_table(8, 4)
     phi = run(shapkit.table_game(table), 160)
     assert np.abs(phi.values - shapkit.shapley_values(table)).max() < 0.02
@@ -427,13 +426,14 @@ def test_a_model_predicts_additive_outputs_beside_others():
     assert np.abs(predicted[:, 1] - odd[40:, 1]).mean() < 0.5 * np.abs(odd[40:, 1]).mean()
 
 
-def test_ninety_interactions_of_thirty_players_are_exact_from_two_thousand_evaluations():
+@pytest.mark.parametrize("seed", range(4))
+def test_ninety_interactions_of_thirty_players_are_exact_from_2_200_evaluations(seed):
     rng = np.random.default_rng(0)
     carriers = [sorted(rng.choice(30, rng.integers(1, 6), replace=False).tolist()) for _ in range(90)]
     dividends = rng.normal(size=90)
     shares = np.zeros(30)
     for carrier, dividend in zip(carriers, dividends, strict=True):
         shares[carrier] += dividend / len(carrier)
-    found = shapkit.estimate(shapkit.unanimity_sum(30, carriers, dividends), 2_000)
+    found = shapkit.estimate(shapkit.unanimity_sum(30, carriers, dividends), 2_200, seed=seed)
     np.testing.assert_allclose(found.values, shares, atol=1e-12)
     assert found.standard_errors is not None and (found.standard_errors == 0).all()
