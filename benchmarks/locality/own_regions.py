@@ -19,7 +19,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,6 @@ TIMED, SHOWN = 9, 6
 SEEN = 80
 """Photographs that are trained on; the other 17 are kept back."""
 ARMS = ("partition", "own regions")
-FINE = "own regions, patch 1"
-"""The same with a token a pixel: of photographs alone, since it is trained from scratch."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,6 @@ class Given:
     redrawn: Mapping[str, Tensor]
 
     @property
-    def arms(self) -> Sequence[str]:
-        """Those that are trained on these faces."""
-        return ARMS if self.redrawn else (*ARMS, FINE)
-
-    @property
     def reference(self) -> RealismReference:
         """The statistics of the real images."""
         return realism_reference(self.domain)
@@ -119,8 +112,7 @@ def trained(plan: Plan, source: Path | None, arm: str, domain: Domain, out: Path
     folder = out / arm.replace(" ", "_")
     if not (folder / "model").exists():
         if source is None:
-            size, patch = domain.reference.size[0], 1 if arm == FINE else 2
-            fresh = small_transformer(size, domain.reference.images.shape[1], patch=patch, seed=0)
+            fresh = small_transformer(domain.reference.size[0], domain.reference.images.shape[1], seed=0)
             partition = template_regions(domain.training, fresh, CONCEPTS, dilation=plan.dilation, mirrored=True)
             model: Denoiser = RegionDenoiser(fresh, partition)
         else:
@@ -210,7 +202,7 @@ def run(plan: Plan, source: Path | None, out: Path) -> dict[str, Any]:
             redrawn = faces.redrawn[concept]
             results["data"][concept] = measured(plan, faces.images, redrawn, faces.own, concept, reference)
         results["faces"][concept] = {"frechet": measure_realism(faces.images, reference).crops[concept].fid}
-    for arm in faces.arms:
+    for arm in ARMS:
         model = trained(plan, source, arm, faces.domain, out)
         results["arms"][arm] = {}
         for concept in CONCEPTS:
@@ -238,8 +230,7 @@ def draw(plan: Plan, models: dict[str, RegionDenoiser], path: Path) -> None:
         side = faces.images.shape[-1]
         axis.set_yticks([side * (row + 0.5) for row in range(len(pixels))], ["given", *(f"new {c}" for c in CONCEPTS)])
         axis.set_xticks([])
-        own = f"by each face's {arm}"
-        axis.set_title("by one partition for all" if arm == "partition" else own)
+        axis.set_title({"partition": "by one partition for all", "own regions": "by each face's own regions"}[arm])
     figure.suptitle("Given faces with one concept drawn anew, no inversion: all other pixels are the file's own")
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -307,7 +298,7 @@ def main() -> None:
         kept = {name: published[name] for name in ("photographs",) if name in published}
         write_json(RESULTS, results | kept if plan.domain == "faces" else published | {plan.domain: results})
         faces = given(plan)
-        models = {arm: trained(plan, options.model, arm, faces.domain, out) for arm in faces.arms}
+        models = {arm: trained(plan, options.model, arm, faces.domain, out) for arm in ARMS}
         draw(plan, models, PICTURES[plan.domain])
 
 
