@@ -28,7 +28,7 @@ from shapkit.kernels import compiled
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-MOST_SEARCHED = 1_024
+MOST_SEARCHED = 1_280
 """Pairs, the first ones, that a polynomial is looked for in; it is compared with the others."""
 
 MOST_OUTPUTS = 256
@@ -207,7 +207,7 @@ class KnownPolynomial:
 
 
 def short_polynomial(signs: Floats, odd: Floats, even: Floats, even_counts: bool) -> FittedPolynomial | None:
-    """Return the polynomial of few terms that is the odd or the even part of an output on the first 1,024 pairs.
+    """Return the polynomial of few terms that is the odd or the even part of an output on the first 1,280 pairs.
 
     Each part of the game has at most two thirds as many terms as these are beyond 16. None if there is none.
 

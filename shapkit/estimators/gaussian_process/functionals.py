@@ -23,6 +23,7 @@ from shapkit.exact.interactions import Index, bernoulli_numbers, derivative_weig
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+_ROUNDING = 1e-16
 _MAX_NODES = 32  # Gauss-Legendre: exact up to 60 players; beyond, the integrands are smooth
 
 
@@ -216,7 +217,8 @@ def _double_product(
     """
     degree = len(joined)
     if degree == 1:
-        logs = np.log1p(single[:, None] * (first + second) + product[:, None] * (first * second))
+        factors = 1 + single[:, None] * (first + second) + product[:, None] * (first * second)
+        logs = np.log(np.maximum(factors, _ROUNDING))  # positive, but for rounding, where r and r' are -1
         return np.asarray(joined[0] ** 2 * np.exp(outside.astype(np.float64) @ logs))
     found = np.zeros((degree, degree, len(outside), len(first)))
     found[0, 0] = 1.0

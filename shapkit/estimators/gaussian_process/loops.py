@@ -318,17 +318,13 @@ def contract_gradient(
     by_number[4] = numbers[4] * by_slopes
     by_number[5] = numbers[4] * by_slope_length
     by_number[6] = numbers[6] * of_ends
+    scales = _scales(np.exp(-2.0 * rates * total), rates, skews, total, even)
     shared = 0.0  # from what waves are scaled by
     for term in range(n_terms):
         apart = math.exp(-2.0 * skews[term] * rates[term] * total)
         least = math.exp(-2.0 * rates[term] * total)
-        missing = math.expm1(-2.0 * skews[term] * rates[term] * total)
-        if even:
-            scale = 0.5 * (1.0 + apart * apart) + apart * least
-        else:
-            scale = 0.5 * missing * missing - apart * math.expm1(-2.0 * rates[term] * total)
-        steepness = (0.5 * (1.0 + apart * apart) - sign * apart * least) / scale
-        skewness = (1.0 - apart * apart) / scale
+        steepness = (1.0 + apart * apart - 2.0 * sign * apart * least) * scales[term]
+        skewness = 2.0 * (1.0 - apart * apart) * scales[term]
         by_variance[term] = variances[term] * wave_totals[term]
         leant = skews[term] * (lean_totals[term] - total * skewness * wave_totals[term])
         by_skew[term] = variances[term] * rates[term] * leant

@@ -213,13 +213,13 @@ def test_the_search_is_guided_by_the_outputs_of_which_most_is_left():
 
 
 def test_a_look_on_the_way_changes_nothing_where_certainty_comes_late():
-    """A multiplexer of 11 of 20 players has few terms and values +1 and -1: more than 1,024 pairs must tell that."""
+    """A multiplexer of 11 of 20 players has few terms and values +1 and -1: more than 1,280 pairs must tell that."""
 
     def multiplexer(coalitions: NDArray[np.bool_]) -> Floats:
         address = coalitions[:, :3] @ np.array([4, 2, 1])
         return np.where(coalitions[np.arange(len(coalitions)), 3 + address], 1.0, -1.0)
 
     game = shapkit.Game(multiplexer, 20)
-    at_once, with_a_look = shapkit.estimate(game, 4_000), shapkit.estimate(game, 2_400).extend(1_600)
+    at_once, with_a_look = shapkit.estimate(game, 4_000), shapkit.estimate(game, 2_600).extend(1_400)
     np.testing.assert_array_equal(with_a_look.values, at_once.values)
     np.testing.assert_array_equal(with_a_look.standard_errors, at_once.standard_errors)
