@@ -33,7 +33,8 @@ _MAX_INDIVIDUAL_PLAYERS = 2_000  # with more, players are alike in the prior
 
 MAX_FITTED_PAIRS = 512  # that parameters are fitted to
 _MAX_DESIGN_PAIRS = 256  # the same, of kernels to choose further pairs by
-_FEW_PAIRS, _FEW_PER_PARAMETER = 250, 3.0  # up to so many pairs, and so many for each parameter, players may be alike
+_FEW_PER_PARAMETER = 3.0  # up to so many pairs for each parameter, waves have no skew
+_FEW_PAIRS = 250  # up to so many pairs, where they are also few for the parameters, players may be alike
 _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
@@ -126,6 +127,15 @@ def _widest(family: KernelFamily, signs: Floats, scores: Floats, start: Floats |
     return _fitted(family, best, len(signs))
 
 
+def _with_skew(family: KernelFamily, start: Floats | None, n_pairs: int) -> tuple[KernelFamily, Floats | None]:
+    """The family, and parameters to start from, with skews only where pairs are many for the parameters.
+
+    Of few pairs most are of half of the players, and do not say what a skew makes of small coalitions.
+    """
+    family = replace(family, skewed=n_pairs > _FEW_PER_PARAMETER * len(family.table()))
+    return family, family.with_skew(start) if start is not None and family.skewed else start
+
+
 def _either(first: PlausibleKernel, second: PlausibleKernel, evidence: float) -> list[PlausibleKernel]:
     """Two kernels, with the log of how much more probable the first is."""
     weight = float(expit(evidence))
@@ -160,7 +170,8 @@ class Component:
         rows = _fitted_rows(len(signs), _MAX_DESIGN_PAIRS)
         start = starts.get(self.key)
         n_iterations = 40 if len(rows) == len(signs) else 15  # of many pairs the last fit has seen most already
-        family, parameters, _ = _fit(self.family, signs[rows], on_grid(self.scores[rows]), start, n_iterations)
+        family, start = _with_skew(self.family, start, len(rows))
+        family, parameters, _ = _fit(family, signs[rows], on_grid(self.scores[rows]), start, n_iterations)
         starts[self.key] = parameters
         return family.kernel(parameters)
 
@@ -174,8 +185,8 @@ class Component:
             return self._judged_by_other_pairs(signs)
         rows = _fitted_rows(len(signs), MAX_FITTED_PAIRS)
         signs, scores = signs[rows], on_grid(self.scores[rows])
-        family = self.family
         start = None if len(rows) <= _FEW_PAIRS else starts.get(self.key)
+        family, start = _with_skew(self.family, start, len(rows))
         if family.individual and len(rows) <= min(_FEW_PAIRS, _FEW_PER_PARAMETER * len(family.table())):
             alike, shared, _ = _fit(replace(family, individual=False), signs, scores)
             family, best, _ = _fit(family, signs, scores, start)
@@ -186,12 +197,13 @@ class Component:
     def _judged_by_other_pairs(self, signs: Floats) -> list[PlausibleKernel]:
         """The same of many players: evidence would take a gradient for each of them, but pairs are left to judge by."""
         scores = on_grid(self.scores)
+        told_apart, _ = _with_skew(self.family, None, len(signs))
         most = max(MAX_FITTED_PAIRS, self.family.n_players // 2)
         rows = _fitted_rows(len(signs), min(most, max(1, 3 * len(signs) // 4)))
         left = np.setdiff1d(np.arange(len(signs)), rows)
         rows_and_others = np.concatenate([rows, left[_fitted_rows(len(left), MAX_FITTED_PAIRS)]])
         found, evidence = [], []
-        for family in (self.family, replace(self.family, individual=False)):
+        for family in (told_apart, replace(told_apart, individual=False)):
             known = _widest(family, signs[rows], scores[rows])
             deviations, scales = innovations(known.kernel, signs[rows_and_others], scores[rows_and_others], len(rows))
             found.append(replace(known, inflation=max(known.inflation, root_mean_square(deviations))))

@@ -40,7 +40,8 @@ _SCALARS = np.array(
 _NO_ENDS = -25.0  # stands for a variance of 0
 _RATES = np.log([2.0, 8.0])  # β has mean 1/n: tanh(t β) is about 2/n for the first term
 _FIRST_RATES = np.log([8.0, 2.0])  # from a low rate the fit does not find games that are far from additive
-_SKEW = (np.log(0.3), np.log(0.3), 1.5, -7.0, 0.0)
+_NO_SKEW = -7.0  # as good as none
+_SKEW = (np.log(0.3), np.log(0.3), 1.5, _NO_SKEW, 0.0)
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _FAINT = -3.0  # log: how much less the second sinh term starts with than the first would
 _CLOSE_ENOUGH = 0.01  # log probability: steps that gain less are the last ones
@@ -58,6 +59,7 @@ class KernelFamily:
         least_roughness: what the rough variance is at least.
         even: whether the game is even, and not odd.
         ends: whether the ends have a variance of their own.
+        skewed: whether waves may have a skew; if not, it is next to none.
     """
 
     n_players: int
@@ -66,6 +68,7 @@ class KernelFamily:
     least_roughness: float = 1e-9
     even: bool = False
     ends: bool = False
+    skewed: bool = True
 
     def table(self) -> Floats:
         """Return start, prior mean, prior standard deviation, least and greatest value: (n_parameters, 5)."""
@@ -117,6 +120,13 @@ class KernelFamily:
         family.split(start)[1][1] += _FAINT
         return family, start
 
+    def with_skew(self, parameters: Floats) -> Floats:
+        """Return parameters of a family without skews as a start for this one: those with a skew stay as they are."""
+        start = parameters.copy()
+        skews = self.split(start)[3]
+        skews[skews <= _NO_SKEW] = _SKEW[0]
+        return start
+
     def with_ends(self, parameters: Floats, variance: float) -> tuple[KernelFamily, Floats]:
         """Return the family in which the ends have a variance, and these parameters of one in which they had none."""
         start = parameters.copy()
@@ -136,7 +146,7 @@ def _parameter_table(family: KernelFamily) -> Floats:
         (first, rate, 1.0, -7.0, 6.0)
         for first, rate in zip(_FIRST_RATES[: family.n_terms], _RATES[: family.n_terms], strict=True)
     ]
-    skews = [_SKEW] * family.n_terms
+    skews = [_SKEW if family.skewed else (_NO_SKEW, _NO_SKEW, 1.0, _NO_SKEW, _NO_SKEW)] * family.n_terms
     players = [_PLAYER] * (2 * family.n_players if family.individual else 0)
     table = np.concatenate([_SCALARS, np.array(variances + rates + skews + players)])
     if not family.ends:

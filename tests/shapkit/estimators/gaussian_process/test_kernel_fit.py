@@ -12,7 +12,7 @@ import shapkit
 from shapkit.coalitions import enumerate_coalitions
 from shapkit.estimators.gaussian_process import components as parts
 from shapkit.estimators.gaussian_process.components import Component, PartModel, components
-from shapkit.estimators.gaussian_process.kernel import PartPosterior
+from shapkit.estimators.gaussian_process.kernel import CONSTANT_VARIANCE, PartPosterior
 from shapkit.estimators.gaussian_process.kernel_fit import (
     KernelFamily,
     fit_kernel,
@@ -23,7 +23,7 @@ from shapkit.estimators.gaussian_process.kernel_fit import (
 )
 from shapkit.estimators.gaussian_process.minimise import minimised
 from shapkit.estimators.gaussian_process.pair_design import random_pairs
-from tests.shapkit.estimators.gaussian_process.games_of_pairs import some_kernel, some_pairs
+from tests.shapkit.estimators.gaussian_process.games_of_pairs import all_signs, some_kernel, some_pairs
 
 
 @pytest.mark.parametrize("greatest", [9.0, 0.5])
@@ -195,3 +195,40 @@ def test_ends_unlike_all_others_vary_more(height):
     errors = np.abs(values[:, 0] - exact)
     assert (errors < 4 * np.sqrt(variances[:, 0])).all()
     assert errors.max() < 0.1  # what the ends add to all of them is not taken for a slope
+
+
+@pytest.mark.parametrize("even", [False, True])
+def test_with_a_skew_of_one_a_wave_is_a_random_sum_of_unanimity_games(even):
+    """Independent dividends, of variances that are products over their players."""
+    n_players = 5
+    influences = np.random.default_rng(0).uniform(0.05, 0.4, n_players)
+    signs = all_signs(n_players)
+    members = signs > 0
+    within = np.array([[(coalition >= carrier).all() for carrier in members] for coalition in members], dtype=float)
+    variances = np.array([np.prod(np.exp(4 * influences[carrier]) - 1) for carrier in members])
+    covariances = (within * variances) @ within.T
+    mirrored = 1 if even else -1
+    part = covariances + covariances[::-1, ::-1] + mirrored * (covariances[::-1] + covariances[:, ::-1])
+    kernel = replace(
+        some_kernel(n_players, 1, even=even)[2],
+        influences=influences,
+        rates=np.ones(1),
+        skews=np.ones(1),
+        wave_variances=np.ones(1),
+        linear_variance=0.0,
+        size_variance=0.0,
+        slope_variance=0.0,
+    )
+    waves = kernel.between(signs, signs) - (CONSTANT_VARIANCE if even else 0.0)
+    np.testing.assert_allclose(waves, part / part[0, 0], atol=1e-12)
+
+
+def test_a_skew_is_fitted_where_pairs_are_many():
+    """The airport game is a sum of duals of unanimity games."""
+    costs = np.arange(1.0, 13.0) ** 2
+    game = shapkit.Game(lambda coalitions: (coalitions * costs).max(axis=1), 12)
+    skews = {}
+    for n_pairs in (60, 300):
+        pairs, component = _component(game, n_pairs)
+        skews[n_pairs] = component.plausible_kernels(pairs, {})[0].kernel.skews.max()
+    assert skews[60] < 0.01 and skews[300] > 0.5
