@@ -292,9 +292,8 @@ class _Likelihood:
         value = 0.5 * float(np.vdot(payoffs, weights)) + payoffs.shape[1] * float(np.log(np.diag(factor)).sum())
         inverse, _ = lapack.dpotri(factor, lower=0, overwrite_c=1)
         gradient = np.zeros(len(parameters))
-        by_number, by_variance, by_rate, by_skew, by_influence, by_ratio = family.split(
-            gradient
-        )  # views, filled in place
+        # views, filled in place
+        by_number, by_variance, by_rate, by_skew, by_influence, by_ratio = family.split(gradient)
         by_players = np.empty((2, family.n_players))
         loops.contract_gradient(
             self._signs,
