@@ -3,7 +3,8 @@
     python -m benchmarks.locality.region_transformer --seeds 0 --noises 4 --publish equal_time   # makes the model
     MODEL=runs/region_transformer/region-0-run/model
     python -m benchmarks.locality.own_regions $MODEL --publish      # docs/results/own_regions.json and the picture
-    python -m benchmarks.locality.own_regions --domain photographs --steps 2000 --learning-rate 1e-3 --publish
+    python -m benchmarks.locality.own_regions --domain photographs --edited 204 --steps 2000 \
+        --learning-rate 1e-3 --publish
     python -m benchmarks.locality.own_regions --redraw
 
 Rendered faces: from one region transformer, trained on for equal steps, on its partition and on label maps
@@ -79,32 +80,32 @@ class Plan:
 
 @dataclass(frozen=True)
 class Given:
-    """What is trained on, and the faces kept back: images, regions of each, and what to compare realism with."""
+    """Faces that are not trained on: images, the regions of each, and concepts that a renderer drew anew."""
 
-    domain: Domain
     images: Tensor
     own: Regions
     redrawn: Mapping[str, Tensor]
 
-    @property
-    def reference(self) -> RealismReference:
-        """The statistics of the real images."""
-        return realism_reference(self.domain)
+
+def opened(plan: Plan) -> Domain:
+    """What is trained on and compared with."""
+    if plan.domain == "faces":
+        return open_domain("faces", 32, plan.faces)
+    return replace(open_domain("photographs:own"), training=lfw_photographs(own_labels=True)[:SEEN])
 
 
 def given(plan: Plan) -> Given:
     """The faces of a plan. A photograph that is kept back is edited several times, to make up the number."""
     if plan.domain == "faces":
-        domain, faces = open_domain("faces", 32, plan.faces), render_faces(plan.edited, 32, seed=5)
+        faces = render_faces(plan.edited, 32, seed=5)
         drawn = {concept: redraw_concept(concept, plan.edited, 32, seed=5) for concept in CONCEPTS}
         redrawn = {concept: to_unit_range(torch.as_tensor(anew.images)) for concept, anew in drawn.items()}
     else:
         every, redrawn = lfw_photographs(own_labels=True), {}
-        domain = replace(open_domain("photographs:own"), training=every[:SEEN])
         faces = every[np.resize(np.arange(SEEN, len(every)), plan.edited)]
     labels, wanted = torch.as_tensor(faces.labels).long(), concept_labels(faces.label_names, CONCEPTS)
     own = Regions.from_labels(labels, wanted, dilation=plan.dilation, missing="allow")
-    return Given(domain, to_unit_range(torch.as_tensor(faces.images)), own, redrawn)
+    return Given(to_unit_range(torch.as_tensor(faces.images)), own, redrawn)
 
 
 def trained(plan: Plan, source: Path | None, arm: str, domain: Domain, out: Path) -> RegionDenoiser:
@@ -194,8 +195,8 @@ def measured(
 
 def run(plan: Plan, source: Path | None, out: Path) -> dict[str, Any]:
     """All figures: of both arms, of a renderer drawing a concept anew, and of the faces as they are."""
-    faces = given(plan)
-    reference = faces.reference
+    domain, faces = opened(plan), given(plan)
+    reference = realism_reference(domain)
     results: dict[str, Any] = {"arms": {}, "data": {}, "faces": {}}
     for concept in CONCEPTS:
         if faces.redrawn:
@@ -203,7 +204,7 @@ def run(plan: Plan, source: Path | None, out: Path) -> dict[str, Any]:
             results["data"][concept] = measured(plan, faces.images, redrawn, faces.own, concept, reference)
         results["faces"][concept] = {"frechet": measure_realism(faces.images, reference).crops[concept].fid}
     for arm in ARMS:
-        model = trained(plan, source, arm, faces.domain, out)
+        model = trained(plan, source, arm, domain, out)
         results["arms"][arm] = {}
         for concept in CONCEPTS:
             edited = edited_by(plan, model, faces.images, faces.own, arm, concept)
@@ -297,9 +298,8 @@ def main() -> None:
         published = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         kept = {name: published[name] for name in ("photographs",) if name in published}
         write_json(RESULTS, results | kept if plan.domain == "faces" else published | {plan.domain: results})
-        faces = given(plan)
-        models = {arm: trained(plan, options.model, arm, faces.domain, out) for arm in ARMS}
-        draw(plan, models, PICTURES[plan.domain])
+        domain = opened(plan)
+        draw(plan, {arm: trained(plan, options.model, arm, domain, out) for arm in ARMS}, PICTURES[plan.domain])
 
 
 if __name__ == "__main__":

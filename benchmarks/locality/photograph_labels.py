@@ -5,7 +5,7 @@
 
 MediaPipe asks for an older numpy than this project, so it has an environment of its own, and this file imports nothing
 of the project. The mesh (Kartynnik, Ablavatski, Grishchenko and Grundmann, 2019) wants larger faces: every photograph
-is enlarged first, by the first of some scales at which a face is found. Where none is found the template stays.
+is enlarged first, by the first of some scales at which a face is found. Where none is found, `found` is false.
 """
 
 from __future__ import annotations

@@ -263,7 +263,8 @@ def report(results: dict[str, Any]) -> str:
                 best = min(others, key=lambda row: row["error"])
                 noticeable = _noticeable(auto) / min(_noticeable(row) for row in others)
                 line += f"{best['method']:>{widths[0]}}{best['error']:>8.1e}"
-                line += f"{auto['error'] / best['error']:>{widths[1]}.2f}{noticeable:>7.2f}"
+                ratio = auto["error"] / best["error"]
+                line += f"{ratio:>{widths[1]}{'.2f' if ratio < 1e5 else '.0e'}}{noticeable:>7.2f}"
         lines.append(line)
     return "\n".join([*lines, *(f"{name}: {said}" for name, said in results["machines"].items())])
 

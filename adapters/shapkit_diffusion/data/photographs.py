@@ -1,7 +1,7 @@
 """A hundred small photographs of faces that come with scikit-image: something real to try offline.
 
 They are cut from Labeled Faces in the Wild (Huang, Ramesh, Berg and Learned-Miller, 2007). The faces are
-aligned well enough for one label map to do for all of them. Each also has a label map of its own, which
+aligned well enough for one label map to do for all of them. 97 of them also have a label map of their own, which
 ``benchmarks/locality/photograph_labels.py`` made.
 """
 

@@ -34,7 +34,7 @@ _MAX_INDIVIDUAL_PLAYERS = 2_000  # with more, players are alike in the prior
 MAX_FITTED_PAIRS = 512  # that parameters are fitted to
 _MAX_DESIGN_PAIRS = 256  # the same, of kernels to choose further pairs by
 _FEW_PER_PARAMETER = 3.0  # up to so many pairs for each parameter, waves have no skew
-_FEW_PAIRS = 250  # up to so many pairs, where they are also few for the parameters, players may be alike
+_FEW_PAIRS = 250  # up to so many pairs, where there is no skew either, players may be alike
 _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
@@ -187,7 +187,7 @@ class Component:
         signs, scores = signs[rows], on_grid(self.scores[rows])
         start = None if len(rows) <= _FEW_PAIRS else starts.get(self.key)
         family, start = _with_skew(self.family, start, len(rows))
-        if family.individual and len(rows) <= min(_FEW_PAIRS, _FEW_PER_PARAMETER * len(family.table())):
+        if family.individual and not family.skewed and len(rows) <= _FEW_PAIRS:
             alike, shared, _ = _fit(replace(family, individual=False), signs, scores)
             family, best, _ = _fit(family, signs, scores, start)
             evidence = log_evidence(family, signs, scores, best) - log_evidence(alike, signs, scores, shared)

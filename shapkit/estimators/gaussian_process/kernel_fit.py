@@ -38,12 +38,13 @@ _SCALARS = np.array(
     ]
 )
 _NO_ENDS = -25.0  # stands for a variance of 0
-_RATES = np.log([2.0, 8.0])  # β has mean 1/n: tanh(t β) is about 2/n for the first term
-_FIRST_RATES = np.log([8.0, 2.0])  # from a low rate the fit does not find games that are far from additive
+# Start and prior mean of each rate. β has mean 1/n: by the prior tanh(t β) is about 2/n for the first term; from so low
+# a rate the fit does not find games that are far from additive.
+_RATES = ((np.log(8.0), np.log(2.0)), (np.log(2.0), np.log(8.0)))
 _NO_SKEW = -7.0  # as good as none
 _SKEW = (np.log(0.3), np.log(0.3), 1.5, _NO_SKEW, 0.0)
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
-_FAINT = -3.0  # log: how much less the second sinh term starts with than the first would
+_FAINT = -3.0  # log: how much less the second wave starts with than the first would
 _CLOSE_ENOUGH = 0.01  # log probability: steps that gain less are the last ones
 _STEP = 1e-3  # in units of the prior: between gradients whose difference gives the curvature
 
@@ -142,10 +143,7 @@ class KernelFamily:
 def _parameter_table(family: KernelFamily) -> Floats:
     """What ``family.table()`` returns, not to be written to."""
     variances = [(np.log(0.5 / family.n_terms), 0.0, 3.0, -14.0, 9.0)] * family.n_terms
-    rates = [
-        (first, rate, 1.0, -7.0, 6.0)
-        for first, rate in zip(_FIRST_RATES[: family.n_terms], _RATES[: family.n_terms], strict=True)
-    ]
+    rates = [(start, mean, 1.0, -7.0, 6.0) for start, mean in _RATES[: family.n_terms]]
     skews = [_SKEW if family.skewed else (_NO_SKEW, _NO_SKEW, 1.0, _NO_SKEW, _NO_SKEW)] * family.n_terms
     players = [_PLAYER] * (2 * family.n_players if family.individual else 0)
     table = np.concatenate([_SCALARS, np.array(variances + rates + skews + players)])

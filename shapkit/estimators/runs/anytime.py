@@ -260,6 +260,7 @@ class _Leg:
         self._began = time.monotonic()
         self._began_at = run.n_evaluations
         self._blind = isinstance(stop, StoppingRule) and not stop.asks_for_estimates
+        self._given = stop.most_seconds if isinstance(stop, StoppingRule) else math.inf  # seconds
         self._looked = self._last_look = 0.0  # seconds for estimates, and for the last of them
         self._looked_at = 1  # after how many evaluations that was
 
@@ -287,10 +288,9 @@ class _Leg:
             return
         began = time.monotonic()
         next_look = self._next_look(self._run.n_evaluations)
-        seconds = began - self._began
-        if isinstance(self._stop, StoppingRule) and math.isfinite(self._stop.most_seconds):
-            seconds = max(seconds, self._stop.most_seconds)
-        short = next_look < _SHORT_LOOK or self._looked + next_look < _LOOKING * seconds
+        elapsed = began - self._began
+        whole = max(elapsed, self._given) if math.isfinite(self._given) else elapsed
+        short = next_look < _SHORT_LOOK or self._looked + next_look < _LOOKING * whole
         if self._blind and not short and self._run.known is not None:
             return
         self._run.look()
@@ -351,11 +351,11 @@ class _Leg:
 
     def _in_time(self, step: int) -> int:
         """A step that leaves time for an estimate after it, as far as is known; 1 if none does."""
-        if not isinstance(self._stop, StoppingRule) or not self._blind or self._run.known is None:
+        if not self._blind or self._run.known is None:
             return step
         n_evaluations, elapsed = self._run.n_evaluations, time.monotonic() - self._began
         each = (elapsed - self._looked) / max(n_evaluations - self._began_at, 1)
-        left = self._stop.most_seconds - elapsed
+        left = self._given - elapsed
         while step > 1 and step * each + self._next_look(n_evaluations + step) > left:
             step //= 2
         return step

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.locality.own_regions import RESULTS, Plan, costs, given, photographs, report, run
+from benchmarks.locality.own_regions import RESULTS, Plan, costs, given, opened, photographs, report, run
 from benchmarks.locality.region_transformer import Plan as RegionPlan
 from benchmarks.locality.region_transformer import regions_of
 from shapkit_diffusion.data.pixels import to_unit_range
@@ -45,9 +45,9 @@ def test_a_small_run(model: RegionDenoiser, tmp_path: Path) -> None:
 def test_photographs_that_are_edited_are_not_trained_on(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     plan = Plan(domain="photographs", steps=2, batch_size=4, noises=2, edited=34, sampling_steps=2)
-    faces = given(plan)
-    seen = to_unit_range(torch.as_tensor(faces.domain.training.rows(range(80))[0]))
-    assert len(faces.domain.training) == 80
+    training, faces = opened(plan).training, given(plan)
+    seen = to_unit_range(torch.as_tensor(training.rows(range(80))[0]))
+    assert len(training) == 80
     assert len(faces.own.mask("eyes")) == len(faces.images) == 34
     assert (faces.images[:17] == faces.images[17:]).all()
     assert (faces.images[:17, None] - seen).abs().amax(dim=(2, 3, 4)).min() > 0.1
@@ -60,7 +60,7 @@ def test_photographs_that_are_edited_are_not_trained_on(tmp_path: Path) -> None:
 
 
 def test_tokens_are_those_of_the_faces_own_regions(model: RegionDenoiser) -> None:
-    plan = Plan(edited=2, sampling_steps=10, faces=32)
+    plan = Plan(edited=2, sampling_steps=10)
     faces = given(plan)
     images, own = faces.images, faces.own
     shares = []

@@ -56,7 +56,7 @@ def test_photographs_with_own_labels_are_those_with_a_mesh_and_differ_where_head
         assert centres.std(axis=0).max() > 0.5
 
 
-def test_the_pupils_are_darker_by_their_own_labels_than_by_the_map_for_all() -> None:
+def test_the_eyes_are_darker_by_their_own_labels_than_by_the_map_for_all() -> None:
     pytest.importorskip("skimage")
     every, own = lfw_photographs(), lfw_photographs(own_labels=True)
 

@@ -134,15 +134,16 @@ def test_seconds_end_a_run(monkeypatch):
     assert 5 <= now[0] - began < 7 and longer.n_evaluations > phi.n_evaluations
 
 
-@pytest.mark.parametrize("seconds", [1.0, 5.0, 60.0])
-@pytest.mark.parametrize("shape", [lambda n: (n / 1_000) ** 2, lambda n: min((n / 1_000) ** 2, 1.0) + n / 50_000])
-def test_a_clock_leaves_time_for_an_estimate_that_takes_as_long_as_the_sampler_says(monkeypatch, seconds, shape):
-    """Most of the time goes into the last estimate, which takes many times as long as the one before."""
+def on_a_clock(monkeypatch, each, of_estimate):
+    """A game that takes `each` seconds a coalition, and a sampler whose estimates take as `of_estimate` says.
+
+    Beside them the time on their clock, and how long every estimate took: both grow.
+    """
     now, taken = [0.0], []
     monkeypatch.setattr("shapkit.estimators.runs.anytime.time.monotonic", lambda: now[0])
 
     def value(coalitions):
-        now[0] += 1e-4 * len(coalitions)
+        now[0] += each * len(coalitions)
         return coalitions[:, :3].all(axis=1)
 
     class Slow(SAMPLERS["antithetic"]):
@@ -153,15 +154,21 @@ def test_a_clock_leaves_time_for_an_estimate_that_takes_as_long_as_the_sampler_s
             self.n_evaluated += spent
             return spent
 
-        def effort(self, n_evaluations):
-            return shape(n_evaluations)
-
         def attribution(self):
-            taken.append(shape(self.n_evaluated))
+            taken.append(of_estimate(self.n_evaluated))
             now[0] += taken[-1]
             return super().attribution()
 
-    estimate(shapkit.Game(value, 30), method=Slow, stop=Seconds(seconds))
+    return shapkit.Game(value, 30), Slow, now, taken
+
+
+@pytest.mark.parametrize("seconds", [1.0, 5.0, 60.0])
+@pytest.mark.parametrize("shape", [lambda n: (n / 1_000) ** 2, lambda n: min((n / 1_000) ** 2, 1.0) + n / 50_000])
+def test_a_clock_leaves_time_for_an_estimate_that_takes_as_long_as_the_sampler_says(monkeypatch, seconds, shape):
+    """Most of the time goes into the last estimate, which takes many times as long as the one before."""
+    game, slow, now, taken = on_a_clock(monkeypatch, 1e-4, shape)
+    slow.effort = lambda _, n_evaluations: shape(n_evaluations)
+    estimate(game, method=slow, stop=Seconds(seconds))
     assert 0.9 * seconds < now[0] < 1.1 * seconds
     assert sum(taken[:-1]) <= 0.1 * seconds, "estimates that nobody asked for"
 
@@ -169,28 +176,9 @@ def test_a_clock_leaves_time_for_an_estimate_that_takes_as_long_as_the_sampler_s
 @pytest.mark.parametrize(("stop", "asks"), [(Seconds(100), False), (Seconds(100) | StandardError(1e-9), True)])
 def test_a_clock_leaves_time_for_one_estimate_and_asks_for_few(monkeypatch, stop, asks):
     """An estimate takes a tenth of what the evaluations took: of twenty, twice as long in all."""
-    now, taken = [0.0], []
-    monkeypatch.setattr("shapkit.estimators.runs.anytime.time.monotonic", lambda: now[0])
-
-    def value(coalitions):
-        now[0] += 0.01 * len(coalitions)
-        return coalitions[:, :3].all(axis=1)
-
-    class Slow(SAMPLERS["antithetic"]):
-        n_evaluated = 0
-
-        def advance(self, n_evaluations):
-            spent = super().advance(n_evaluations)
-            self.n_evaluated += spent
-            return spent
-
-        def attribution(self):
-            taken.append(1e-3 * self.n_evaluated)
-            now[0] += taken[-1]
-            return super().attribution()
-
+    game, slow, now, taken = on_a_clock(monkeypatch, 0.01, lambda n_evaluations: 1e-3 * n_evaluations)
     assert stop.asks_for_estimates == asks
-    phi = estimate(shapkit.Game(value, 30), method=Slow, stop=stop)
+    phi = estimate(game, method=slow, stop=stop)
     assert 85 < now[0] < 125
     if not asks:
         assert sum(taken[:-1]) <= 0.1 * now[0], "estimates that nobody asked for"
