@@ -32,14 +32,19 @@ MAX_CHOOSING_PLAYERS = 100  # with more, all pairs are random
 _MAX_INDIVIDUAL_PLAYERS = 2_000  # with more, players are alike in the prior
 
 MAX_FITTED_PAIRS = 512  # that parameters are fitted to
-_MAX_DESIGN_PAIRS = 256  # the same, of kernels to choose further pairs by
+_LEAST_DESIGN_PAIRS, _MOST_DESIGN_PAIRS = 160, 256  # the same, of kernels to choose further pairs by
+_DESIGN_PAIRS_EACH = 8  # player, between these
+_MANY_PAIRS = 160  # with more, half of them say where the fit to all begins, and whether there is a second wave
 _FEW_PER_PARAMETER = 3.0  # up to so many pairs for each parameter, waves have no skew
+_LARGE_SKEW = 0.95
+_NEAR, _FAR = 2.0, 32.0  # rates that a second wave begins with
 _FEW_PAIRS = 250  # up to so many pairs, where there is no skew either, players may be alike
 _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
 _VOTING_ROUGHNESS = 0.03
 _MOST_STEPS = 60  # of a fit
+_CLOSE_ENOUGH, _CLOSE = 0.01, 0.1  # log probability: steps that gain less are the last; of many pairs
 _SURPRISING = 4.0  # standard deviations, of the ends
 _LEAST_ROUGHNESS = 1e-9
 _SAME = 1e-11  # relative: rounding
@@ -95,7 +100,12 @@ def _fitted(family: KernelFamily, parameters: Floats, n_pairs: int) -> Plausible
 
 
 def _fit(
-    family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None = None, n_iterations: int = _MOST_STEPS
+    family: KernelFamily,
+    signs: Floats,
+    scores: Floats,
+    start: Floats | None = None,
+    n_iterations: int = _MOST_STEPS,
+    tolerance: float = _CLOSE_ENOUGH,
 ) -> tuple[KernelFamily, Floats, float]:
     """The most probable parameters of a family and the objective there, and the family.
 
@@ -103,28 +113,53 @@ def _fit(
     score is without any feature. Elsewhere they tell as much as other pairs, and of Shapley values more.
     """
     family = family.of(start)
-    parameters, value = fit_kernel(family, signs, scores, start, n_iterations)
+    parameters, value = fit_kernel(family, signs, scores, start, n_iterations, tolerance)
     if family.ends:
         return family, parameters, value
     deviation, squared = surprise_of_ends(family.kernel(parameters), signs, scores)
     if deviation < _SURPRISING:
         return family, parameters, value
     family, begin = family.with_ends(parameters, squared)
-    return family, *fit_kernel(family, signs, scores, begin, n_iterations)
+    return family, *fit_kernel(family, signs, scores, begin, n_iterations, tolerance)
 
 
 def _widest(family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None = None) -> PlausibleKernel:
-    """The most probable kernel of a family, with a second wave where that is more probable and players differ."""
-    n_iterations = _MOST_STEPS if len(signs) <= 400 else _MOST_STEPS // 2
-    family, best, lowest = _fit(family, signs, scores, start, n_iterations)
-    if family.individual:
-        wider, faint = family.widened(best)
-        parameters, value = fit_kernel(wider, signs, scores, faint, n_iterations)
-        if value < lowest and n_iterations < _MOST_STEPS:  # what has gained something may gain much more
-            parameters, value = fit_kernel(wider, signs, scores, parameters, _MOST_STEPS)
-        if value < lowest:
-            family, best = wider, parameters
+    """The most probable kernel of a family, with a second wave where that is more probable and players differ.
+
+    Half of many pairs say nearly as much in an eighth of the time: most steps are taken with these. All are asked for a
+    second wave again only where the one they have has the largest skew, and may not be enough.
+    """
+    if len(signs) <= _MANY_PAIRS:
+        family, best = _with_second(*_fit(family, signs, scores, start), signs, scores, _CLOSE_ENOUGH)
+        return _fitted(family, best, len(signs))
+    rows = _fitted_rows(len(signs), len(signs) // 2)
+    found = _fit(family, signs[rows], scores[rows], start, tolerance=_CLOSE)
+    family, start = _with_second(*found, signs[rows], scores[rows], _CLOSE)
+    family, best, lowest = _fit(family, signs, scores, start, tolerance=_CLOSE)
+    if family.n_terms == 1 and _strained(family, best):
+        family, best = _with_second(family, best, lowest, signs, scores, _CLOSE)
     return _fitted(family, best, len(signs))
+
+
+def _with_second(
+    family: KernelFamily, best: Floats, lowest: float, signs: Floats, scores: Floats, tolerance: float
+) -> tuple[KernelFamily, Floats]:
+    """A family of one wave and its most probable parameters, or the same of two waves where these are more probable.
+
+    The second begins near the first, where most are found, and far from it where the first cannot be enough.
+    """
+    rates = (_NEAR, _FAR) if _strained(family, best) else (_NEAR,)
+    for rate in rates if family.individual else ():
+        wider, faint = family.widened(best, rate)
+        parameters, value = fit_kernel(wider, signs, scores, faint, _MOST_STEPS, tolerance)
+        if value < lowest:
+            return wider, parameters
+    return family, best
+
+
+def _strained(family: KernelFamily, parameters: Floats) -> bool:
+    """Whether the first wave would have a larger skew if it could."""
+    return bool(family.kernel(parameters).skews[0] > _LARGE_SKEW)
 
 
 def _with_skew(family: KernelFamily, start: Floats | None, n_pairs: int) -> tuple[KernelFamily, Floats | None]:
@@ -167,7 +202,9 @@ class Component:
 
     def refitted(self, signs: Floats, starts: dict[int, Floats]) -> PartKernel:
         """The kernel to choose pairs by; `starts` is read, and updated for the next fit."""
-        rows = _fitted_rows(len(signs), _MAX_DESIGN_PAIRS)
+        n_players = self.family.n_players
+        most = min(max(_LEAST_DESIGN_PAIRS, _DESIGN_PAIRS_EACH * n_players), _MOST_DESIGN_PAIRS)
+        rows = _fitted_rows(len(signs), most)
         start = starts.get(self.key)
         n_iterations = 40 if len(rows) == len(signs) else 15  # of many pairs the last fit has seen most already
         family, start = _with_skew(self.family, start, len(rows))

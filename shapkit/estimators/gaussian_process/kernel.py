@@ -8,6 +8,7 @@ pair.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -88,22 +89,32 @@ class PartKernel:
             rows: float64 (n_rows, n_players) of +1 and -1.
             columns: likewise (n_columns, n_players).
         """
-        products, linear = weighted_products(rows, columns, self.influences), (rows * self.slopes) @ columns.T
+        return self.covariances_with(columns)(rows)
+
+    def covariances_with(self, columns: Floats) -> Callable[[Floats], Floats]:
+        """Return `between` with these columns, for rows that are asked for in turn."""
+        sizes, balances = coalition_sizes(columns), self.balances(columns)
         by_sizes, slopes_by_sizes = self.size_tables()
-        covariances = np.empty_like(products)
-        loops.fill_covariances(
-            products,
-            linear,
-            coalition_sizes(rows),
-            coalition_sizes(columns),
-            self.balances(rows),
-            self.balances(columns),
-            by_sizes,
-            slopes_by_sizes,
-            *self.of_loops(),
-            covariances,
-        )
-        return covariances
+        parameters = self.of_loops()
+
+        def with_rows(rows: Floats) -> Floats:
+            products, linear = weighted_products(rows, columns, self.influences), (rows * self.slopes) @ columns.T
+            covariances = np.empty_like(products)
+            loops.fill_covariances(
+                products,
+                linear,
+                coalition_sizes(rows),
+                sizes,
+                self.balances(rows),
+                balances,
+                by_sizes,
+                slopes_by_sizes,
+                *parameters,
+                covariances,
+            )
+            return covariances
+
+        return with_rows
 
     def gram(self, signs: Floats) -> Floats:
         """Return the covariances (n_pairs, n_pairs) of distinct pairs with each other."""

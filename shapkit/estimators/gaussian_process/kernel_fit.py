@@ -45,7 +45,6 @@ _NO_SKEW = -7.0  # as good as none
 _SKEW = (np.log(0.3), np.log(0.3), 1.5, _NO_SKEW, 0.0)
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _FAINT = -3.0  # log: how much less the second wave starts with than the first would
-_CLOSE_ENOUGH = 0.01  # log probability: steps that gain less are the last ones
 _STEP = 1e-3  # in units of the prior: between gradients whose difference gives the curvature
 
 
@@ -112,13 +111,14 @@ class KernelFamily:
             even=self.even,
         )
 
-    def widened(self, parameters: Floats) -> tuple[KernelFamily, Floats]:
-        """Return the family with a second wave, and these parameters of one wave with a faint second."""
+    def widened(self, parameters: Floats, rate: float) -> tuple[KernelFamily, Floats]:
+        """Return the family with a second wave, and these parameters of one wave with a faint second of this rate."""
         family = replace(self, n_terms=2)
         start = family.table()[:, 0]
         for new, old in zip(family.split(start), self.split(parameters), strict=True):
             new[: len(old)] = old
         family.split(start)[1][1] += _FAINT
+        family.split(start)[2][1] = np.log(rate)
         return family, start
 
     def with_skew(self, parameters: Floats) -> Floats:
@@ -153,7 +153,12 @@ def _parameter_table(family: KernelFamily) -> Floats:
 
 
 def fit_kernel(
-    family: KernelFamily, signs: Floats, payoffs: Floats, start: Floats | None = None, n_iterations: int = 60
+    family: KernelFamily,
+    signs: Floats,
+    payoffs: Floats,
+    start: Floats | None = None,
+    n_iterations: int = 60,
+    tolerance: float = 0.01,
 ) -> tuple[Floats, float]:
     """Return the most probable parameters (n_parameters,), and the objective there, from one start.
 
@@ -163,13 +168,14 @@ def fit_kernel(
         payoffs: (n_pairs, n_columns), odd payoffs of mean square about 1. Columns share the parameters.
         start: parameters to start from; by default those of the family.
         n_iterations: the most steps of L-BFGS.
+        tolerance: in log probability; two steps in a row that gain less are the last.
     """
     table = _parameter_table(family)
     begin = table[:, 0] if start is None else np.clip(start, table[:, 3], table[:, 4])
     posterior = _Posterior(family, signs, payoffs)
     with threads_for(len(signs)):
         place, value = minimised(
-            posterior, posterior.place(begin), *posterior.bounds, n_iterations=n_iterations, tolerance=_CLOSE_ENOUGH
+            posterior, posterior.place(begin), *posterior.bounds, n_iterations=n_iterations, tolerance=tolerance
         )
     return posterior.parameters(place), value
 

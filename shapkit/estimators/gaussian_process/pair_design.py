@@ -131,9 +131,10 @@ class _Posterior:
         targets: Callable[[PartKernel, Floats], Floats],
     ) -> None:
         kernel, _, factor = factorised(kernel, known)
-        whitened, _ = lapack.dtrtrs(factor, kernel.between(known, candidates), lower=1)
+        self._candidates, self._covariances = candidates, kernel.covariances_with(candidates)
+        self._rough_variance = kernel.rough_variance
+        whitened, _ = lapack.dtrtrs(factor, self._covariances(known), lower=1)
         whitened_targets, _ = lapack.dtrtrs(factor, targets(kernel, known), lower=1)
-        self._kernel, self._candidates = kernel, candidates
         self._with_targets = targets(kernel, candidates) - whitened.T @ whitened_targets
         self._variances = kernel.variances(candidates) - (whitened**2).sum(axis=0)
         n_known, n_added = len(known), min(n_wanted, len(candidates))
@@ -149,8 +150,8 @@ class _Posterior:
         """Take the candidate as known: one more row of the Cholesky factor, and rank-one updates."""
         deviation = np.sqrt(max(self._variances[candidate], _LEAST_VARIANCE))
         rows = self._rows[: self._n_rows]
-        row = self._kernel.between(self._candidates[[candidate]], self._candidates)[0]
-        row[candidate] += self._kernel.rough_variance  # no candidate is the ends
+        row = self._covariances(self._candidates[[candidate]])[0]
+        row[candidate] += self._rough_variance  # no candidate is the ends
         row = (row - rows[:, candidate] @ rows) / deviation
         self._with_targets -= np.outer(row, self._with_targets[candidate] / deviation)
         self._variances -= row**2
