@@ -8,12 +8,14 @@ import time
 import numpy as np
 
 from shapkit.coalitions import members_of_masks
+from shapkit.estimators.polynomials import MOST_SEARCHED
 from shapkit.estimators.runs.known_payoffs import KnownPayoffs
 
 _LONG_ENOUGH = 0.02  # seconds, to judge by
 MOST_ENUMERATED_PLAYERS = 20
 """Of how many players all coalitions are evaluated, unasked, where that takes little time."""
 
+_ENOUGH_TO_FIND = 2 * MOST_SEARCHED  # evaluations, for most short polynomials
 _SPARSE_OVERHEAD = 1e-8  # seconds beside the game, for each evaluation and player
 
 
@@ -23,7 +25,7 @@ def _modelled(each: float, n_players: int, seconds: float) -> float:
     Fits take the square of the number of evaluations, up to 1,000, in time, and more where players are many; beyond
     that, each evaluation adds a little.
     """
-    fits, beside = 1.3 * max(1.0, n_players / 150), each + 4e-4 + 5e-7 * n_players
+    fits, beside = 1.3 * max(1.0, n_players / 75), each + 4e-4 + 5e-7 * n_players
     after_fits = (seconds - fits) / beside
     if after_fits > 1_000:
         return after_fits
@@ -36,14 +38,15 @@ def _worth(n_evaluations: float, n_players: int) -> float:
     Read off benchmarks/speed/equal_seconds.py, errors of less than a millionth as a millionth; a balance that is off by
     a factor of two costs next to nothing. It learns the more of a game, the fewer players there are.
     """
-    return n_evaluations * min(8 * (1 + (n_evaluations / (7 * n_players)) ** 2), max(8.0, 1e6 / n_players**2))
+    return n_evaluations * min(8 * (1 + (n_evaluations / (7 * n_players)) ** 2), max(8.0, 2.5e7 / n_players**3))
 
 
 def best_in_time(each: float, n_players: int, seconds: float, most_evaluations: float) -> str:
     """Return the method that makes the most of `seconds`: "gaussian_process" or "sparse".
 
     Both find games of few interactions exactly. Of others, "sparse" evaluates permutations, many where the game is
-    fast; they are taken to be worth twice as many, for the games that it finds sooner.
+    fast; they are taken to be worth twice as many, for the games that it finds sooner, and ten times as many where they
+    are enough to find such a game and those of the Gaussian process are not.
 
     Args:
         each: how many seconds an evaluation takes.
@@ -60,7 +63,8 @@ def best_in_time(each: float, n_players: int, seconds: float, most_evaluations: 
     """
     modelled = min(_modelled(each, n_players, seconds), most_evaluations)
     sampled = min(seconds / (each + _SPARSE_OVERHEAD * n_players), most_evaluations)
-    return "gaussian_process" if _worth(modelled, n_players) >= 2 * sampled else "sparse"
+    worth = 10 if modelled < _ENOUGH_TO_FIND <= sampled else 2
+    return "gaussian_process" if _worth(modelled, n_players) >= worth * sampled else "sparse"
 
 
 def seconds_each(game: KnownPayoffs, long: float) -> float:

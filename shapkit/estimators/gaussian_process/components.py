@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,12 +19,14 @@ from shapkit.estimators.gaussian_process.functionals import (
 )
 from shapkit.estimators.gaussian_process.kernel import PartKernel, PartPosterior, innovations
 from shapkit.estimators.gaussian_process.kernel_fit import (
+    PATIENT,
     KernelFamily,
     fit_kernel,
     log_density,
     log_evidence,
     surprise_of_ends,
 )
+from shapkit.estimators.gaussian_process.minimise import Patience
 from shapkit.estimators.polynomials import KnownPolynomial
 
 Floats = NDArray[np.float64]
@@ -36,6 +39,7 @@ _LEAST_DESIGN_PAIRS, _MOST_DESIGN_PAIRS = 160, 256  # the same, of kernels to ch
 _DESIGN_PAIRS_EACH = 8  # player, between these
 _MANY_PAIRS = 160  # with more, half of them say where the fit to all begins, and whether there is a second wave
 _FEW_PER_PARAMETER = 3.0  # up to so many pairs for each parameter, waves have no skew
+_MOST_LIKELIHOODS = 120  # of a fit with a second wave, about
 _LARGE_SKEW = 0.95
 _NEAR, _FAR = 2.0, 32.0  # rates that a second wave begins with
 _FEW_PAIRS = 250  # up to so many pairs, where there is no skew either, players may be alike
@@ -43,8 +47,7 @@ _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
 _VOTING_ROUGHNESS = 0.03
-_MOST_STEPS = 60  # of a fit
-_CLOSE_ENOUGH, _CLOSE = 0.01, 0.1  # log probability: steps that gain less are the last; of many pairs
+_CLOSE = 0.1  # log probability: steps of a fit to many pairs that gain less are the last
 _SURPRISING = 4.0  # standard deviations, of the ends
 _LEAST_ROUGHNESS = 1e-9
 _SAME = 1e-11  # relative: rounding
@@ -104,8 +107,7 @@ def _fit(
     signs: Floats,
     scores: Floats,
     start: Floats | None = None,
-    n_iterations: int = _MOST_STEPS,
-    tolerance: float = _CLOSE_ENOUGH,
+    patience: Patience = PATIENT,
 ) -> tuple[KernelFamily, Floats, float]:
     """The most probable parameters of a family and the objective there, and the family.
 
@@ -113,36 +115,38 @@ def _fit(
     score is without any feature. Elsewhere they tell as much as other pairs, and of Shapley values more.
     """
     family = family.of(start)
-    parameters, value = fit_kernel(family, signs, scores, start, n_iterations, tolerance)
+    parameters, value = fit_kernel(family, signs, scores, start, patience)
     if family.ends:
         return family, parameters, value
     deviation, squared = surprise_of_ends(family.kernel(parameters), signs, scores)
     if deviation < _SURPRISING:
         return family, parameters, value
     family, begin = family.with_ends(parameters, squared)
-    return family, *fit_kernel(family, signs, scores, begin, n_iterations, tolerance)
+    return family, *fit_kernel(family, signs, scores, begin, patience)
 
 
-def _widest(family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None = None) -> PlausibleKernel:
+def _widest(family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None, until: float) -> PlausibleKernel:
     """The most probable kernel of a family, with a second wave where that is more probable and players differ.
 
     Half of many pairs say nearly as much in an eighth of the time: most steps are taken with these. All are asked for a
     second wave again only where the one they have has the largest skew, and may not be enough.
     """
+    patience = replace(PATIENT, until=until)
     if len(signs) <= _MANY_PAIRS:
-        family, best = _with_second(*_fit(family, signs, scores, start), signs, scores, _CLOSE_ENOUGH)
+        family, best = _with_second(*_fit(family, signs, scores, start, patience), signs, scores, patience)
         return _fitted(family, best, len(signs))
+    patience = replace(patience, tolerance=_CLOSE)
     rows = _fitted_rows(len(signs), len(signs) // 2)
-    found = _fit(family, signs[rows], scores[rows], start, tolerance=_CLOSE)
-    family, start = _with_second(*found, signs[rows], scores[rows], _CLOSE)
-    family, best, lowest = _fit(family, signs, scores, start, tolerance=_CLOSE)
+    found = _fit(family, signs[rows], scores[rows], start, patience)
+    family, start = _with_second(*found, signs[rows], scores[rows], patience)
+    family, best, lowest = _fit(family, signs, scores, start, patience)
     if family.n_terms == 1 and _strained(family, best):
-        family, best = _with_second(family, best, lowest, signs, scores, _CLOSE)
+        family, best = _with_second(family, best, lowest, signs, scores, patience)
     return _fitted(family, best, len(signs))
 
 
 def _with_second(
-    family: KernelFamily, best: Floats, lowest: float, signs: Floats, scores: Floats, tolerance: float
+    family: KernelFamily, best: Floats, lowest: float, signs: Floats, scores: Floats, patience: Patience
 ) -> tuple[KernelFamily, Floats]:
     """A family of one wave and its most probable parameters, or the same of two waves where these are more probable.
 
@@ -151,7 +155,7 @@ def _with_second(
     rates = (_NEAR, _FAR) if _strained(family, best) else (_NEAR,)
     for rate in rates if family.individual else ():
         wider, faint = family.widened(best, rate)
-        parameters, value = fit_kernel(wider, signs, scores, faint, _MOST_STEPS, tolerance)
+        parameters, value = fit_kernel(wider, signs, scores, faint, patience)
         if value < lowest:
             return wider, parameters
     return family, best
@@ -175,6 +179,22 @@ def _either(first: PlausibleKernel, second: PlausibleKernel, evidence: float) ->
     """Two kernels, with the log of how much more probable the first is."""
     weight = float(expit(evidence))
     return [replace(first, weight=weight), replace(second, weight=1 - weight)]
+
+
+def fit_effort(n_pairs: int, n_players: int) -> float:
+    """Return about how long a component's fits to so many pairs take; those to the most pairs take 1.
+
+    By the number of likelihoods that each way of fitting takes where kernels are found late, as counted for games of
+    14, 30 and 100 players. One likelihood takes the square of the number of pairs in time.
+
+    >>> fit_effort(512, n_players=30), fit_effort(256, n_players=30)
+    (1.0, 0.25)
+    """
+    family, n_rows = KernelFamily(n_players, skewed=False), min(n_pairs, MAX_FITTED_PAIRS)
+    n_likelihoods = _MOST_LIKELIHOODS
+    if n_players <= MAX_CHOOSING_PLAYERS and n_rows <= min(_FEW_PER_PARAMETER * len(family.table()), _FEW_PAIRS):
+        n_likelihoods = 80 + 2 * n_players  # two fits, and a gradient for each parameter
+    return n_likelihoods / _MOST_LIKELIHOODS * (n_rows / MAX_FITTED_PAIRS) ** 2
 
 
 @dataclass(frozen=True)
@@ -206,42 +226,52 @@ class Component:
         most = min(max(_LEAST_DESIGN_PAIRS, _DESIGN_PAIRS_EACH * n_players), _MOST_DESIGN_PAIRS)
         rows = _fitted_rows(len(signs), most)
         start = starts.get(self.key)
-        n_iterations = 40 if len(rows) == len(signs) else 15  # of many pairs the last fit has seen most already
+        n_steps = 40 if len(rows) == len(signs) else 15  # of many pairs the last fit has seen most already
         family, start = _with_skew(self.family, start, len(rows))
-        family, parameters, _ = _fit(family, signs[rows], on_grid(self.scores[rows]), start, n_iterations)
+        family, parameters, _ = _fit(
+            family, signs[rows], on_grid(self.scores[rows]), start, replace(PATIENT, n_steps=n_steps)
+        )
         starts[self.key] = parameters
         return family.kernel(parameters)
 
-    def plausible_kernels(self, signs: Floats, starts: dict[int, Floats]) -> list[PlausibleKernel]:
+    def plausible_kernels(
+        self, signs: Floats, starts: dict[int, Floats], until: float = math.inf
+    ) -> list[PlausibleKernel]:
         """Kernels to estimate with; their weights sum to 1.
 
         While pairs are few for so many parameters, the kernel that tells players apart is one of two. The other treats
         them alike, and each weighs as much as the payoffs speak for it.
+
+        Args:
+            signs: (n_pairs, n_players) of +1 and -1.
+            starts: parameters of earlier fits by component.
+            until: of `time.monotonic`, in seconds; by then fits end, as good as they are.
         """
         if self.family.individual and self.family.n_players > MAX_CHOOSING_PLAYERS:
-            return self._judged_by_other_pairs(signs)
+            return self._judged_by_other_pairs(signs, until)
         rows = _fitted_rows(len(signs), MAX_FITTED_PAIRS)
         signs, scores = signs[rows], on_grid(self.scores[rows])
         start = None if len(rows) <= _FEW_PAIRS else starts.get(self.key)
         family, start = _with_skew(self.family, start, len(rows))
         if family.individual and not family.skewed and len(rows) <= _FEW_PAIRS:
-            alike, shared, _ = _fit(replace(family, individual=False), signs, scores)
-            family, best, _ = _fit(family, signs, scores, start)
+            patience = replace(PATIENT, until=until)
+            alike, shared, _ = _fit(replace(family, individual=False), signs, scores, patience=patience)
+            family, best, _ = _fit(family, signs, scores, start, patience)
             evidence = log_evidence(family, signs, scores, best) - log_evidence(alike, signs, scores, shared)
             return _either(_fitted(family, best, len(rows)), _fitted(alike, shared, len(rows)), evidence)
-        return [_widest(family, signs, scores, start)]
+        return [_widest(family, signs, scores, start, until)]
 
-    def _judged_by_other_pairs(self, signs: Floats) -> list[PlausibleKernel]:
+    def _judged_by_other_pairs(self, signs: Floats, until: float) -> list[PlausibleKernel]:
         """The same of many players: evidence would take a gradient for each of them, but pairs are left to judge by."""
         scores = on_grid(self.scores)
-        told_apart, _ = _with_skew(self.family, None, len(signs))
         most = max(MAX_FITTED_PAIRS, self.family.n_players // 2)
         rows = _fitted_rows(len(signs), min(most, max(1, 3 * len(signs) // 4)))
+        told_apart, _ = _with_skew(self.family, None, len(rows))
         left = np.setdiff1d(np.arange(len(signs)), rows)
         rows_and_others = np.concatenate([rows, left[_fitted_rows(len(left), MAX_FITTED_PAIRS)]])
         found, evidence = [], []
         for family in (told_apart, replace(told_apart, individual=False)):
-            known = _widest(family, signs[rows], scores[rows])
+            known = _widest(family, signs[rows], scores[rows], None, until)
             deviations, scales = innovations(known.kernel, signs[rows_and_others], scores[rows_and_others], len(rows))
             found.append(replace(known, inflation=max(known.inflation, root_mean_square(deviations))))
             evidence.append(log_density(deviations, scales))
@@ -296,6 +326,7 @@ class PartModel:
         even: which of the two.
         forecasts: earlier kernels by component. Standard deviations are multiplied by what they were off by, if more.
         known: what is known without a model.
+        until: of `time.monotonic`, in seconds; by then fits end, as good as they are.
     """
 
     def __init__(
@@ -306,6 +337,7 @@ class PartModel:
         even: bool = False,
         forecasts: Mapping[int, Sequence[Forecast]] | None = None,
         known: KnownPolynomial | None = None,
+        until: float = math.inf,
     ) -> None:
         self.even = even
         self._polynomial, self._doubts = None, np.zeros(payoffs.shape[1])
@@ -321,7 +353,9 @@ class PartModel:
         self._signs = signs
         centred = payoffs - payoffs.mean(axis=0) if even else payoffs
         self._mixtures = [
-            _Mixture(component, signs, starts, missed_by((forecasts or {}).get(component.key, ()), signs, centred))
+            _Mixture(
+                component, signs, starts, missed_by((forecasts or {}).get(component.key, ()), signs, centred), until
+            )
             for component in components(signs, payoffs, even, known)
         ]
 
@@ -382,9 +416,11 @@ class PartModel:
 class _Mixture:
     """A component's posteriors, one for each plausible kernel."""
 
-    def __init__(self, component: Component, signs: Floats, starts: dict[int, Floats], least_inflation: float) -> None:
+    def __init__(
+        self, component: Component, signs: Floats, starts: dict[int, Floats], least_inflation: float, until: float
+    ) -> None:
         self._loadings, self._least_inflation = component.loadings, least_inflation
-        kernels = component.plausible_kernels(signs, starts)
+        kernels = component.plausible_kernels(signs, starts, until)
         self._posteriors = [(known, PartPosterior(known.kernel, signs, component.scores)) for known in kernels]
 
     def of(self, asked: Callable[[PartPosterior], tuple[Floats, Floats]]) -> tuple[Floats, Floats]:

@@ -17,7 +17,7 @@ from shapkit.estimators.gaussian_process.kernel import (
     factorised,
     innovations,
 )
-from shapkit.estimators.gaussian_process.minimise import minimised
+from shapkit.estimators.gaussian_process.minimise import Patience, minimised
 from shapkit.estimators.threads import threads_for
 
 Floats = NDArray[np.float64]
@@ -45,6 +45,7 @@ _NO_SKEW = -7.0  # as good as none
 _SKEW = (np.log(0.3), np.log(0.3), 1.5, _NO_SKEW, 0.0)
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _FAINT = -3.0  # log: how much less the second wave starts with than the first would
+PATIENT = Patience(n_steps=60, tolerance=0.01)
 _STEP = 1e-3  # in units of the prior: between gradients whose difference gives the curvature
 
 
@@ -157,8 +158,7 @@ def fit_kernel(
     signs: Floats,
     payoffs: Floats,
     start: Floats | None = None,
-    n_iterations: int = 60,
-    tolerance: float = 0.01,
+    patience: Patience = PATIENT,
 ) -> tuple[Floats, float]:
     """Return the most probable parameters (n_parameters,), and the objective there, from one start.
 
@@ -167,16 +167,13 @@ def fit_kernel(
         signs: float64 (n_pairs, n_players) of +1 and -1, distinct pairs.
         payoffs: (n_pairs, n_columns), odd payoffs of mean square about 1. Columns share the parameters.
         start: parameters to start from; by default those of the family.
-        n_iterations: the most steps of L-BFGS.
-        tolerance: in log probability; two steps in a row that gain less are the last.
+        patience: how long L-BFGS goes on; its tolerance is in log probability.
     """
     table = _parameter_table(family)
     begin = table[:, 0] if start is None else np.clip(start, table[:, 3], table[:, 4])
     posterior = _Posterior(family, signs, payoffs)
     with threads_for(len(signs)):
-        place, value = minimised(
-            posterior, posterior.place(begin), *posterior.bounds, n_iterations=n_iterations, tolerance=tolerance
-        )
+        place, value = minimised(posterior, posterior.place(begin), *posterior.bounds, patience)
     return posterior.parameters(place), value
 
 

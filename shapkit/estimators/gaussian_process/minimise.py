@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +18,23 @@ _MEMORY = 20  # steps that the curvature is known from
 _LONGEST = 3.0  # a step, in any coordinate
 _SUFFICIENT = 1e-4  # of the decrease that the gradient promises (Armijo)
 _MOST_TRIES = 12  # lengths of a step
-_PATIENCE = 2  # steps in a row that gain little
+_MOST_IN_VAIN = 2  # steps in a row that gain little
 _SHORTER, _LEAST_SHORTER = 0.5, 0.1  # what a step that does not do is shortened by, at least and at most
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a search goes on.
+
+    Attributes:
+        n_steps: at most.
+        tolerance: two steps in a row that decrease the function by less are the last.
+        until: of `time.monotonic`, in seconds; no step begins later.
+    """
+
+    n_steps: int
+    tolerance: float
+    until: float = math.inf
 
 
 def minimised(
@@ -24,8 +42,7 @@ def minimised(
     start: Floats,
     least: Floats,
     greatest: Floats,
-    n_iterations: int,
-    tolerance: float,
+    patience: Patience,
 ) -> tuple[Floats, float]:
     """Return where a function is smallest near `start`, and its value there.
 
@@ -36,18 +53,19 @@ def minimised(
         function: returns its value and its gradient (n,); infinite where it is not defined.
         start: (n,), between the bounds.
         least, greatest: (n,), bounds.
-        n_iterations: steps, at most.
-        tolerance: two steps in a row that decrease the function by less are the last.
+        patience: when to stop.
 
     >>> def parabola(place):
     ...     return float(place @ place) / 2, place
-    >>> minimised(parabola, np.array([3.0, 4.0]), np.array([1.0, -9.0]), np.array([9.0, 9.0]), 20, 1e-9)
+    >>> minimised(parabola, np.array([3.0, 4.0]), np.array([1.0, -9.0]), np.array([9.0, 9.0]), Patience(20, 1e-9))
     (array([1., 0.]), 0.5)
     """
     place, (value, gradient) = start, function(start)
     steps, changes = np.zeros((2, _MEMORY, len(start)))
     n_kept = few = 0
-    for _ in range(n_iterations if np.isfinite(value) else 0):
+    for _ in range(patience.n_steps if np.isfinite(value) else 0):
+        if time.monotonic() >= patience.until:
+            break
         free = ~(((place <= least) & (gradient > 0)) | ((place >= greatest) & (gradient < 0)))
         direction = descent(steps, changes, n_kept, np.where(free, gradient, 0.0)) * free
         longest = np.abs(direction).max()
@@ -65,9 +83,9 @@ def minimised(
         if step @ change > 1e-10 * (change @ change):
             steps[n_kept % _MEMORY], changes[n_kept % _MEMORY] = step, change
             n_kept += 1
-        few = few + 1 if value - new_value < tolerance else 0
+        few = few + 1 if value - new_value < patience.tolerance else 0
         place, value, gradient = new_place, new_value, new_gradient
-        if few >= _PATIENCE:
+        if few >= _MOST_IN_VAIN:
             break
     return place, value
 

@@ -6,7 +6,9 @@ They and their standard errors are the posterior's, in closed form: see `kernel.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from shapkit.estimators.gaussian_process.components import (
     Component,
     PartModel,
     components,
+    fit_effort,
 )
 from shapkit.estimators.gaussian_process.forecasts import Forecast
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, index_functionals, with_pairs
@@ -56,7 +59,7 @@ _MORE_STREAM = 0x67702B  # of the pairs beyond
 _GROWTH = 1.35  # of the number of pairs from one choice of pairs to the next
 _CANDIDATES = 600
 _MOST_CHOSEN_BY = 512  # pairs known; with more, where a kernel errs it would go on to look where it errs
-_FIT_STEPS = 20  # solutions with as many pairs take as long as a fit
+_FIT_STEPS = 40  # solutions with as many pairs take as long as a fit
 _MOST_TARGETS = 6_000  # coalitions of one size, to choose pairs for
 
 
@@ -155,6 +158,7 @@ class GaussianProcessSampler:
         self._more: PairedSamples | None = None  # pairs beyond the most that the process takes
         self._model: PartModel | None = None  # of the process, once it takes no more
         self._known: tuple[Floats, Floats] | None = None  # values and variances, until more is evaluated
+        self._until = math.inf
 
     def advance(self, n_evaluations: int) -> int:
         """Evaluate up to `n_evaluations` more coalitions, an even number, and return how many.
@@ -219,14 +223,28 @@ class GaussianProcessSampler:
         return self._measured.restored(known)
 
     def effort(self, n_evaluations: int) -> float:
-        """Return about how long an estimate takes after so many evaluations; a fit to the most pairs takes 1.
-
-        Read off runs of 30 and 100 players: the power of the first term lies between theirs.
-        """
-        n_pairs = n_evaluations / 2
-        share = min(n_pairs, MAX_PAIRS) / max(MAX_FITTED_PAIRS, self.game.n_players // 2)
+        """Return about how long an estimate takes after so many evaluations; a fit to the most pairs takes 1."""
+        n_pairs = max(n_evaluations // 2, 1)
         foretold = max(n_pairs / MAX_PAIRS - 1.0, 0.0)  # by the model of all before
-        return float(min(share, 1.0) ** 1.5 + share**2 / _FIT_STEPS + foretold / 5)
+        return sum(self._efforts(n_pairs)) + foretold / 5
+
+    def _efforts(self, n_pairs: int) -> tuple[float, float]:
+        """About how long the fits take, and the posterior, a solution with all pairs."""
+        share = min(n_pairs, MAX_PAIRS) / MAX_FITTED_PAIRS
+        return fit_effort(n_pairs, self.game.n_players), share**2 / _FIT_STEPS
+
+    def prepare(self) -> None:
+        """Compile, or load, what the first estimate would: once in a process."""
+        _compiled_for(self.index)
+
+    def hurry(self, until: float) -> None:
+        """Have estimates from now on be ready at about this time of `time.monotonic`, with fits as good as they are.
+
+        The time from now on is shared out between the fits and what comes after them.
+        """
+        fits, after = self._efforts(max(len(self._signs), 1))
+        now = time.monotonic()
+        self._until = now + (until - now) * fits / (fits + after)
 
     def _evaluate_empty(self, n_left: int) -> int:
         """The one coalition of a game without players."""
@@ -392,7 +410,7 @@ class GaussianProcessSampler:
         return self._odd_model(pairs, self._polynomial(pairs)).shapley()
 
     def _odd_model(self, pairs: RemainingPairs, known: KnownPolynomial | None) -> PartModel:
-        return PartModel(pairs.signs, pairs.odd, self._starts, forecasts=self._forecasts, known=known)
+        return PartModel(pairs.signs, pairs.odd, self._starts, False, self._forecasts, known, self._until)
 
     def _index_posterior(self, pairs: RemainingPairs) -> tuple[Floats, Floats]:
         """Another index of the remaining players, and its variances, from both parts."""
@@ -401,7 +419,9 @@ class GaussianProcessSampler:
             shape = (sum(len(members) for _, members in functionals), pairs.odd.shape[1])
             return np.zeros(shape), np.full(shape, np.nan)
         known = self._polynomial(pairs)
-        even_model = PartModel(pairs.signs, pairs.even, self._even_starts, True, self._even_forecasts, known)
+        even_model = PartModel(
+            pairs.signs, pairs.even, self._even_starts, True, self._even_forecasts, known, self._until
+        )
         parts = (self._odd_model(pairs, known), even_model)
         found = [
             np.sum([part.index(functional, members) for part in parts], axis=0) for functional, members in functionals
@@ -435,6 +455,15 @@ class GaussianProcessSampler:
         shares = np.divide(variances, claimed, out=np.full_like(variances, 1 / len(variances)), where=claimed > 0)
         weight = np.divide(actual, actual + sampled, out=np.zeros_like(actual), where=actual > 0)
         return values + weight * errors, (1 - weight) ** 2 * actual * shares + weight**2 * spread
+
+
+@cache
+def _compiled_for(index: Index) -> None:
+    """Estimate a small game, so that no loop has to be compiled or loaded later."""
+    game = Game(lambda coalitions: np.sqrt(coalitions.sum(axis=1)), 8)
+    sampler = GaussianProcessSampler(game, index=index)
+    sampler.advance(64)
+    sampler.attribution()
 
 
 def _followed(

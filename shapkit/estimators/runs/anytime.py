@@ -26,7 +26,9 @@ _LONG_STEP = 5.0  # seconds
 _ENDLESS = 2**50  # evaluations; a sampler that declines even these has nothing left to do
 _CHECK_GROWTH = 1.25  # a rule is asked whenever the evaluations have grown by a quarter
 _LOOKING = 0.1  # of a run's time, at most, for estimates that its rule does not ask for
+_LOOK_GROWTH = 2.0  # of the evaluations between two of these
 _SHORT_LOOK = 0.01  # seconds; such a one is taken whenever the others are
+_LEAST_LOOK = 0.1  # seconds that an estimate may take where the time given is over
 
 Report = Callable[[int, float], object]
 
@@ -40,6 +42,11 @@ class Sampler(Protocol):
     """
 
     game: Game
+
+    # Three more are used where they are there, so that a rule with a clock may keep to its time:
+    #   prepare() -> None: do at once what else the first estimate would be slow for, such as compiling.
+    #   effort(n_evaluations) -> float: how long an estimate takes after so many evaluations, in some unit.
+    #   hurry(until) -> None: estimates should be ready at this time of `time.monotonic`, and may be worse for it.
 
     def advance(self, n_evaluations: int) -> int:
         """Evaluate up to about `n_evaluations` more coalitions (whole sampling units; never more).
@@ -98,6 +105,7 @@ class Run:
         self.complete = False
         self.known: Attribution | None = None
         self.known_at = 0
+        self._until = math.inf  # of `time.monotonic`: when the time given is over
 
     @property
     def _n_coalitions(self) -> float:
@@ -144,6 +152,7 @@ class Run:
         """
         interrupt: KeyboardInterrupt | None = None
         ended_by: str | None = None
+        self._until = time.monotonic() + stop.most_seconds if isinstance(stop, StoppingRule) else math.inf
         try:
             with forecast_bar(self.method, self.n_evaluations, progress) as report:
                 ended_by = _Leg(self, limit, stop, report).ends()
@@ -207,6 +216,9 @@ class Run:
         """Bring `known` up to date."""
         if self.complete or self.known_at == self.n_evaluations:
             return
+        hurry: Callable[[float], None] | None = getattr(self.sampler, "hurry", None)
+        if hurry is not None:
+            hurry(max(self._until, time.monotonic() + _LEAST_LOOK))
         try:
             self.known = self.sampler.attribution()
         except ValueError:  # no estimate of every player yet
@@ -261,7 +273,7 @@ class _Leg:
         self._began_at = run.n_evaluations
         self._blind = isinstance(stop, StoppingRule) and not stop.asks_for_estimates
         self._given = stop.most_seconds if isinstance(stop, StoppingRule) else math.inf  # seconds
-        self._looked = self._last_look = 0.0  # seconds for estimates, and for the last of them
+        self._prepared = self._looked = self._last_look = 0.0  # seconds; those of estimates, and of the last of them
         self._looked_at = 1  # after how many evaluations that was
 
     def ends(self) -> str | None:
@@ -273,6 +285,10 @@ class _Leg:
     def _drives(self) -> str | None:
         if self._stop is None:
             return self._goes_to(self._limit)
+        prepare: Callable[[], None] | None = getattr(self._run.sampler, "prepare", None)
+        if prepare is not None and math.isfinite(self._given):
+            prepare()
+            self._prepared = time.monotonic() - self._began
         for check in self._checks():
             ended_by = self._goes_to(check)
             if ended_by is None:
@@ -286,13 +302,18 @@ class _Leg:
         """Bring what is known up to date, where the rule needs it or it takes little time."""
         if self._run.known_at == self._run.n_evaluations:  # a check that was passed within a unit
             return
-        began = time.monotonic()
         next_look = self._next_look(self._run.n_evaluations)
-        elapsed = began - self._began
+        elapsed = time.monotonic() - self._began
         whole = max(elapsed, self._given) if math.isfinite(self._given) else elapsed
         short = next_look < _SHORT_LOOK or self._looked + next_look < _LOOKING * whole
-        if self._blind and not short and self._run.known is not None:
+        soon = self._run.n_evaluations < _LOOK_GROWTH * self._looked_at
+        if self._blind and (soon or not short) and self._run.known is not None:
             return
+        self._look()
+
+    def _look(self) -> None:
+        """Bring what is known up to date, and remember how long that takes."""
+        began = time.monotonic()
         self._run.look()
         self._last_look, self._looked_at = time.monotonic() - began, max(self._run.n_evaluations, 1)
         self._looked += self._last_look
@@ -319,11 +340,17 @@ class _Leg:
             step = self._step
             if run.n_evaluations < expected < math.inf:  # a clock may leave time for less
                 step = min(step, math.ceil(expected - run.n_evaluations))
-            step = self._in_time(step)
+            most = int(target - run.n_evaluations)
+            in_time = self._in_time(most)
             began = time.monotonic()
-            if run.advance(step, int(target - run.n_evaluations), self._limit) == 0:
-                return None
-            if step == self._step and time.monotonic() - began < _LONG_STEP:
+            if in_time == 0 or run.advance(min(step, in_time), in_time, self._limit) == 0:
+                if in_time == most:
+                    return None
+                if self._was_early():
+                    continue
+                assert self._stop is not None and run.known is not None
+                return self._stop.reason(run.known, run.n_evaluations, self._given)
+            if step == self._step <= in_time and time.monotonic() - began < _LONG_STEP:
                 self._step *= 2
             self._report(run.n_evaluations, expected)
             ended_by = self._rule()
@@ -337,8 +364,19 @@ class _Leg:
         if self._stop is None or known is None:
             return None
         n_evaluations = self._run.n_evaluations if self._blind else self._run.known_at
-        facts = (known, n_evaluations, self._seconds())
-        return self._stop.reason(*facts) if self._stop.stop(*facts) else None
+        if not self._stop.stop(known, n_evaluations, self._seconds()) or (self._blind and self._was_early()):
+            return None
+        return self._stop.reason(self._run.known or known, n_evaluations, self._seconds())
+
+    def _was_early(self) -> bool:
+        """Make the last estimate, and return whether it took so little that there is time for more, and for another."""
+        n_evaluations = self._run.n_evaluations
+        if self._stop is None or self._run.known_at == n_evaluations:
+            return False
+        self._look()
+        more = math.ceil(_CHECK_GROWTH * n_evaluations)
+        seconds = time.monotonic() - self._began + (more - n_evaluations) * self._each() + self._next_look(more)
+        return self._run.known is not None and not self._stop.stop(self._run.known, n_evaluations, seconds)
 
     def _expected(self) -> float:
         """How many evaluations there will be at the end of this leg; infinite where unknown."""
@@ -349,16 +387,27 @@ class _Leg:
         per_second = (run.n_evaluations - self._began_at) / seconds if seconds > 0 else math.inf
         return min(self._limit, self._stop.forecast(run.known, run.n_evaluations, seconds, per_second))
 
-    def _in_time(self, step: int) -> int:
-        """A step that leaves time for an estimate after it, as far as is known; 1 if none does."""
+    def _in_time(self, most: int) -> int:
+        """How many evaluations, up to `most`, leave time for an estimate after them, as far as is known."""
         if not self._blind or self._run.known is None:
-            return step
-        n_evaluations, elapsed = self._run.n_evaluations, time.monotonic() - self._began
-        each = (elapsed - self._looked) / max(n_evaluations - self._began_at, 1)
-        left = self._given - elapsed
-        while step > 1 and step * each + self._next_look(n_evaluations + step) > left:
-            step //= 2
-        return step
+            return most
+        n_evaluations, each = self._run.n_evaluations, self._each()
+        left = self._given - (time.monotonic() - self._began)
+        fewest, fit = most, most  # the fewest that do not, or all
+        while fit > 0 and fit * each + self._next_look(n_evaluations + fit) > left:
+            fewest, fit = fit, fit // 2
+        while fewest - fit > 1:
+            middle = (fewest + fit) // 2
+            if middle * each + self._next_look(n_evaluations + middle) > left:
+                fewest = middle
+            else:
+                fit = middle
+        return fit
+
+    def _each(self) -> float:
+        """How many seconds an evaluation has taken, with all but the estimates."""
+        elapsed = time.monotonic() - self._began - self._prepared - self._looked
+        return elapsed / max(self._run.n_evaluations - self._began_at, 1)
 
     def _seconds(self) -> float:
         """How long the run will have taken, should it end now."""

@@ -21,7 +21,7 @@ from shapkit.estimators.gaussian_process.kernel_fit import (
     objective,
     surprise_of_ends,
 )
-from shapkit.estimators.gaussian_process.minimise import minimised
+from shapkit.estimators.gaussian_process.minimise import Patience, minimised
 from shapkit.estimators.gaussian_process.pair_design import random_pairs
 from tests.shapkit.estimators.gaussian_process.games_of_pairs import all_signs, some_kernel, some_pairs
 
@@ -29,7 +29,7 @@ from tests.shapkit.estimators.gaussian_process.games_of_pairs import all_signs, 
 @pytest.mark.parametrize("greatest", [9.0, 0.5])
 def test_the_minimum_is_scipys_with_and_without_a_bound_in_the_way(greatest):
     start, bounds = np.array([-1.2, 0.4, -0.5, 0.2]), (np.full(4, -2.0), np.full(4, greatest))
-    place, value = minimised(lambda x: (float(rosen(x)), rosen_der(x)), start, *bounds, 500, 1e-14)
+    place, value = minimised(lambda x: (float(rosen(x)), rosen_der(x)), start, *bounds, Patience(500, 1e-14))
     known = minimize(rosen, start, jac=rosen_der, method="L-BFGS-B", bounds=[(-2.0, greatest)] * 4, tol=1e-14)
     np.testing.assert_allclose(place, known.x, atol=1e-4)
     assert value == rosen(place) and (place <= greatest).all()
@@ -39,20 +39,20 @@ def test_a_step_to_where_the_function_is_not_defined_is_taken_back():
     def logarithm(x: np.ndarray) -> tuple[float, np.ndarray]:
         return (float(x[0] - np.log(x[0])), 1 - 1 / x) if x[0] > 0.3 else (np.inf, np.zeros(1))
 
-    place, value = minimised(logarithm, np.array([8.0]), np.array([-99.0]), np.array([99.0]), 100, 1e-12)
+    place, value = minimised(logarithm, np.array([8.0]), np.array([-99.0]), np.array([99.0]), Patience(100, 1e-12))
     np.testing.assert_allclose([place[0], value], 1.0, atol=1e-5)
 
 
 def test_nothing_is_done_where_the_start_is_the_minimum_or_not_defined():
     start, bounds = np.zeros(2), (np.full(2, -1.0), np.ones(2))
-    assert minimised(lambda x: (float(x @ x), 2 * x), start, *bounds, 9, 1e-9)[1] == 0.0
-    assert minimised(lambda x: (np.inf, 0 * x), start, *bounds, 9, 1e-9) == (start, np.inf)
+    assert minimised(lambda x: (float(x @ x), 2 * x), start, *bounds, Patience(9, 1e-9))[1] == 0.0
+    assert minimised(lambda x: (np.inf, 0 * x), start, *bounds, Patience(9, 1e-9)) == (start, np.inf)
 
 
 def test_the_evidence_is_laplaces_with_second_differences_of_the_objective():
     family = KernelFamily(5, individual=False)
     pairs, odd = some_pairs(5, 12), np.random.default_rng(5).normal(size=(12, 1))
-    parameters, value = fit_kernel(family, pairs, odd, n_iterations=200)
+    parameters, value = fit_kernel(family, pairs, odd, patience=Patience(200, 0.01))
     unit = 1e-2 * np.diag(family.table()[:, 2])
 
     def at(step: np.ndarray) -> float:
@@ -138,6 +138,30 @@ def test_means_and_variances_are_those_of_the_mixture():
     scale = component.loadings[0, 0]
     np.testing.assert_allclose(values[:, 0], mean * scale)
     np.testing.assert_allclose(variances[:, 0], spread * scale**2)
+
+
+def test_many_pairs_are_fitted_to_as_well_as_from_one_start():
+    """Half of them say where to begin: the objective is about that of a long fit to all, or below."""
+    costs = np.random.default_rng(0).uniform(size=10)
+    for value in (lambda c: np.sqrt(c @ costs), lambda c: (c * costs).max(axis=1) + 0.1 * (c @ costs) ** 2):
+        pairs, component = _component(shapkit.Game(value, 10), 300)
+        (known,) = component.plausible_kernels(pairs, {})
+        family = replace(component.family, n_terms=1)
+        _, long = fit_kernel(family, pairs, component.scores, patience=Patience(200, 1e-3))
+        assert log_likelihood(known.kernel, pairs, component.scores) > -long - 3.0
+
+
+def test_fits_end_when_the_time_is_over():
+    """At once where it is over before: parameters are those to start from, and the posterior is one of theirs."""
+    pairs, component = _component(shapkit.Game(_unlike, 10), 300)
+    family = component.family
+    parameters, value = fit_kernel(family, pairs, component.scores, patience=Patience(60, 0.01, until=0.0))
+    np.testing.assert_array_equal(parameters, family.table()[:, 0])
+    assert value == pytest.approx(objective(parameters, family, pairs, component.scores)[0])
+    (hurried,) = component.plausible_kernels(pairs, {}, until=0.0)
+    (known,) = component.plausible_kernels(pairs, {})
+    likelihoods = [log_likelihood(entry.kernel, pairs, component.scores) for entry in (hurried, known)]
+    assert likelihoods[0] < likelihoods[1] and len(hurried.kernel.rates) == 1
 
 
 def test_the_second_wave_is_kept_where_it_is_more_probable():

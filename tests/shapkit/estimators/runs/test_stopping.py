@@ -128,10 +128,10 @@ def test_seconds_end_a_run(monkeypatch):
         return coalitions[:, 0]
 
     phi = estimate(shapkit.Game(value, 8), stop=Seconds(10))
-    assert 10 <= now[0] < 12 and phi.n_evaluations == pytest.approx(1_000, rel=0.2)
+    assert 9.9 < now[0] <= 10 and phi.n_evaluations == pytest.approx(1_000, rel=0.2)
     began = now[0]
     longer = phi.extend(stop=Seconds(5))
-    assert 5 <= now[0] - began < 7 and longer.n_evaluations > phi.n_evaluations
+    assert 4.9 < now[0] - began <= 5 and longer.n_evaluations > phi.n_evaluations
 
 
 def on_a_clock(monkeypatch, each, of_estimate):
@@ -186,6 +186,35 @@ def test_a_clock_leaves_time_for_one_estimate_and_asks_for_few(monkeypatch, stop
         assert phi.n_evaluations > 7_000
     else:
         assert len(taken) > 15
+
+
+@pytest.mark.parametrize("seconds", [1.0, 5.0])
+def test_time_is_used_where_an_estimate_takes_less_than_the_sampler_says(monkeypatch, seconds):
+    """As where a game turns out to be simple: the last estimate is made early, and the run goes on after it."""
+    game, slow, now, taken = on_a_clock(monkeypatch, 1e-4, lambda n: 0.1 * (n / 1_000) ** 2 if n > 500 else 1e-3 * n)
+    slow.effort = lambda _, n_evaluations: (n_evaluations / 1_000) ** 2
+    phi = estimate(game, method=slow, stop=Seconds(seconds))
+    assert now[0] <= seconds
+    rest = seconds - 1e-4 * phi.n_evaluations - sum(taken)
+    assert len(taken) > 2
+    assert rest < 0.25 * 1e-4 * phi.n_evaluations + 1.25**2 * taken[-1] + 1e-2, "no time for a quarter more and another"
+
+
+def test_a_sampler_is_told_when_its_estimate_should_be_ready_and_prepares_first(monkeypatch):
+    """Preparing is part of the time, and not taken for what evaluations take."""
+    game, slow, now, _ = on_a_clock(monkeypatch, 1e-3, lambda n: 1e-4 * n)
+    told = []
+
+    def prepare(self):
+        assert self.n_evaluated == 0
+        now[0] += 4.0
+
+    slow.hurry, slow.prepare = lambda _, until: told.append(until), prepare
+    phi = estimate(game, method=slow, stop=Seconds(10))
+    assert set(told) == {10.0} and 9 < now[0] <= 10.5 and phi.n_evaluations > 4_000
+    told.clear()
+    estimate(game, method=slow, budget=1_000)
+    assert told == [math.inf]
 
 
 @pytest.mark.parametrize(
