@@ -38,7 +38,6 @@ MAX_FITTED_PAIRS = 512  # that parameters are fitted to
 _LEAST_DESIGN_PAIRS, _MOST_DESIGN_PAIRS = 160, 256  # the same, of kernels to choose further pairs by
 _DESIGN_PAIRS_EACH = 8  # player, between these
 _MANY_PAIRS = 160  # with more, half of them say where the fit to all begins, and whether there is a second wave
-_FEW_PER_PARAMETER = 3.0  # up to so many pairs for each parameter, waves have no skew
 _MOST_LIKELIHOODS = 120  # of a fit with a second wave, about
 _LARGE_SKEW = 0.95
 _NEAR, _FAR = 2.0, 32.0  # rates that a second wave begins with
@@ -166,12 +165,18 @@ def _strained(family: KernelFamily, parameters: Floats) -> bool:
     return bool(family.kernel(parameters).skews[0] > _LARGE_SKEW)
 
 
-def _with_skew(family: KernelFamily, start: Floats | None, n_pairs: int) -> tuple[KernelFamily, Floats | None]:
-    """The family, and parameters to start from, with skews only where pairs are many for the parameters.
+def _few_pairs(family: KernelFamily) -> float:
+    """How many pairs are too few to say what a skew makes of small coalitions: two for each parameter, or more.
 
-    Of few pairs most are of half of the players, and do not say what a skew makes of small coalitions.
+    Most pairs are of about half of the players. As read off games of 9 to 100 players: the more there are, the fewer of
+    the pairs are anywhere near small coalitions.
     """
-    family = replace(family, skewed=n_pairs > _FEW_PER_PARAMETER * len(family.table()))
+    return (2.0 + family.n_players / 100) * len(family.table())
+
+
+def _with_skew(family: KernelFamily, start: Floats | None, n_pairs: int) -> tuple[KernelFamily, Floats | None]:
+    """The family, and parameters to start from, with skews only where pairs are many for the parameters."""
+    family = replace(family, skewed=n_pairs > _few_pairs(family))
     return family, family.with_skew(start) if start is not None and family.skewed else start
 
 
@@ -192,7 +197,7 @@ def fit_effort(n_pairs: int, n_players: int) -> float:
     """
     family, n_rows = KernelFamily(n_players, skewed=False), min(n_pairs, MAX_FITTED_PAIRS)
     n_likelihoods = _MOST_LIKELIHOODS
-    if n_players <= MAX_CHOOSING_PLAYERS and n_rows <= min(_FEW_PER_PARAMETER * len(family.table()), _FEW_PAIRS):
+    if n_players <= MAX_CHOOSING_PLAYERS and n_rows <= min(_few_pairs(family), _FEW_PAIRS):
         n_likelihoods = 80 + 2 * n_players  # two fits, and a gradient for each parameter
     return n_likelihoods / _MOST_LIKELIHOODS * (n_rows / MAX_FITTED_PAIRS) ** 2
 
