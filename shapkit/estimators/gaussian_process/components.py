@@ -39,8 +39,8 @@ _LEAST_DESIGN_PAIRS, _MOST_DESIGN_PAIRS = 160, 256  # the same, of kernels to ch
 _DESIGN_PAIRS_EACH = 8  # player, between these
 _MANY_PAIRS = 160  # with more, half of them say where the fit to all begins, and whether there is a second wave
 _MOST_LIKELIHOODS = 120  # of a fit with a second wave, about
-_LARGE_SKEW = 0.95
-_NEAR, _FAR = 2.0, 32.0  # rates that a second wave begins with
+_LARGE_SKEW = 0.95  # a wave with more would have more than 1 if it could
+_FAR = 32.0  # rate of a second wave, far from most first ones
 _FEW_PAIRS = 250  # up to so many pairs, where there is no skew either, players may be alike
 _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
@@ -127,8 +127,8 @@ def _fit(
 def _widest(family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None, until: float) -> PlausibleKernel:
     """The most probable kernel of a family, with a second wave where that is more probable and players differ.
 
-    Half of many pairs say nearly as much in an eighth of the time: most steps are taken with these. All are asked for a
-    second wave again only where the one they have has the largest skew, and may not be enough.
+    Half of many pairs say nearly as much in a quarter of the time or less: most steps are taken with these. All are
+    asked for a second wave again only where the one they have has the largest skew, and may not be enough.
     """
     patience = replace(PATIENT, until=until)
     if len(signs) <= _MANY_PAIRS:
@@ -151,7 +151,7 @@ def _with_second(
 
     The second begins near the first, where most are found, and far from it where the first cannot be enough.
     """
-    rates = (_NEAR, _FAR) if _strained(family, best) else (_NEAR,)
+    rates = (None, _FAR) if _strained(family, best) else (None,)
     for rate in rates if family.individual else ():
         wider, faint = family.widened(best, rate)
         parameters, value = fit_kernel(wider, signs, scores, faint, patience)

@@ -112,14 +112,15 @@ class KernelFamily:
             even=self.even,
         )
 
-    def widened(self, parameters: Floats, rate: float) -> tuple[KernelFamily, Floats]:
-        """Return the family with a second wave, and these parameters of one wave with a faint second of this rate."""
+    def widened(self, parameters: Floats, rate: float | None = None) -> tuple[KernelFamily, Floats]:
+        """Return the family with a second wave, and these parameters with a faint one, of this rate or the usual."""
         family = replace(self, n_terms=2)
         start = family.table()[:, 0]
         for new, old in zip(family.split(start), self.split(parameters), strict=True):
             new[: len(old)] = old
         family.split(start)[1][1] += _FAINT
-        family.split(start)[2][1] = np.log(rate)
+        if rate is not None:
+            family.split(start)[2][1] = np.log(rate)
         return family, start
 
     def with_skew(self, parameters: Floats) -> Floats:
