@@ -38,10 +38,10 @@ _SCALARS = np.array(
     ]
 )
 _NO_ENDS = -25.0  # stands for a variance of 0
-# Start and prior mean of each rate. β has mean 1/n: by the prior tanh(t β) is about 2/n for the first term; from so low
-# a rate the fit does not find games that are far from additive.
-_RATES = ((np.log(8.0), np.log(2.0)), (np.log(2.0), np.log(8.0)))
-_NO_SKEW = -7.0  # as good as none
+# Start and prior mean of each rate. β has mean 1/n: by the prior tanh(t β) is about 2/n for the first term.
+_RATES = ((np.log(2.0), np.log(2.0)), (np.log(2.0), np.log(8.0)))
+_SKEWED_START = np.log(8.0)  # of the first: from less, with a skew, no game is found that is far from additive
+_NO_SKEW = -7.0  # stands for none
 _SKEW = (np.log(0.3), np.log(0.3), 1.5, _NO_SKEW, 0.0)
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _FAINT = -3.0  # log: how much less the second wave starts with than the first would
@@ -60,7 +60,7 @@ class KernelFamily:
         least_roughness: what the rough variance is at least.
         even: whether the game is even, and not odd.
         ends: whether the ends have a variance of their own.
-        skewed: whether waves may have a skew; if not, it is next to none.
+        skewed: whether waves may have a skew.
     """
 
     n_players: int
@@ -102,7 +102,7 @@ class KernelFamily:
             linear_variance=float(values[_LINEAR]),
             wave_variances=np.exp(variances),
             rates=np.exp(rates),
-            skews=np.exp(skews),
+            skews=np.exp(skews) * self.skewed,
             size_variance=float(values[_SIZE]),
             size_length=float(values[_SIZE_LENGTH]),
             slope_variance=float(values[_SLOPE]),
@@ -146,6 +146,8 @@ def _parameter_table(family: KernelFamily) -> Floats:
     """What ``family.table()`` returns, not to be written to."""
     variances = [(np.log(0.5 / family.n_terms), 0.0, 3.0, -14.0, 9.0)] * family.n_terms
     rates = [(start, mean, 1.0, -7.0, 6.0) for start, mean in _RATES[: family.n_terms]]
+    if family.skewed:
+        rates[0] = (_SKEWED_START, *rates[0][1:])
     skews = [_SKEW if family.skewed else (_NO_SKEW, _NO_SKEW, 1.0, _NO_SKEW, _NO_SKEW)] * family.n_terms
     players = [_PLAYER] * (2 * family.n_players if family.individual else 0)
     table = np.concatenate([_SCALARS, np.array(variances + rates + skews + players)])
@@ -276,6 +278,7 @@ class _Likelihood:
         """Return the value and its gradient (n_parameters,)."""
         family, payoffs = self._family, self._payoffs
         scalars, variances, rates, skews, influences, ratios = family.split(np.exp(parameters))
+        skews = skews * family.skewed  # no skew is none: with the largest rates the least would be a large one
         numbers = self._numbers
         numbers[:_N_SCALARS] = scalars
         numbers[_ROUGH] += family.least_roughness
