@@ -256,3 +256,26 @@ def test_a_skew_is_fitted_where_pairs_are_many():
         pairs, component = _component(game, n_pairs)
         skews[n_pairs] = component.plausible_kernels(pairs, {})[0].kernel.skews.max()
     assert skews[60] < 0.01 and skews[300] > 0.5
+
+
+def test_no_skew_is_none_however_large_the_rate():
+    """What is left of a skew would be multiplied by rates and influences, which may be thousands."""
+    family = KernelFamily(6, n_terms=2, skewed=False)
+    parameters = family.table()[:, 4]  # the largest
+    assert not family.kernel(parameters).skews.any() and replace(family, skewed=True).kernel(parameters).skews.any()
+    pairs, odd = some_pairs(6, 12), np.random.default_rng(7).normal(size=(12, 1))
+    value, gradient = objective(parameters, family, pairs, odd)
+    prior = (((parameters - family.table()[:, 1]) / family.table()[:, 2]) ** 2).sum() / 2
+    assert value == pytest.approx(prior - log_likelihood(family.kernel(parameters), pairs, odd), rel=1e-6)
+    assert not family.split(gradient - (parameters - family.table()[:, 1]) / family.table()[:, 2] ** 2)[3].any()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_airport_of_a_hundred_players_is_known_as_well_as_it_is_said_to_be(seed):
+    """With as little as a thousandth of a skew the error is ten times as large, in intervals too narrow."""
+    costs = np.sort(np.random.default_rng(100).gamma(2.0, size=100))
+    exact = np.cumsum(np.diff(costs, prepend=0) / np.arange(100, 0, -1))
+    found = shapkit.estimate(shapkit.airport_game(costs), 1_000, method="gaussian_process", seed=seed)
+    error = ((found.values - exact) ** 2).sum() / (exact**2).sum()
+    held = (np.abs(found.values - exact) <= 1.96 * found.standard_errors).mean()
+    assert error < 0.01 and held > 0.8
