@@ -19,6 +19,7 @@ from shapkit.estimators.gaussian_process.functionals import (
 )
 from shapkit.estimators.gaussian_process.kernel import PartKernel, PartPosterior, innovations
 from shapkit.estimators.gaussian_process.kernel_fit import (
+    MOST_SKEWED_PLAYERS,
     PATIENT,
     KernelFamily,
     fit_kernel,
@@ -42,7 +43,6 @@ _MOST_LIKELIHOODS = 120  # of a fit with a second wave, about
 _LARGE_SKEW = 0.95  # a wave with more would have more than 1 if it could
 _FAR = 32.0  # rate of a second wave, far from most first ones
 _FEW_PER_PARAMETER = 2.2  # up to so many pairs for each parameter, waves have no skew
-_MOST_SKEWED_PLAYERS = 20  # with more, they never have
 _FEW_PAIRS = 250  # up to so many pairs, where there is no skew either, players may be alike
 _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
@@ -173,7 +173,7 @@ def _few_pairs(family: KernelFamily) -> float:
     With more than twenty players hardly any pair is near a small coalition, however many there are: with a skew, the
     most probable kernels foretell pairs ten times as well, and are surer of values that are worse.
     """
-    return _FEW_PER_PARAMETER * len(family.table()) if family.n_players <= _MOST_SKEWED_PLAYERS else math.inf
+    return _FEW_PER_PARAMETER * len(family.table()) if family.n_players <= MOST_SKEWED_PLAYERS else math.inf
 
 
 def _with_skew(family: KernelFamily, start: Floats | None, n_pairs: int) -> tuple[KernelFamily, Floats | None]:

@@ -40,7 +40,8 @@ _SCALARS = np.array(
 _NO_ENDS = -25.0  # stands for a variance of 0
 # Start and prior mean of each rate. β has mean 1/n: by the prior tanh(t β) is about 2/n for the first term.
 _RATES = ((np.log(2.0), np.log(2.0)), (np.log(2.0), np.log(8.0)))
-_SKEWED_START = np.log(8.0)  # of the first: from less, with a skew, no game is found that is far from additive
+_SKEWED_START = np.log(8.0)  # of the first, where there may be a skew: from less no game far from additive is found
+MOST_SKEWED_PLAYERS = 20  # with more, waves never have a skew
 _NO_SKEW = -7.0  # stands for none
 _SKEW = (np.log(0.3), np.log(0.3), 1.5, _NO_SKEW, 0.0)
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
@@ -146,7 +147,7 @@ def _parameter_table(family: KernelFamily) -> Floats:
     """What ``family.table()`` returns, not to be written to."""
     variances = [(np.log(0.5 / family.n_terms), 0.0, 3.0, -14.0, 9.0)] * family.n_terms
     rates = [(start, mean, 1.0, -7.0, 6.0) for start, mean in _RATES[: family.n_terms]]
-    if family.skewed:
+    if family.n_players <= MOST_SKEWED_PLAYERS:
         rates[0] = (_SKEWED_START, *rates[0][1:])
     skews = [_SKEW if family.skewed else (_NO_SKEW, _NO_SKEW, 1.0, _NO_SKEW, _NO_SKEW)] * family.n_terms
     players = [_PLAYER] * (2 * family.n_players if family.individual else 0)
