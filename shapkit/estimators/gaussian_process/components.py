@@ -170,8 +170,8 @@ def _strained(family: KernelFamily, parameters: Floats) -> bool:
 def _few_pairs(family: KernelFamily) -> float:
     """How many pairs are too few to say what a skew makes of small coalitions.
 
-    With more than twenty players hardly any pair is near a small coalition, however many there are: with a skew, the
-    most probable kernels foretell pairs ten times as well, and are surer of values that are worse.
+    With more than twenty players hardly any pair is near a small coalition, however many there are: kernels with a skew
+    are far more probable there, and surer of their values than these deserve.
     """
     return _FEW_PER_PARAMETER * len(family.table()) if family.n_players <= MOST_SKEWED_PLAYERS else math.inf
 
@@ -273,7 +273,7 @@ class Component:
         scores = on_grid(self.scores)
         most = max(MAX_FITTED_PAIRS, self.family.n_players // 2)
         rows = _fitted_rows(len(signs), min(most, max(1, 3 * len(signs) // 4)))
-        told_apart, _ = _with_skew(self.family, None, len(rows))
+        told_apart = replace(self.family, skewed=False)  # of so many players
         left = np.setdiff1d(np.arange(len(signs)), rows)
         rows_and_others = np.concatenate([rows, left[_fitted_rows(len(left), MAX_FITTED_PAIRS)]])
         found, evidence = [], []

@@ -158,7 +158,7 @@ class GaussianProcessSampler:
         self._more: PairedSamples | None = None  # pairs beyond the most that the process takes
         self._model: PartModel | None = None  # of the process, once it takes no more
         self._known: tuple[Floats, Floats] | None = None  # values and variances, until more is evaluated
-        self._until = math.inf
+        self._until = math.inf  # of `time.monotonic`: when fits have to end
 
     def advance(self, n_evaluations: int) -> int:
         """Evaluate up to `n_evaluations` more coalitions, an even number, and return how many.
@@ -410,7 +410,9 @@ class GaussianProcessSampler:
         return self._odd_model(pairs, self._polynomial(pairs)).shapley()
 
     def _odd_model(self, pairs: RemainingPairs, known: KnownPolynomial | None) -> PartModel:
-        return PartModel(pairs.signs, pairs.odd, self._starts, False, self._forecasts, known, self._until)
+        return PartModel(
+            pairs.signs, pairs.odd, self._starts, forecasts=self._forecasts, known=known, until=self._until
+        )
 
     def _index_posterior(self, pairs: RemainingPairs) -> tuple[Floats, Floats]:
         """Another index of the remaining players, and its variances, from both parts."""
