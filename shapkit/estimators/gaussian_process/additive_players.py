@@ -83,8 +83,8 @@ class RemainingPairs:
             together = np.ones((1, len(self.additive)))
             together[:, self.players] = -1.0
             pairs = np.concatenate([together, pairs])
-        known_keys, keys = set(pair_keys(known)), pair_keys(pairs)
-        fresh = [row for row, key in enumerate(keys) if key not in known_keys and key not in keys[:row]]
+        keys, first = np.unique(pair_keys(pairs), return_index=True)
+        fresh = np.sort(first[~np.isin(keys, pair_keys(known))])
         return np.asarray(pairs[fresh[: self.n_wanted_checks]])
 
 
@@ -144,7 +144,7 @@ def remaining_pairs(signs: Floats, odd: Floats, even: Floats) -> RemainingPairs:
     turned = np.where(left[:, :1] > 0, 1.0, -1.0) if len(players) else np.ones((len(signs), 1))
     reduced_odd = turned * (odd - signs @ additive / 2)
     reduced_even = even - additive.sum(axis=0) / 2
-    _, first, group = np.unique(np.array(pair_keys(left)), return_index=True, return_inverse=True)
+    _, first, group = np.unique(pair_keys(left), return_index=True, return_inverse=True)
     differences = [np.abs(part - part[first[group]]).max(axis=0) for part in (reduced_odd, reduced_even)]
     if (np.maximum(*differences) > _SAME * singles.scale).any():
         return whole  # they are not additive together

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,9 +23,9 @@ from shapkit.estimators.gaussian_process.kernel_fit import (
     MOST_SKEWED_PLAYERS,
     PATIENT,
     KernelFamily,
+    LaplaceApproximation,
     fit_kernel,
     log_density,
-    log_evidence,
     surprise_of_ends,
 )
 from shapkit.estimators.gaussian_process.minimise import Patience
@@ -38,6 +39,7 @@ _MAX_INDIVIDUAL_PLAYERS = 2_000  # with more, players are alike in the prior
 MAX_FITTED_PAIRS = 512  # that parameters are fitted to
 _LEAST_DESIGN_PAIRS, _MOST_DESIGN_PAIRS = 160, 256  # the same, of kernels to choose further pairs by
 _DESIGN_PAIRS_EACH = 8  # player, between these
+_DRAWN_PAIRS = 4  # of kernels nearly as probable as the most probable one
 _MANY_PAIRS = 160  # with more, half of them say where the fit to all begins, and whether there is a second wave
 _MOST_LIKELIHOODS = 120  # of a fit with a second wave, about
 _LARGE_SKEW = 0.95  # a wave with more would have more than 1 if it could
@@ -84,13 +86,13 @@ def additive_values(signs: Floats, odd: Floats) -> tuple[Floats, NDArray[np.bool
 
 @dataclass(frozen=True)
 class PlausibleKernel:
-    """A kernel whose parameters were fitted.
+    """A kernel to estimate with, one of several.
 
     Attributes:
-        kernel: with the most probable parameters.
-        weight: how probable it is that the payoffs are of its family.
-        inflation: what standard deviations are multiplied by at least, as something is fitted to each player, or, where
-            players are alike, all that there is.
+        kernel: with the most probable parameters, or with others that are nearly as probable.
+        weight: its share: how probable its family is, over the kernels of the family.
+        inflation: what standard deviations are multiplied by at least, as something is fitted to each player, or,
+            where players are alike, all that there is. 1 where pairs are so few that kernels differ as much as that.
     """
 
     kernel: PartKernel
@@ -126,24 +128,33 @@ def _fit(
     return family, *fit_kernel(family, signs, scores, begin, patience)
 
 
-def _widest(family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None, until: float) -> PlausibleKernel:
-    """The most probable kernel of a family, with a second wave where that is more probable and players differ.
+def _drawn(
+    family: KernelFamily, parameters: Floats, about: LaplaceApproximation, inflation: float = 1.0
+) -> list[PlausibleKernel]:
+    """The most probable kernel of a family and others nearly as probable."""
+    drawn = [parameters, *about.draws(_DRAWN_PAIRS)]
+    return [PlausibleKernel(family.kernel(entry), 1 / len(drawn), inflation) for entry in drawn]
+
+
+def _widest(
+    family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None, until: float
+) -> tuple[KernelFamily, Floats]:
+    """The most probable parameters of a family, and it: with a second wave where that is more probable.
 
     Half of many pairs say nearly as much in a quarter of the time or less: most steps are taken with these. All are
     asked for a second wave again only where the one they have has the largest skew, and may not be enough.
     """
     patience = replace(PATIENT, until=until, n_steps=PATIENT.n_steps if len(signs) <= 400 else PATIENT.n_steps // 2)
     if len(signs) <= max(_MANY_PAIRS, 2 * len(family.table())):
-        family, best = _with_second(*_fit(family, signs, scores, start, patience), signs, scores, patience)
-        return _fitted(family, best, len(signs))
+        return _with_second(*_fit(family, signs, scores, start, patience), signs, scores, patience)
     patience = replace(PATIENT, until=until, tolerance=_CLOSE)
     rows = _fitted_rows(len(signs), len(signs) // 2)
     found = _fit(family, signs[rows], scores[rows], start, patience)
     family, start = _with_second(*found, signs[rows], scores[rows], patience)
     family, best, lowest = _fit(family, signs, scores, start, patience)
     if family.n_terms == 1 and _strained(family, best):
-        family, best = _with_second(family, best, lowest, signs, scores, patience)
-    return _fitted(family, best, len(signs))
+        return _with_second(family, best, lowest, signs, scores, patience)
+    return family, best
 
 
 def _with_second(
@@ -182,10 +193,11 @@ def _with_skew(family: KernelFamily, start: Floats | None, n_pairs: int) -> tupl
     return family, family.with_skew(start) if start is not None and family.skewed else start
 
 
-def _either(first: PlausibleKernel, second: PlausibleKernel, evidence: float) -> list[PlausibleKernel]:
-    """Two kernels, with the log of how much more probable the first is."""
-    weight = float(expit(evidence))
-    return [replace(first, weight=weight), replace(second, weight=1 - weight)]
+def _either(first: list[PlausibleKernel], second: list[PlausibleKernel], evidence: float) -> list[PlausibleKernel]:
+    """The kernels of two families, with the log of how much more probable the first family is."""
+    share = float(expit(evidence))
+    shared = ((first, share), (second, 1 - share))
+    return [replace(known, weight=known.weight * weight) for family, weight in shared for known in family]
 
 
 def fit_effort(n_pairs: int, n_players: int) -> float:
@@ -198,9 +210,11 @@ def fit_effort(n_pairs: int, n_players: int) -> float:
     (1.0, 0.25)
     """
     family, n_rows = KernelFamily(n_players, skewed=False), min(n_pairs, MAX_FITTED_PAIRS)
-    n_likelihoods = _MOST_LIKELIHOODS
+    n_likelihoods, n_parameters = _MOST_LIKELIHOODS, len(family.table())
     if n_players <= MAX_CHOOSING_PLAYERS and n_rows <= min(_few_pairs(family), _FEW_PAIRS):
-        n_likelihoods = 80 + 2 * n_players  # two fits, and a gradient for each parameter
+        n_likelihoods = 80 + n_parameters  # two fits, and a gradient for each parameter
+    elif n_rows <= _MANY_PAIRS:
+        n_likelihoods += n_parameters
     return n_likelihoods / _MOST_LIKELIHOODS * (n_rows / MAX_FITTED_PAIRS) ** 2
 
 
@@ -264,9 +278,14 @@ class Component:
             patience = replace(PATIENT, until=until)
             alike, shared, _ = _fit(replace(family, individual=False), signs, scores, patience=patience)
             family, best, _ = _fit(family, signs, scores, start, patience)
-            evidence = log_evidence(family, signs, scores, best) - log_evidence(alike, signs, scores, shared)
-            return _either(_fitted(family, best, len(rows)), _fitted(alike, shared, len(rows)), evidence)
-        return [_widest(family, signs, scores, start, until)]
+            about = LaplaceApproximation(family, signs, scores, best)
+            evidence = about.log_evidence() - LaplaceApproximation(alike, signs, scores, shared).log_evidence()
+            return _either(_drawn(family, best, about), [_fitted(alike, shared, len(rows))], evidence)
+        family, best = _widest(family, signs, scores, start, until)
+        known = _fitted(family, best, len(rows))
+        if len(rows) > _MANY_PAIRS or time.monotonic() > until:
+            return [known]
+        return _drawn(family, best, LaplaceApproximation(family, signs, scores, best), known.inflation)
 
     def _judged_by_other_pairs(self, signs: Floats, until: float) -> list[PlausibleKernel]:
         """The same of many players: evidence would take a gradient for each of them, but pairs are left to judge by."""
@@ -278,11 +297,11 @@ class Component:
         rows_and_others = np.concatenate([rows, left[_fitted_rows(len(left), MAX_FITTED_PAIRS)]])
         found, evidence = [], []
         for family in (told_apart, replace(told_apart, individual=False)):
-            known = _widest(family, signs[rows], scores[rows], None, until)
+            known = _fitted(*_widest(family, signs[rows], scores[rows], None, until), len(rows))
             deviations, scales = innovations(known.kernel, signs[rows_and_others], scores[rows_and_others], len(rows))
             found.append(replace(known, inflation=max(known.inflation, root_mean_square(deviations))))
             evidence.append(log_density(deviations, scales))
-        return _either(found[0], found[1], evidence[0] - evidence[1])
+        return _either(found[:1], found[1:], evidence[0] - evidence[1])
 
 
 def components(

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
+from scipy.special import ndtri
 
 from shapkit.estimators.gaussian_process import loops
 from shapkit.estimators.gaussian_process.kernel import (
@@ -19,6 +20,7 @@ from shapkit.estimators.gaussian_process.kernel import (
 )
 from shapkit.estimators.gaussian_process.minimise import Patience, minimised
 from shapkit.estimators.threads import threads_for
+from shapkit.randomness import counter_uniform
 
 Floats = NDArray[np.float64]
 
@@ -48,6 +50,10 @@ _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _FAINT = -3.0  # log: how much less the second wave starts with than the first would
 PATIENT = Patience(n_steps=60, tolerance=0.01)
 _STEP = 1e-3  # in units of the prior: between gradients whose difference gives the curvature
+_DRAWS_SEED = 0x64726177  # of parameters drawn
+_LEAST_UNIFORM = 2.0**-54  # a number that is uniform in [0, 1) may be 0
+_ROUNDING = 1e-9  # of places
+_LEAST_SHARE = 0.3  # of a step that a draw is taken back to
 
 
 @dataclass(frozen=True)
@@ -181,20 +187,63 @@ def fit_kernel(
     return posterior.parameters(place), value
 
 
-def log_evidence(family: KernelFamily, signs: Floats, payoffs: Floats, parameters: Floats) -> float:
-    """Return how probable the payoffs are with a family, its parameters integrated out, up to a constant: the log.
+class LaplaceApproximation:
+    """A normal distribution about the most probable parameters, with the curvature of the log posterior there.
 
-    By Laplace's approximation at the most probable parameters, with the curvature from differences of gradients. No
-    direction is taken to be less certain than the prior has it.
+    The curvature is from differences of gradients. No direction is taken to be less certain than the prior has it.
+
+    Args:
+        family: which parameters there are.
+        signs, payoffs: what they were fitted to, as in `fit_kernel`.
+        parameters: (n_parameters,), the most probable ones.
     """
-    posterior = _Posterior(family, signs, payoffs)
-    place = posterior.place(parameters)
-    with threads_for(len(signs)):
-        value, gradient = posterior(place)
-        rows = [posterior(place + _STEP * unit)[1] - gradient for unit in np.eye(len(place))]
-    curvature = np.array(rows) / _STEP
-    eigenvalues = np.linalg.eigvalsh((curvature + curvature.T) / 2)
-    return -value - 0.5 * float(np.log(np.maximum(eigenvalues, 1.0)).sum())
+
+    def __init__(self, family: KernelFamily, signs: Floats, payoffs: Floats, parameters: Floats) -> None:
+        self._posterior = _Posterior(family, signs, payoffs)
+        self._n_pairs = len(signs)
+        self._place = self._posterior.place(parameters)
+        with threads_for(len(signs)):
+            self._value, self._gradient = self._posterior(self._place)
+            changes = [self._posterior(self._place + _STEP * unit)[1] for unit in np.eye(len(self._place))]
+        curvature = (np.array(changes) - self._gradient) / _STEP
+        self._curvature = (curvature + curvature.T) / 2
+
+    def log_evidence(self) -> float:
+        """Return how probable the payoffs are with the family, its parameters integrated out, up to a constant."""
+        eigenvalues = np.linalg.eigvalsh(self._curvature)
+        return -self._value - 0.5 * float(np.log(np.maximum(eigenvalues, 1.0)).sum())
+
+    def draws(self, n_pairs: int) -> list[Floats]:
+        """Return parameters drawn from the distribution, `n_pairs` of them and as many on the other side of the mode.
+
+        Those at a bound stay there. A draw that is less probable than a parabola would have it is drawn nearer, to
+        where the parabola would be as low if it were as much steeper: the density may fall off sooner on one side
+        (compare Rue, Martino and Chopin 2009, section 6.5).
+        """
+        least, greatest = self._posterior.bounds
+        downhill = np.where(self._gradient > 0, least, greatest)
+        free = np.flatnonzero((least < greatest) & (np.abs(self._place - downhill) > _ROUNDING))
+        eigenvalues, vectors = np.linalg.eigh(self._curvature[np.ix_(free, free)])
+        # The symmetric root: no sign of an eigenvector, which rounding decides, turns one draw into another
+        root = vectors / np.sqrt(np.maximum(eigenvalues, 1.0)) @ vectors.T
+        uniform = counter_uniform(_DRAWS_SEED, np.arange(n_pairs)[:, None], np.arange(len(free)))
+        normal = ndtri(np.clip(uniform, _LEAST_UNIFORM, None))
+        found = []
+        with threads_for(self._n_pairs):
+            for row in normal:
+                step = np.zeros(len(self._place))
+                step[free] = root @ row
+                found += [self._drawn(sign * step, float(row @ row) / 2) for sign in (1, -1)]
+        return found
+
+    def _drawn(self, step: Floats, expected: float) -> Floats:
+        """The parameters a step from the most probable ones, or less where the objective rises more than expected."""
+        bounds = self._posterior.bounds
+        place = np.clip(self._place + step, *bounds)
+        rise = self._posterior(place)[0] - self._value
+        if rise > expected:
+            place = self._place + max(np.sqrt(expected / rise), _LEAST_SHARE) * (place - self._place)
+        return self._posterior.parameters(place)
 
 
 def surprise_of_ends(kernel: PartKernel, signs: Floats, payoffs: Floats) -> tuple[float, float]:

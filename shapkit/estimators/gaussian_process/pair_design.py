@@ -6,18 +6,20 @@ A pair, a coalition and its complement, is a row of +1 (members) and -1 (the oth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from functools import lru_cache
 from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from shapkit.coalitions import coalitions_of_size
 from shapkit.estimators.gaussian_process.kernel import PartKernel, factorised
 from shapkit.randomness import counter_bits, counter_permutations
 
 Floats = NDArray[np.float64]
 
+_listed = lru_cache(maxsize=64)(coalitions_of_size)  # not to be written to
 _ENUMERATED = 4_096  # coalitions of one size, at most, that are listed to draw from them
 _PLENTY = 2**60  # coalitions of one size: more need not be told apart
 _LEAST_VARIANCE = 1e-14
@@ -49,8 +51,7 @@ def random_pairs(n_players: int, n_wanted: int, seed: int, known: Floats) -> Flo
         if n_rows
     ]
     pairs = np.concatenate(rows) if rows else np.empty((0, n_players))
-    seen = set(pair_keys(known))
-    fresh = pairs[[key not in seen for key in pair_keys(pairs)]]
+    fresh = pairs[~np.isin(pair_keys(pairs), pair_keys(known))]
     order = np.argsort(counter_bits(seed, 1, np.arange(len(fresh))), kind="stable")
     return np.asarray(fresh[order[:n_wanted]])
 
@@ -114,9 +115,12 @@ def informative_pairs(
     return candidates[chosen]
 
 
-def pair_keys(pairs: Floats) -> list[bytes]:
-    """Return what tells pairs (n_pairs, n_players) apart: the same bytes for a coalition and its complement."""
-    return [row.tobytes() for row in np.packbits(pairs * pairs[:, :1] > 0, axis=1)]
+def pair_keys(pairs: Floats) -> NDArray[np.bytes_]:
+    """Return what tells pairs (n_pairs, n_players) apart, (n_pairs,): the same for a coalition and its complement."""
+    if pairs.shape[1] == 0:
+        return np.zeros(len(pairs), dtype="S1")
+    packed = np.ascontiguousarray(np.packbits(pairs * pairs[:, :1] > 0, axis=1))
+    return packed.view(f"S{packed.shape[1]}").ravel()
 
 
 class _Posterior:
@@ -195,21 +199,20 @@ def _pairs_of_size(n_players: int, size: int, n_rows: int, seed: int) -> Floats:
     """Distinct random pairs whose smaller coalition has `size` players, which occur about equally often."""
     n_coalitions = comb(n_players, size)
     if n_coalitions <= _ENUMERATED and 4 * n_rows >= n_coalitions:
-        every = np.array(list(combinations(range(n_players), size)))
+        every = _listed(n_players, size)
         every = every[every[:, 0] == 0] if 2 * size == n_players else every
         members = every[np.argsort(counter_bits(seed, np.arange(len(every))), kind="stable")[:n_rows]]
         return _signs(members, n_players)
     per_order = n_players // size  # a random order cut into coalitions uses each player once
-    found: dict[bytes, Floats] = {}
-    first = 0
-    while len(found) < n_rows:
-        n_orders = (n_rows - len(found)) // per_order + 1
-        orders = counter_permutations(seed, np.arange(first, first + n_orders), n_players)
-        signs = _signs(orders[:, : per_order * size].reshape(-1, size), n_players)
-        for key, row in zip(pair_keys(signs), signs, strict=True):
-            found.setdefault(key, row)
-        first += n_orders
-    return np.array(list(found.values())[:n_rows])
+    drawn, first = np.empty((0, n_players)), np.empty(0, dtype=np.int64)
+    n_orders = 0
+    while len(first) < n_rows:
+        numbers = np.arange(n_orders, n_orders + (n_rows - len(first)) // per_order + 1)
+        orders = counter_permutations(seed, numbers, n_players)
+        drawn = np.concatenate([drawn, _signs(orders[:, : per_order * size].reshape(-1, size), n_players)])
+        _, first = np.unique(pair_keys(drawn), return_index=True)
+        n_orders += len(numbers)
+    return drawn[np.sort(first)[:n_rows]]
 
 
 def _signs(members: NDArray[np.int64], n_players: int) -> Floats:

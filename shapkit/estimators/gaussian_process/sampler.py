@@ -78,13 +78,14 @@ class GaussianProcessSampler:
     known from its sample, that of the model is as large as the posterior says or as the correction shows.
 
     Up to 4,096 pairs the estimates are biased, as regularised ones are; they sum to the grand coalition's payoff less
-    the empty one's. A standard error is a posterior standard deviation given the most probable parameters, times at
-    least 1 + n/m for n players and m pairs: parameters fitted to every player are not known as well as the posterior
-    takes them to be. Where the pairs evaluated since were further from what the last two kernels had foretold than
-    these were sure of, it is multiplied by that. How often nominal 95 % intervals cover is in `docs/accuracy.md`. A
-    game that is additive on all pairs evaluated, more than there are players, is taken to be additive, with standard
-    errors of zero; so is one that is a polynomial of few terms (`known_polynomial`), as a shallow tree is, and a sum of
-    few interactions. Once all pairs are known the values are exact.
+    the empty one's. A standard error is a posterior standard deviation. Parameters fitted to every player are not known
+    well: while pairs are few it is that of a mixture of nine posteriors, with the most probable parameters and with
+    some drawn about them; with more pairs it is one posterior's, times at least 1 + n/m for n players and m pairs.
+    Where the pairs evaluated since were further from what the last two kernels had foretold than these were sure of, it
+    is multiplied by that instead. How often nominal 95 % intervals cover is in `docs/accuracy.md`. A game that is
+    additive on all pairs evaluated, more than there are players, is taken to be additive, with standard errors of zero;
+    so is one that is a polynomial of few terms (`known_polynomial`), as a shallow tree is, and a sum of few
+    interactions. Once all pairs are known the values are exact.
 
     With 50 players or more, two of them are evaluated alone and against all others at first, and then twice as many
     each time while at least half add the same to nobody as to all others. Those who do are taken to be additive, with
@@ -444,8 +445,7 @@ class GaussianProcessSampler:
             return values, variances
         pairs = samples.pairs()
         signs = np.where(pairs.coalitions, 1.0, -1.0)
-        keys = set(pair_keys(self._signs))
-        unknown = np.array([key not in keys for key in pair_keys(signs)])
+        unknown = ~np.isin(pair_keys(signs), pair_keys(self._signs))
         expected = signs @ known.additive / 2 + self._model.predict(signs[:, known.players])
         residuals = np.where(unknown[:, None], pairs.odd - expected, 0.0)
         weights = (2 * samples.shares / samples.counts)[pairs.strata]

@@ -15,8 +15,8 @@ from shapkit.estimators.gaussian_process.components import Component, PartModel,
 from shapkit.estimators.gaussian_process.kernel import CONSTANT_VARIANCE, PartPosterior
 from shapkit.estimators.gaussian_process.kernel_fit import (
     KernelFamily,
+    LaplaceApproximation,
     fit_kernel,
-    log_evidence,
     log_likelihood,
     objective,
     surprise_of_ends,
@@ -61,7 +61,34 @@ def test_the_evidence_is_laplaces_with_second_differences_of_the_objective():
     curvature = np.array([[at(a + b) - at(a - b) - at(b - a) + at(-a - b) for a in unit] for b in unit]) / 4e-4
     eigenvalues = np.linalg.eigvalsh((curvature + curvature.T) / 2)
     expected = -value - 0.5 * np.log(np.maximum(eigenvalues, 1.0)).sum()
-    assert log_evidence(family, pairs, odd, parameters) == pytest.approx(expected, abs=0.05)
+    about = LaplaceApproximation(family, pairs, odd, parameters)
+    assert about.log_evidence() == pytest.approx(expected, abs=0.05)
+
+
+def test_without_payoffs_parameters_are_drawn_from_the_prior():
+    """The log posterior is a parabola there: no draw is taken back, and each has another on the other side."""
+    family = KernelFamily(4)
+    _, mean, deviation, least, greatest = family.table().T
+    drawn = np.array(LaplaceApproximation(family, some_pairs(4, 6), np.empty((6, 0)), mean).draws(2000))
+    free = least < greatest
+    inside = (drawn > least).all(axis=0) & (drawn < greatest).all(axis=0) & free
+    assert inside.sum() > 0.6 * free.sum() and (drawn[:, ~free] == least[~free]).all()
+    units = ((drawn - mean) / deviation)[:, inside]
+    np.testing.assert_allclose(units[::2], -units[1::2], atol=1e-12)
+    # 2,000 squares of a standard normal number, whose variance is 2, for each of about twenty parameters
+    assert np.abs((units[::2] ** 2).mean(axis=0) - 1).max() < 5 * np.sqrt(2 / 2000)
+
+
+def test_draws_are_about_as_probable_as_those_of_a_normal_distribution():
+    """Their objective is above the least one by half the square of a normal vector at the most, or a little more."""
+    family = KernelFamily(6, skewed=False)
+    pairs, odd = some_pairs(6, 24), np.tanh(some_pairs(6, 24) @ np.arange(1.0, 7.0) / 6)[:, None]
+    parameters, value = fit_kernel(family, pairs, odd, patience=Patience(200, 1e-3))
+    drawn = LaplaceApproximation(family, pairs, odd, parameters).draws(100)
+    rises = np.array([objective(entry, family, pairs, odd)[0] - value for entry in drawn])
+    n_free = ((parameters > family.table()[:, 3]) & (parameters < family.table()[:, 4])).sum()
+    assert (rises > 0).all() and 0.5 < rises.mean() / (n_free / 2) < 1.2
+    assert rises.max() < 2 * n_free
 
 
 def test_the_log_likelihood_is_that_of_a_normal_distribution():
@@ -110,15 +137,22 @@ def test_players_are_told_apart_where_the_payoffs_say_so(n_players, n_pairs):
     for value, apart in ((_alike, False), (_unlike, True)):
         pairs, component = _component(shapkit.Game(value, n_players), n_pairs)
         known = component.plausible_kernels(pairs, {})
-        assert len(known) == 2 and sum(entry.weight for entry in known) == pytest.approx(1.0)
-        assert (known[0].weight > 0.9) == apart and (np.ptp(known[0].kernel.influences) > 0)
-        assert np.ptp(known[1].kernel.influences) == 0 and 1.0 < known[1].inflation < known[0].inflation
+        *told_apart, alike = known
+        assert sum(entry.weight for entry in known) == pytest.approx(1.0)
+        assert (sum(entry.weight for entry in told_apart) > 0.9) == apart
+        assert all(np.ptp(entry.kernel.influences) > 0 for entry in told_apart)
+        assert np.ptp(alike.kernel.influences) == 0 and alike.inflation > 1.0
 
 
 def test_many_pairs_have_one_kernel():
-    pairs, component = _component(shapkit.Game(_unlike, 10), 100)
+    """And few have others beside it, nearly as probable."""
+    pairs, component = _component(shapkit.Game(_unlike, 10), 200)
     (known,) = component.plausible_kernels(pairs, {})
-    assert known.weight == 1.0 and known.inflation == pytest.approx(1 + 10 / 100)
+    assert known.weight == 1.0 and known.inflation == pytest.approx(1 + 10 / 200)
+    several = replace(component, scores=component.scores[:100]).plausible_kernels(pairs[:100], {})
+    likelihoods = [log_likelihood(entry.kernel, pairs[:100], component.scores[:100]) for entry in several]
+    assert len(several) > 4 and {entry.weight for entry in several} == {1 / len(several)}
+    assert max(likelihoods) - min(likelihoods) < len(component.family.table()) and len(set(likelihoods)) == len(several)
 
 
 def test_means_and_variances_are_those_of_the_mixture():
