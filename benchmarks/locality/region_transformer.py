@@ -272,13 +272,13 @@ def timed(plan: Plan, model: Denoiser, domain: Domain) -> dict[str, float]:
     return seconds
 
 
-def tokens_of(plan: Plan, model: RegionDenoiser, regions: Regions) -> dict[str, float]:
+def tokens_of(model: RegionDenoiser, regions: Regions, steps: int) -> dict[str, float]:
     """Tokens that generating an image takes, and editing each concept, over those of a plain model's image."""
-    tokens, plain = model.network.tokens, plan.sampling_steps * model.network.tokens.n_tokens
+    tokens, plain = model.network.tokens, steps * model.network.tokens.n_tokens
 
     def taken(changed: Tensor | None) -> float:
         stages = tokens.stages(changed)
-        return sum(plan.sampling_steps * len(stage.tokens) + len(stage.context) for stage in stages) / plain
+        return sum(steps * len(stage.tokens) + len(stage.context) for stage in stages) / plain
 
     changed = {name: model.network.changed_tokens(edited_part(model, regions, name) > 0) for name in CONCEPTS}
     return {"image": taken(None)} | {name: taken(where) for name, where in changed.items()}
@@ -349,7 +349,7 @@ def gathered(plan: Plan, out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     models = {arm: load_denoiser(out / f"{arm}-{seeds[0]}-run" / "model") for arm in ("plain", "region")}
     local = models["region"]
     assert isinstance(local, RegionDenoiser)
-    tokens = tokens_of(plan, local, regions_of(plan, domain, local))
+    tokens = tokens_of(local, regions_of(plan, domain, local), plan.sampling_steps)
     seconds = {arm: timed(plan, model.to(device), domain) for arm, model in models.items()}
     return {
         "command": f"python -m benchmarks.locality.region_transformer {' '.join(sys.argv[1:])}",
@@ -394,6 +394,37 @@ def report(results: dict[str, Any]) -> str:
     lines.append(row("  seconds a step", lambda run: float(run["training"]["seconds_per_step"])))
     lines.append(f"{_setting(plan, seeds)}: mean (least to most)")
     return "\n".join([*lines, results["machine"]])
+
+
+def headline(results: dict[str, Any]) -> str:
+    """The few figures that the README shows: how much more local, how realistic, what an edit takes."""
+    runs = results["runs"]
+
+    def over_plain(arm: str, figure: Callable[[dict[str, Any]], float]) -> float:
+        own, plain = (statistics.fmean(figure(run) for run in runs if run["arm"] == name) for name in (arm, "plain"))
+        return own / plain
+
+    seeds = sorted({run["seed"] for run in runs})
+    lines = [
+        f"{'':<36}{'locality of plain ÷ its':^27}{'its Fréchet distance ÷ that of plain':^36}",
+        f"{'':<36}" + "".join(f"{name:>{_WIDE}}" for name in (*CONCEPTS, "whole", *CONCEPTS)),
+    ]
+    for arm in ("region", "converted"):
+        gains = [1 / over_plain(arm, lambda run, c=concept: run["concepts"][c]["ratio"]) for concept in CONCEPTS]
+        distances = [over_plain(arm, lambda run, c=crop: run["frechet"][c]) for crop in ("whole", *CONCEPTS)]
+        steps = next(run["training"]["steps"] for run in runs if run["arm"] == arm)
+        lines.append(
+            f"{f'{TITLES[arm]}, {steps} steps':<36}"
+            + "".join(f"{gain:>{_WIDE}.0f}" for gain in gains)
+            + "".join(f"{distance:>{_WIDE}.2f}" for distance in distances)
+        )
+    timing = results["equal_time"]["timing"]
+    region, tokens = timing["seconds"]["region"], timing["tokens"]
+    image = region["image"] / timing["seconds"]["plain"]["image"]
+    edits = ", ".join(f"new {name} {tokens[name]:.2f} ({region[name] / region['image']:.2f})" for name in CONCEPTS)
+    lines.append(f"tokens (seconds) of a plain DiT's image: an image {tokens['image']:.2f} ({image:.2f}), {edits}")
+    machines = f"{results['machine']}; times: {timing['machine']}"
+    return "\n".join([*lines, _setting(results["plan"], seeds), machines])
 
 
 def equal_time(results: dict[str, Any]) -> str:
