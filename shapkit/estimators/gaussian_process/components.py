@@ -50,6 +50,7 @@ _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
 _VOTING_ROUGHNESS = 0.03
+_SKEWED_VOTING_ROUGHNESS = 0.06
 _CLOSE = 0.1  # log probability: steps of a fit to many pairs that gain less are the last
 _SURPRISING = 4.0  # standard deviations, of the ends
 _LEAST_ROUGHNESS = 1e-9
@@ -188,9 +189,17 @@ def _few_pairs(family: KernelFamily) -> float:
 
 
 def _with_skew(family: KernelFamily, start: Floats | None, n_pairs: int) -> tuple[KernelFamily, Floats | None]:
-    """The family, and parameters to start from, with skews only where pairs are many for the parameters."""
-    family = replace(family, skewed=n_pairs > _few_pairs(family))
-    return family, family.with_skew(start) if start is not None and family.skewed else start
+    """The family, and parameters to start from, with skews only where pairs are many for the parameters.
+
+    A skew explains more of a voting game, and is surer of it than it deserves unless that is rougher.
+    """
+    if n_pairs <= _few_pairs(family):
+        return replace(family, skewed=False), start
+    is_voting = family.least_roughness == _VOTING_ROUGHNESS
+    family = replace(
+        family, skewed=True, least_roughness=_SKEWED_VOTING_ROUGHNESS if is_voting else family.least_roughness
+    )
+    return family, None if start is None else family.with_skew(start)
 
 
 def _either(first: list[PlausibleKernel], second: list[PlausibleKernel], evidence: float) -> list[PlausibleKernel]:

@@ -313,3 +313,15 @@ def test_an_airport_of_a_hundred_players_is_known_as_well_as_it_is_said_to_be(se
     error = ((found.values - exact) ** 2).sum() / (exact**2).sum()
     held = (np.abs(found.values - exact) <= 1.96 * found.standard_errors).mean()
     assert error < 0.01 and held > 0.8
+
+
+def test_intervals_of_a_voting_game_hold_where_waves_have_a_skew():
+    """With no more roughness than without a skew they held the values 87 times of a hundred."""
+    game = shapkit.weighted_voting(np.random.default_rng(123).integers(1, 30, 10), quota=80)
+    exact = shapkit.exact(game).values
+    held = []
+    for seed in range(24):
+        found = shapkit.estimate(game, 200, method="gaussian_process", seed=seed)
+        held.append((np.abs(found.values - exact) <= 1.96 * found.standard_errors).mean())
+    # the mean of 24, whose deviation between seeds is .1 at most, is within .05 of 95 % but for one time in a hundred
+    assert np.mean(held) > 0.9
