@@ -17,14 +17,7 @@ from shapkit._checks import checked_integer
 from shapkit.attribution.attribution import Attribution
 from shapkit.coalitions import coalitions_of_size
 from shapkit.estimators.gaussian_process.additive_players import RemainingPairs, further_singles, remaining_pairs
-from shapkit.estimators.gaussian_process.components import (
-    MAX_CHOOSING_PLAYERS,
-    MAX_FITTED_PAIRS,
-    Component,
-    PartModel,
-    components,
-    fit_effort,
-)
+from shapkit.estimators.gaussian_process.components import Component, PartModel, components
 from shapkit.estimators.gaussian_process.forecasts import Forecast
 from shapkit.estimators.gaussian_process.functionals import IndexFunctional, index_functionals, with_pairs
 from shapkit.estimators.gaussian_process.kernel import PartKernel, pair_shapley
@@ -34,6 +27,11 @@ from shapkit.estimators.gaussian_process.pair_design import (
     pair_keys,
     random_pairs,
     single_pairs,
+)
+from shapkit.estimators.gaussian_process.plausible_kernels import (
+    MAX_CHOOSING_PLAYERS,
+    MAX_FITTED_PAIRS,
+    fit_effort,
 )
 from shapkit.estimators.pairs.samples import PairedSamples, residual_rates, stratified_variances, weighted_marginals
 from shapkit.estimators.polynomials import (

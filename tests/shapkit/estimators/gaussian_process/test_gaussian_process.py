@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 import shapkit
 from shapkit.coalitions import enumerate_coalitions
-from shapkit.estimators.gaussian_process import components as component_module
+from shapkit.estimators.gaussian_process import plausible_kernels as plausible_module
 from shapkit.estimators.gaussian_process import sampler as sampler_module
 from shapkit.estimators.gaussian_process.components import PartModel, additive_values
 from shapkit.estimators.gaussian_process.kernel import (
@@ -300,7 +300,7 @@ def test_more_players_than_it_can_tell_apart():
 
 
 def test_parameters_are_fitted_to_some_of_many_pairs(monkeypatch):
-    monkeypatch.setattr(component_module, "MAX_FITTED_PAIRS", 30)
+    monkeypatch.setattr(plausible_module, "MAX_FITTED_PAIRS", 30)
     table = smooth_table(8, 4)
     phi = run(shapkit.table_game(table), 160)
     assert np.abs(phi.values - shapkit.shapley_values(table)).max() < 0.02

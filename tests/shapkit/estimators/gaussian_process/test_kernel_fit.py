@@ -10,7 +10,6 @@ from scipy.optimize import minimize, rosen, rosen_der
 
 import shapkit
 from shapkit.coalitions import enumerate_coalitions
-from shapkit.estimators.gaussian_process import components as parts
 from shapkit.estimators.gaussian_process.components import Component, PartModel, components
 from shapkit.estimators.gaussian_process.kernel import CONSTANT_VARIANCE, PartPosterior
 from shapkit.estimators.gaussian_process.kernel_fit import (
@@ -211,7 +210,6 @@ def test_the_second_wave_is_kept_where_it_is_more_probable():
         log_likelihood(kernel, pairs, component.scores) for kernel in (known.kernel, component.family.kernel(one))
     ]
     assert likelihoods[0] > likelihoods[1] and two.table().shape[0] == len(one) + 3 and np.isfinite(lowest)
-    assert parts.MAX_CHOOSING_PLAYERS >= 12
 
 
 @pytest.mark.parametrize("even", [False, True])
