@@ -361,8 +361,8 @@ def html_page(summary: Mapping[str, Any], table: str, pictures: Mapping[str, byt
     shipped = ""
     if LOCAL in summary["models"]:
         shipped = (
-            "The shipped local model is the best of the reference study: it generates the rest of the face first and "
-            "each concept in a run of its own, which sees the rest. "
+            "The shipped local model is a region transformer, trained from scratch: it generates the rest of the face "
+            "first, and then each concept, whose attention sees the finished rest. "
         )
     composed = summary["config"]["composed"]
     made_local = (

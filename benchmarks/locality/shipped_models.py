@@ -3,10 +3,13 @@
     python -m benchmarks.locality.shipped_models parser
     shapkit-diffusion train --data faces --flip --log-every 50 --threads 1 --out runs/faces32
     python -m benchmarks.locality.shipped_models plain runs/faces32
+    shapkit-diffusion train --architecture region --data faces --flip --steps 10000 --batch-size 16 --precision no \
+        --log-every 50 --threads 1 --out runs/faces32_local
+    python -m benchmarks.locality.shipped_models local runs/faces32_local
     python -m benchmarks.locality.study --run staged-2400
-    python -m benchmarks.locality.shipped_models local runs/study/staged-2400-1/run
+    python -m benchmarks.locality.shipped_models composed runs/study/staged-2400-1/run
 
-``plain`` and ``local`` measure a trained model, draw its training curve, and write both with the weights into
+The last word is a run folder: its model is measured, its training curve drawn, and both written with the weights into
 ``adapters/shapkit_diffusion/models/``.
 """
 
@@ -19,11 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
+from benchmarks.locality.region_transformer import tokens_of
 from shapkit_diffusion.data import render_faces
 from shapkit_diffusion.data.pixels import to_unit_range
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
+from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.loading import SHIPPED, load_denoiser
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.evaluation.domains import CONCEPTS, open_domain
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, Evaluation, evaluate, realism_floor
 from shapkit_diffusion.pictures.comparison import picture_of_training
@@ -48,7 +55,35 @@ below. MIT licence.
 * **Time**: {minutes:.0f} minutes with one thread on {machine}, beside other work; interrupted once and resumed.
 {measured}"""
 
-LOCAL_CARD = """# A DDPM of rendered faces with local noise, 32 x 32
+LOCAL_CARD = """# A region transformer of rendered faces, 32 x 32
+
+A pixel diffusion model whose noise is local by construction: the noise of the eyes, the nose and the mouth owns the
+eyes, the nose and the mouth of the image. Its attention mask is the graph that says who may look at whom
+(`docs/region_transformer.md`). MIT licence.
+
+**How it is used.** `shapkit_diffusion.load_denoiser` gives a `RegionDenoiser`: a DiT (diffusers'
+`DiTTransformer2DModel`, {parameters:,} parameters, patches of {patch}, v-prediction, cosine schedule of 1,000 timesteps)
+over the tokens of {regions}. The rest is generated first, then each concept, which looks at the finished
+rest. `composition.safetensors` says which pixels are whose, and holds the two embeddings that mark regions and
+finished tokens. An edit of a concept computes that concept's tokens alone; all else stays as it was, bit for bit, also
+in a given image, which needs no inversion. A diffusers pipeline, whose attention has no mask, refuses the folder and
+says so.
+
+* **Recipe**: `python -m benchmarks.locality.shipped_models local RUN` after
+  `shapkit-diffusion train --architecture region --data faces --flip --steps {steps} --batch-size {batch_size}
+  --precision no --log-every 50 --threads 1 --out RUN`
+* **Data**: 16,384 rendered faces (seed 0), mirrored by chance. No photograph, no person.
+* **Training**: {steps:,} steps of {batch_size} images, AdamW, learning rate {learning_rate:g} after {warmup} steps, then
+  a half cosine to zero; average of the weights with decay {ema:g}; float32; seed {seed}. The weights are stored, and were
+  measured, in half precision.
+* **Time**: {minutes:.0f} minutes with one thread on {machine}, beside other work.
+* **Cost**: an image takes {image:.2f} times the tokens of a plain transformer's; an edit of the
+  {edits} of those.
+* **Limits**: regions are where concepts occur in aligned faces, the same for all images, in whole tokens. Concepts
+  depend on one another through the rest alone.
+{measured}"""
+
+COMPOSED_CARD = """# A DDPM of rendered faces with local noise, composed of four runs, 32 x 32
 
 The plain model beside it (`faces32`), trained on so that the noise of the eyes, the nose and the mouth owns the eyes,
 the nose and the mouth of the image: it is the best arm of the reference study (`docs/study.md`). MIT licence.
@@ -60,7 +95,7 @@ of a concept changes that concept, and by construction nothing else. A diffusers
 whole images, for which it was not trained, refuses the folder and says so.
 
 * **Recipe**: `python -m benchmarks.locality.study --run staged-2400`, then
-  `python -m benchmarks.locality.shipped_models local RUN`
+  `python -m benchmarks.locality.shipped_models composed RUN`
 * **Data**: 16,384 rendered faces (seed 0). No photograph, no person.
 * **Training**: {steps:,} steps of {batch_size} images and four runs each, AdamW, learning rate {learning_rate:g} after
   {warmup} steps, then a half cosine to zero; average of the weights with decay {ema:g}; float32; seed {seed}. The rest
@@ -114,7 +149,7 @@ def make_parser(steps: int = 1500, batch_size: int = 64, seed: int = 0) -> None:
     save_parser(parser, MODELS / "face_parser.safetensors", facts)
 
 
-CARDS = {"plain": PLAIN_CARD, "local": LOCAL_CARD}
+CARDS = {"plain": PLAIN_CARD, "local": LOCAL_CARD, "composed": COMPOSED_CARD}
 
 
 def ship_denoiser(folder: Path, name: str) -> None:
@@ -123,10 +158,12 @@ def ship_denoiser(folder: Path, name: str) -> None:
     config = read_json(folder / "config.json")["training"]
     metrics = run.metrics()
     model, domain = load_denoiser(folder / "model"), open_domain("faces", count=2)
+    if isinstance(model, RegionDenoiser):  # what is measured is what is shipped: weights of half the size
+        model.network.transformer.half().float()
     measuring = EvaluateConfig()
     result = evaluate(model, domain, measuring, on_terminal("measure"))
     floor = realism_floor(domain, CONCEPTS, measuring.images)
-    names = model.regions.names if isinstance(model, ComposedDenoiser) else ()
+    names = model.regions.names if isinstance(model, ComposedDenoiser | RegionDenoiser) else ()
     card = CARDS[name].format(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         minutes=run.seconds() / 60,
@@ -134,6 +171,7 @@ def ship_denoiser(folder: Path, name: str) -> None:
         regions=", ".join(names),
         runs=len(names),
         measured=_measured(result, floor, measuring, metrics),
+        **_tokens(model),
         **{key: config[key] for key in ("steps", "batch_size", "learning_rate", "warmup", "ema", "seed")},
     )
     target = MODELS / SHIPPED[name]
@@ -141,6 +179,10 @@ def ship_denoiser(folder: Path, name: str) -> None:
     for beside in (figures, curve):  # a model is saved in no folder that holds anything else
         beside.unlink(missing_ok=True)
     model.save(target, card)
+    if isinstance(model, RegionDenoiser):
+        weights = target / "transformer" / "diffusion_pytorch_model.safetensors"
+        halves = {name: tensor.half() for name, tensor in load_file(weights).items()}
+        save_file(halves, weights, metadata={"format": "pt"})
     write_json(figures, result.figures() | {"frechet_of_real_images": floor})
     curve.write_bytes(png(picture_of_training({"train": metrics}), dpi=80))
     print(f"shipped to {target}")
@@ -164,6 +206,15 @@ def _measured(
         whole=result.realism["whole"],
         whole_floor=floor["whole"],
     )
+
+
+def _tokens(model: Denoiser) -> dict[str, Any]:
+    """What the card says of a region transformer's patches and tokens."""
+    if not isinstance(model, RegionDenoiser):
+        return {}
+    taken = tokens_of(model, model.regions, EvaluateConfig().steps)
+    edits = ", ".join(f"{concept} {taken[concept]:.0%}" for concept in CONCEPTS)
+    return {"patch": model.network.config.patch_size, "image": taken["image"], "edits": edits}
 
 
 def _processor() -> str:

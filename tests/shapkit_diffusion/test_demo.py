@@ -29,6 +29,7 @@ from shapkit_diffusion.demo_records import FIGURES, PICTURES, read_measured, wri
 from shapkit_diffusion.denoisers.composed import ComposedDenoiser
 from shapkit_diffusion.denoisers.denoiser import Denoiser
 from shapkit_diffusion.denoisers.loading import SHIPPED, load_denoiser, shipped_model
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.evaluation.domains import CONCEPTS, open_domain
 from shapkit_diffusion.evaluation.edit_measures import EditMeasurement, measure_edits
 from shapkit_diffusion.evaluation.evaluate import EvaluateConfig, evaluate
@@ -242,14 +243,15 @@ def test_the_shipped_models_are_small_and_documented() -> None:
         card = (folder / "README.md").read_text()
         for word in ("seed", "Recipe", "minutes", "training_curve.png"):
             assert word in card
-    with pytest.raises(ValueError, match="are plain and local, got 'best'"):
+    with pytest.raises(ValueError, match="are plain, local, composed, got 'best'"):
         shipped_model("best")
 
 
-def test_the_local_model_edits_like_the_renderer_and_twenty_times_more_locally_than_the_plain_one() -> None:
-    """On other noise than its card's; by construction no pixel outside of a concept's region changes at all."""
-    local, faces, count = shipped_model("local"), open_domain("faces", count=2), 32
-    assert isinstance(local, ComposedDenoiser) and local.composition.staged
+@pytest.mark.parametrize("name", ["local", "composed"])
+def test_local_models_edit_like_the_renderer_and_twenty_times_more_locally_than_the_plain_one(name: str) -> None:
+    """On other noise than their cards'; by construction no pixel outside of a concept's region changes at all."""
+    local, faces, count = shipped_model(name), open_domain("faces", count=2), 32
+    assert isinstance(local, RegionDenoiser if name == "local" else ComposedDenoiser)
     config = EvaluateConfig(pairs=count, images=8, seed=7)
     plain = {entry.concept: entry for entry in evaluate(shipped_model(), faces, config).locality}
     noise, other = (draw_noise(local, count, seed) for seed in (7, 8))

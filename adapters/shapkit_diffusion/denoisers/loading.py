@@ -25,15 +25,16 @@ MAX_SIDE = 4096
 NULL_TOKENS = 77
 """Tokens of a prompt of zeros: CLIP's."""
 
-SHIPPED = {"plain": "faces32", "local": "faces32_local"}
+SHIPPED = {"plain": "faces32", "local": "faces32_local", "composed": "faces32_composed"}
 """The denoisers of rendered faces, 32 x 32, that come with the package, and the folders they lie in."""
 
 
 def shipped_model(name: str = "plain") -> Denoiser:
     """A small DDPM of rendered faces, 32 x 32, that comes with the package.
 
-    ``"plain"``, trained without penalty, to be looked into and fine-tuned; or ``"local"``, the best of the reference
-    study: the noise of its eyes, nose and mouth owns the eyes, the nose and the mouth.
+    ``"plain"``, a UNet trained without penalty, to be looked into and fine-tuned; ``"local"``, a region transformer; or
+    ``"composed"``, the best UNet of the reference study, which runs once for each region. In the last two the noise of
+    the eyes, the nose and the mouth owns the eyes, the nose and the mouth.
 
     Raises:
         ValueError: for another name.
@@ -42,7 +43,7 @@ def shipped_model(name: str = "plain") -> Denoiser:
     ((3, 32, 32), ('eyes', 'nose', 'mouth', 'rest'))
     """
     if name not in SHIPPED:
-        raise ValueError(f"the models that come with the package are {' and '.join(SHIPPED)}, got {name!r}")
+        raise ValueError(f"the models that come with the package are {', '.join(SHIPPED)}, got {name!r}")
     with as_file(files("shapkit_diffusion") / "models" / SHIPPED[name]) as folder:
         return load_denoiser(folder)
 

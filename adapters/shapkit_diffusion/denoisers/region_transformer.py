@@ -248,9 +248,12 @@ class RegionDenoiser(Denoiser):
 
     Args:
         denoiser: of a ``DiTTransformer2DModel``, whose network, schedule and autoencoder are used; shared, not copied.
-        regions: one partition for all images, on the denoiser's grid; a token belongs to the region with the largest
-            share of it.
+        regions: one partition for all images, on the denoiser's grid; a token with pixels of several regions belongs to
+            the one that is generated last (`TokenGraph.of`).
         graph: who may influence whom, without circles; see ``allowed_influence``.
+
+    Attributes:
+        regions: the partition in whole tokens: new noise in one of these changes nothing outside, bit for bit.
 
     Raises:
         ValueError: if the denoiser is no DiT, is sampled with thresholding, or the regions differ from image to image,
@@ -278,7 +281,8 @@ class RegionDenoiser(Denoiser):
             raise ValueError("a DiT needs a class: Denoiser(..., class_label=...)")
         network = RegionTransformer(plain, tokens, denoiser.class_label)
         super().__init__(network, denoiser.scheduler, denoiser.autoencoder, class_label=denoiser.class_label)
-        self.ddim, self.regions = denoiser.ddim, regions
+        masks = torch.cat([network.pixels(tokens.owners == number) for number in range(len(regions.names))], dim=1)
+        self.ddim, self.regions = denoiser.ddim, Regions(masks.to(regions.masks), regions.names, regions.missing)
         nowhere = torch.zeros(1, 1, *denoiser.latent_shape[1:], dtype=torch.bool)
         others = [network.where(stage) for stage in network.tokens.stages() if len(stage.context)]
         self.register_buffer("seeing", torch.stack([nowhere, *others]).any(dim=0), persistent=False)
@@ -354,8 +358,7 @@ class RegionDenoiser(Denoiser):
         """
         if not set(names) <= set(self.regions.names):
             return None
-        numbers = torch.tensor([self.regions.names.index(name) for name in names], device=self.network.back.device)
-        return self.network.pixels(torch.isin(self.network.tokens.owners[:, self.network.back], numbers))
+        return self.regions.mask(*names) > 0
 
     def given_others_in(self, regions: Regions) -> Tensor:
         """The same of samples with regions of their own, boolean (batch, 1, height, width)."""

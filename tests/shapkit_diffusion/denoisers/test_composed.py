@@ -224,16 +224,17 @@ def test_pipelines_refuse_a_composed_model_and_say_why(pipeline: Any, latent: bo
         pipeline.from_pretrained(tmp_path / "model")
 
 
-def test_a_process_without_this_package_in_it_is_refused_the_shipped_local_model_too() -> None:
+@pytest.mark.parametrize(("name", "pipeline"), [("faces32_composed", "DDPMPipeline"), ("faces32_local", "DiTPipeline")])
+def test_a_process_without_this_package_in_it_is_refused_the_shipped_local_models_too(name: str, pipeline: str) -> None:
     script = (
         "import sys\n"
-        "from diffusers import DDPMPipeline\n"
+        f"from diffusers import {pipeline}\n"
         "try:\n"
-        "    DDPMPipeline.from_pretrained(sys.argv[1])\n"
+        f"    {pipeline}.from_pretrained(sys.argv[1])\n"
         "except Exception as error:\n"
         "    print(error)\n"
     )
-    folder = Path(shapkit_diffusion.__file__).parent / "models" / "faces32_local"
+    folder = Path(shapkit_diffusion.__file__).parent / "models" / name
     said = subprocess.run(
         [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True
     ).stdout

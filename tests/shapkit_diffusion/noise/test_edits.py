@@ -347,6 +347,21 @@ def test_a_given_image_is_edited_without_an_inversion() -> None:
     assert torch.equal(one.edited, again.edited)
 
 
+def test_the_regions_of_a_region_transformer_are_what_its_edits_change() -> None:
+    """They are whole tokens: of a mouth that shares tokens with the rest, whose pixels there are drawn anew with it."""
+    labels = torch.zeros(1, 8, 8, dtype=torch.long)
+    labels[:, 3:6, 2:5] = 1
+    regions = Regions.from_labels(labels, {"mouth": [1]})
+    model = filled(RegionDenoiser(small_transformer(8, width=16, depth=2, seed=1), regions))
+    own = model.regions.mask("mouth")
+    assert own.sum() == 4 * 4 > regions.mask("mouth").sum()
+    assert torch.equal(model.with_regions(model.regions).regions.masks, model.regions.masks)
+    original = Original.from_noise(model, draw_noise(model, 2, seed=0), steps=3)
+    found = edit_original(model, original, model.regions, [Edit("mouth", seed=1)]).edited
+    changed = found != original.reconstruction
+    assert not bool((changed & (own == 0)).any()) and bool(changed[(own > 0).expand_as(changed)].all())
+
+
 def test_an_edit_leaves_a_neighbour_that_shares_a_token_alone() -> None:
     """A token has pixels of eyes and nose, and is the eyes': new noise of the nose must not draw them anew."""
     labels = torch.zeros(1, 8, 8, dtype=torch.long)
@@ -355,13 +370,13 @@ def test_an_edit_leaves_a_neighbour_that_shares_a_token_alone() -> None:
     model = filled(RegionDenoiser(small_transformer(8, width=16, depth=2, seed=1), regions))
     nose, eyes = (model.owned((name,)) for name in ("nose", "eyes"))
     assert nose is not None and eyes is not None and not bool((nose & eyes).any())
-    assert bool(eyes[0, 0, 3, 3]) and bool(model.regions.mask("nose")[0, 0, 3, 3])  # the eyes have more of the token
+    assert bool(eyes[0, 0, 3, 3]) and bool(regions.mask("nose")[0, 0, 3, 3])  # the eyes have more of the token
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     original = Original.as_given(model, images, steps=3)
-    found = edit_original(model, original, model.regions, [Edit("nose", seed=1)]).edited
+    found = edit_original(model, original, regions, [Edit("nose", seed=1)]).edited
     outside = ~nose.expand_as(found)
     assert torch.equal(found[outside], images[outside]) and not torch.equal(found, images)
-    both = edit_original(model, original, model.regions, [Edit(("eyes", "nose"), seed=1)]).edited
+    both = edit_original(model, original, regions, [Edit(("eyes", "nose"), seed=1)]).edited
     outside = ~(nose | eyes).expand_as(both)
     assert torch.equal(both[outside], images[outside]) and not torch.equal(
         both[eyes.expand_as(both)], images[eyes.expand_as(both)]

@@ -25,7 +25,7 @@ def lower_half() -> Tensor:
     return hole
 
 
-@pytest.mark.parametrize("name", ["plain", "local"])
+@pytest.mark.parametrize("name", ["plain", "local", "composed"])
 def test_present_pixels_stay_and_absent_ones_go_with_them(name: str, faces: Tensor) -> None:
     model, hole = shipped_model(name), lower_half()
     made = inpaint(model, faces, hole, steps=15)
