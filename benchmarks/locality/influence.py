@@ -173,7 +173,7 @@ def report(results: dict[str, Any]) -> str:
         cells = (f"÷ {one['factor']:.1f}" for one in factors.values())
         lines.append(f"{'  less by a factor':<{margin}}" + "".join(f"{cell:>14}" for cell in cells))
         spans = (_span(**one, n_pairs=results["n_images"] // 2) for one in factors.values())
-        lines.append(f"{'  95 % interval':<{margin}}" + "".join(f"{span:>14}" for span in spans))
+        lines.append(f"{'  95 % interval':<{margin}}" + "".join(f" {span:>13}" for span in spans))
     for name, found in models.items():
         lines += ["", f"{name}, {END_TO_END}: share (%) of each output region's change (row) by input region (column)"]
         lines.append(influence_text(read(found[END_TO_END])))

@@ -381,7 +381,7 @@ def main() -> None:
 def pictures(study: Study, arms: Mapping[str, Arm], results: Mapping[str, Any]) -> dict[str, Figure]:
     """The study's pictures; that of photographs needs their runs in the work folder: no model of them is shipped."""
     title = "New noise in one concept: the plain model changes the whole face, the local one that concept"
-    shipped = {name: shipped_model(name) for name in ("plain", "local")}
+    shipped = {"plain": shipped_model("plain"), "local": shipped_model("composed")}
     found = {
         "study_frontier": picture(results),
         "study_edits": edits_picture(shipped, render_faces(2000), EVALUATION.steps, title),
