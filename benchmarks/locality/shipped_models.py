@@ -62,8 +62,8 @@ eyes, the nose and the mouth of the image. Its attention mask is the graph that 
 (`docs/region_transformer.md`). MIT licence.
 
 **How it is used.** `shapkit_diffusion.load_denoiser` gives a `RegionDenoiser`: a DiT (diffusers'
-`DiTTransformer2DModel`, {parameters:,} parameters, patches of {patch}, v-prediction, cosine schedule of 1,000 timesteps)
-over the tokens of {regions}. The rest is generated first, then each concept, which looks at the finished
+`DiTTransformer2DModel`, {parameters:,} parameters, patches of {patch}, v-prediction, cosine schedule of 1,000
+timesteps) over the tokens of {regions}. The rest is generated first, then each concept, which looks at the finished
 rest. `composition.safetensors` says which pixels are whose, and holds the two embeddings that mark regions and
 finished tokens. An edit of a concept computes that concept's tokens alone; all else stays as it was, bit for bit, also
 in a given image, which needs no inversion. A diffusers pipeline, whose attention has no mask, refuses the folder and
@@ -73,9 +73,9 @@ says so.
   `shapkit-diffusion train --architecture region --data faces --flip --steps {steps} --batch-size {batch_size}
   --precision no --log-every 50 --threads 1 --out RUN`
 * **Data**: 16,384 rendered faces (seed 0), mirrored by chance. No photograph, no person.
-* **Training**: {steps:,} steps of {batch_size} images, AdamW, learning rate {learning_rate:g} after {warmup} steps, then
-  a half cosine to zero; average of the weights with decay {ema:g}; float32; seed {seed}. The weights are stored, and were
-  measured, in half precision.
+* **Training**: {steps:,} steps of {batch_size} images, AdamW, learning rate {learning_rate:g} after {warmup} steps,
+  then a half cosine to zero; average of the weights with decay {ema:g}; float32; seed {seed}. The weights are stored,
+  and were measured, in half precision.
 * **Time**: {minutes:.0f} minutes with one thread on {machine}, beside other work.
 * **Cost**: an image takes {image:.2f} times the tokens of a plain transformer's; an edit of the
   {edits} of those.
