@@ -63,7 +63,7 @@ class View:
         before, after: images (1, channels, height, width) in [-1, 1].
         inside, outside: mean square changes inside and outside of the regions that were edited; NaN before any edit.
         milliseconds: that the edited image took.
-        psnr: of the unedited one against an uploaded image, dB; infinite for generated faces.
+        psnr: of ``before`` against an uploaded image, dB; infinite for generated faces and where it is the image.
     """
 
     before: Tensor
@@ -90,6 +90,7 @@ class Canvas:
         image_seed: of a generated face; None for an uploaded image.
         steps: of DDIM.
         uploaded: the image that was given, (1, channels, height, width).
+        given: the same for the models that can draw a concept anew from the image as it is.
         own: the region that was drawn, bool (height, width).
         outside: whether the model decides what else changes, or all else is put back at every step: see
             `shapkit_diffusion.edit_original`.
@@ -102,6 +103,7 @@ class Canvas:
     image_seed: int | None
     steps: int
     uploaded: Tensor | None = None
+    given: Mapping[str, Original] = field(default_factory=dict)
     own: Tensor | None = None
     outside: Outside = "free"
     done: tuple[Step, ...] = ()
@@ -118,14 +120,22 @@ class Canvas:
 
     @classmethod
     def of_image(cls, models: Mapping[str, Denoiser], domain: Domain, image: Tensor, steps: int = 25) -> Canvas:
-        """Return a given image (channels, height, width) in [-1, 1], inverted in every model."""
+        """Return a given image (channels, height, width) in [-1, 1], inverted in every model.
+
+        A model that generates in stages draws concepts anew from the image as it is, which no inversion blurs.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", InversionWarning)  # the round trip's PSNR is shown
             originals = {
                 name: Original.from_images(model, image[None], steps, keep_trajectory=True)
                 for name, model in models.items()
             }
-        return cls(domain, models, originals, None, steps, uploaded=image[None])._seen()
+        given = {
+            name: Original.as_given(model, image[None], steps)
+            for name, model in models.items()
+            if len(model.stages()) > 1
+        }
+        return cls(domain, models, originals, None, steps, uploaded=image[None], given=given)._seen()
 
     @property
     def first(self) -> str:
@@ -232,7 +242,7 @@ class Canvas:
         return replace(self, views={name: self._view(name) for name in self.models})
 
     def _view(self, name: str) -> View:
-        original = self.originals[name]
+        original = self._original(name)
         psnr = float(original.psnr[0])
         if not self.done:
             return View(original.reconstruction, original.reconstruction, math.nan, math.nan, math.nan, psnr)
@@ -244,6 +254,15 @@ class Canvas:
         mask = regions.mask(*dict.fromkeys(step.region for step in self.done))
         inside, outside = changes_per_image(original.reconstruction, after, mask, "own_area")
         return View(original.reconstruction, after, float(inside[0]), float(outside[0]), milliseconds, psnr)
+
+    def _original(self, name: str) -> Original:
+        """What the edits begin from: an uploaded image itself, where that does, or else what inversion makes of it.
+
+        Noise is mixed with the image's own where a strength is below 1, or followed outside. In a region that was drawn
+        parts may lie that others look at, and these would be drawn anew as well.
+        """
+        anew = bool(self.done) and all(step.strength == 1 and step.region != OWN for step in self.done)
+        return self.given.get(name, self.originals[name]) if anew and self.outside == "free" else self.originals[name]
 
     def _regions(self, name: str) -> Regions:
         """Of the edits, as the command `edit` finds them: those that are edited, and the rest."""

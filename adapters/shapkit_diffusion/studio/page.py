@@ -287,7 +287,8 @@ def numbers(canvas: Canvas) -> str:
         "| model | MSE inside | MSE outside | outside ÷ inside | milliseconds | round trip |",
         "|---|---|---|---|---|---|",
     ]
-    lines += [f"| {name} | {_row(view)} |" for name, view in canvas.views.items()]
+    exact = "generated" if canvas.uploaded is None else "as it is"
+    lines += [f"| {name} | {_row(view, exact)} |" for name, view in canvas.views.items()]
     edits = "; ".join(
         f"{s.region} {'from face' if s.other else 'seed'} {s.seed}, strength {s.strength:g}" for s in canvas.done
     )
@@ -295,8 +296,8 @@ def numbers(canvas: Canvas) -> str:
     return columns + (f"Edits: {edits}" if edits else "No edit yet.") + "\n\n" + "\n".join(lines)
 
 
-def _row(view: View) -> str:
-    trip = "generated" if np.isinf(view.psnr) else f"{view.psnr:.1f} dB"
+def _row(view: View, exact: str) -> str:
+    trip = exact if np.isinf(view.psnr) else f"{view.psnr:.1f} dB"
     if np.isnan(view.inside):
         return f" | | | | {trip}"
     ratio = view.outside / view.inside if view.inside else float("nan")

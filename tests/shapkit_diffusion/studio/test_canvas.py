@@ -15,9 +15,11 @@ from PIL import Image
 
 from shapkit_diffusion import open_domain, shipped_model
 from shapkit_diffusion.cli import main
+from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
 from shapkit_diffusion.evaluation.domains import CONCEPTS
 from shapkit_diffusion.noise.sampling import draw_noise, generate
 from shapkit_diffusion.studio.canvas import METADATA, OWN, Canvas, Step, pixels_of
+from shapkit_diffusion.studio.page import numbers
 
 STEPS = 5
 
@@ -99,7 +101,24 @@ def test_an_uploaded_image_is_inverted(canvas: Canvas) -> None:
     uploaded = Canvas.of_image(canvas.models, canvas.domain, image, steps=20)
     assert uploaded.image_seed is None and uploaded.command() is None
     assert all(20 < view.psnr < math.inf for view in uploaded.views.values())
-    assert uploaded.edited(Step("nose", 4)).views["local"].inside > 0
+    half = uploaded.edited(Step("nose", 4, 0.5)).views["local"]
+    assert half.inside > 0 and torch.equal(half.before, uploaded.views["local"].before)
+
+
+def test_the_local_model_draws_a_concept_of_an_uploaded_image_anew_as_it_is(canvas: Canvas) -> None:
+    """At full strength; what is not in the concept's tokens stays the image's own, bit for bit."""
+    image = canvas.views["plain"].after[0].clamp(-1, 1)
+    uploaded = Canvas.of_image(canvas.models, canvas.domain, image, steps=20)
+    edited = uploaded.edited(Step("nose", 4))
+    local, plain = edited.views["local"], edited.views["plain"]
+    model = canvas.models["local"]
+    assert isinstance(model, RegionDenoiser)
+    nose = model.regions.mask("nose").bool().expand_as(local.after)
+    assert torch.equal(local.before[0], image) and torch.equal(local.after[~nose], local.before[~nose])
+    assert local.inside > 0 and math.isinf(local.psnr) and math.isfinite(plain.psnr)
+    assert "as it is" in numbers(edited) and "generated" not in numbers(edited)
+    drawn = uploaded.drawn(forehead()).edited(Step(OWN, 1))
+    assert math.isfinite(drawn.views["local"].psnr), "parts that look at the forehead keep their noise"
 
 
 def test_a_saved_image_says_how_it_was_made_and_the_command_makes_it_again(canvas: Canvas, tmp_path: Path) -> None:
