@@ -5,6 +5,7 @@
     python -m benchmarks.locality.region_transformer --seeds 0 --noises 4 --publish equal_time   # beside the others
     python -m benchmarks.locality.region_transformer --domain photographs --size 24 --steps 2000 --seeds 0 \
         --arms plain region converted "plain long" penalty --publish photographs
+    python -m benchmarks.locality.region_transformer --shipped --publish      # the models of the package
     python -m benchmarks.locality.region_transformer --redraw                 # the table from the JSON
 
 For every seed, by ``train`` as everybody has it:
@@ -51,7 +52,7 @@ from shapkit_diffusion.data.faces import redraw_concept, render_faces
 from shapkit_diffusion.data.labelled import concept_labels
 from shapkit_diffusion.data.pixels import to_bytes, to_unit_range
 from shapkit_diffusion.denoisers.denoiser import Denoiser, small_transformer
-from shapkit_diffusion.denoisers.loading import load_denoiser
+from shapkit_diffusion.denoisers.loading import SHIPPED, load_denoiser, shipped_model
 from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser, convert
 from shapkit_diffusion.evaluation.domains import CONCEPTS, Domain, open_domain
 from shapkit_diffusion.evaluation.edit_measures import measure_edits
@@ -361,6 +362,23 @@ def gathered(plan: Plan, out: Path, seeds: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def gathered_of_shipped(plan: Plan) -> dict[str, Any]:
+    """The same figures, and seconds, of the models that come with the package."""
+    domain = open_domain(plan.domain, plan.size, plan.faces)
+    reference = realism_reference(domain)
+    runs = []
+    for name in SHIPPED:
+        model = shipped_model(name)
+        figures = measure(plan, model, domain, reference)
+        runs.append({"arm": name, "seconds": timed(plan, model, domain)} | figures)
+    return {
+        "machine": described_machine(),
+        "plan": {name: value for name, value in asdict(plan).items() if name in ("pairs", "images", "sampling_steps")},
+        "data": data_figures(plan, reference),
+        "runs": runs,
+    }
+
+
 def described_machine() -> str:
     """The machine, for the results."""
     name = f"{torch.cuda.get_device_name()}; " if torch.cuda.is_available() else ""
@@ -437,32 +455,58 @@ def photographs(results: dict[str, Any]) -> str:
     return by_arm(results["photographs"])
 
 
+def shipped(results: dict[str, Any]) -> str:
+    """A line for each model that comes with the package."""
+    found = results["shipped"]
+    lines = [
+        f"{'':<14}{'s an':>7}{'s an':>7}" + _HEADS[0],
+        f"{'':<14}{'image':>7}{'edit':>7}" + _HEADS[1],
+    ]
+    for run in found["runs"]:
+        edit = statistics.fmean(run["seconds"][concept] for concept in CONCEPTS)
+        lines.append(f"{run['arm']:<14}{run['seconds']['image']:>7.2f}{edit:>7.2f}" + _figures([run]))
+    lines.append(f"{'the data':<14}{'':>14}" + _data_figures(found["data"]))
+    plan = found["plan"]
+    lines.append(f"{plan['pairs']} pairs, {plan['images']:,} images, {plan['sampling_steps']} sampling steps a stage")
+    return "\n".join([*lines, found["machine"]])
+
+
 def by_arm(found: dict[str, Any]) -> str:
     """A line for each arm: means over the seeds."""
     runs, data, plan = found["runs"], found["data"], found["plan"]
-    heads = ("locality", "MSE-in", "diversity")
-    lines = [
-        f"{'':<38}{'':>6}{'s a':>6}" + "".join(f"{head:^{3 * _WIDE}}" for head in heads) + f"{'Fréchet':^{4 * _WIDE}}",
-        f"{'':<38}{'steps':>6}{'step':>6}"
-        + "".join(f"{concept:>{_WIDE}}" for concept in (*CONCEPTS * 3, "whole", *CONCEPTS)),
-    ]
+    lines = [f"{'':<38}{'':>6}{'s a':>6}" + _HEADS[0], f"{'':<38}{'steps':>6}{'step':>6}" + _HEADS[1]]
     for arm in ARMS:
         of_arm = [run for run in runs if run["arm"] == arm]
         if of_arm:
-            figures = [
-                statistics.fmean(run["concepts"][concept][figure] for run in of_arm)
-                for figure in ("ratio", "mse_in", "diversity")
-                for concept in CONCEPTS
-            ]
-            figures += [statistics.fmean(run["frechet"][crop] for run in of_arm) for crop in ("whole", *CONCEPTS)]
             training = of_arm[0]["training"]
             line = f"{TITLES[arm]:<38}{training['steps']:>6}{training['seconds_per_step']:>6.2f}"
-            lines.append(line + "".join(f"{figure:>{_WIDE}.2g}" for figure in figures))
+            lines.append(line + _figures(of_arm))
     if data:
-        own = [data[concept][figure] for figure in ("ratio", "mse_in", "diversity") for concept in CONCEPTS]
-        lines.append(f"{'the data':<38}{'':>12}" + "".join(f"{figure:>{_WIDE}.2g}" for figure in own))
+        lines.append(f"{'the data':<38}{'':>12}" + _data_figures(data))
     lines.append(_setting(plan, sorted({run["seed"] for run in runs})))
     return "\n".join([*lines, found["machine"]])
+
+
+_MEASURES = ("ratio", "mse_in", "diversity")
+_HEADS = (
+    "".join(f"{head:^{3 * _WIDE}}" for head in ("locality", "MSE-in", "diversity")) + f"{'Fréchet':^{4 * _WIDE}}",
+    "".join(f"{concept:>{_WIDE}}" for concept in (*CONCEPTS * 3, "whole", *CONCEPTS)),
+)
+
+
+def _figures(runs: Sequence[dict[str, Any]]) -> str:
+    """Locality, change and diversity of each concept, and distances of each crop: means over the runs."""
+    figures = [
+        statistics.fmean(run["concepts"][concept][measure] for run in runs)
+        for measure in _MEASURES
+        for concept in CONCEPTS
+    ]
+    figures += [statistics.fmean(run["frechet"][crop] for run in runs) for crop in ("whole", *CONCEPTS)]
+    return "".join(f"{figure:>{_WIDE}.2g}" for figure in figures)
+
+
+def _data_figures(data: dict[str, Any]) -> str:
+    return "".join(f"{data[concept][measure]:>{_WIDE}.2g}" for measure in _MEASURES for concept in CONCEPTS)
 
 
 def equal_times(results: dict[str, Any]) -> str:
@@ -551,6 +595,7 @@ def main() -> None:
         metavar="PART",
         help=f"write {RESULTS.relative_to(ROOT)} anew, or a part of that name into it",
     )
+    parser.add_argument("--shipped", action="store_true", help="measure the models of the package, and train nothing")
     parser.add_argument("--redraw", action="store_true", help="print what was published before")
     options = parser.parse_args()
     if options.redraw:
@@ -561,6 +606,12 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     torch.backends.cuda.matmul.allow_tf32 = True
     plan = Plan(**{name: getattr(options, name) for name in asdict(Plan())})
+    if options.shipped:
+        part = {"shipped": gathered_of_shipped(plan)}
+        print(shipped(part))
+        if options.publish is not None:
+            write_json(RESULTS, json.loads(RESULTS.read_text(encoding="utf-8")) | part)
+        return
     options.out.mkdir(parents=True, exist_ok=True)
     if options.parallel:
         words = [word for word in sys.argv[1:] if word != "--parallel"]
@@ -582,7 +633,8 @@ def main() -> None:
     write_json(options.out / "results.json", results)
     print(report(results), times(results), sep="\n\n")
     if options.publish == "":
-        write_json(RESULTS, results)
+        published = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        write_json(RESULTS, published | results)  # the parts stay
         draw(options.out, PICTURE)
     elif options.publish:
         write_json(RESULTS, json.loads(RESULTS.read_text(encoding="utf-8")) | {options.publish: results})

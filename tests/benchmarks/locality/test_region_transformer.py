@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.locality.region_transformer import RESULTS, Plan, photographs, report, times, tokens_of
+from benchmarks.locality.region_transformer import RESULTS, headline, photographs, report, times, tokens_of
 from shapkit.differentiable import Regions
 from shapkit_diffusion.denoisers.denoiser import small_transformer
 from shapkit_diffusion.denoisers.region_transformer import RegionDenoiser
@@ -18,7 +18,7 @@ def test_tokens() -> None:
     labels[:, :2, :4], labels[:, 4:6, :2], labels[:, 6:, :6] = 1, 2, 3
     regions = Regions.from_labels(labels, {"eyes": [1], "nose": [2], "mouth": [3]})
     model = RegionDenoiser(small_transformer(8, width=16, depth=1), regions)
-    found = tokens_of(Plan(sampling_steps=10), model, regions)  # of 16 tokens: 2 eyes, 1 nose, 3 mouth, 10 rest
+    found = tokens_of(model, regions, 10)  # of 16 tokens: 2 eyes, 1 nose, 3 mouth, 10 rest
     assert found == pytest.approx({"image": 170 / 160, "eyes": 30 / 160, "nose": 20 / 160, "mouth": 40 / 160})
 
 
@@ -27,4 +27,5 @@ def test_the_committed_figures_can_be_read() -> None:
     text = report(results)
     assert "locality, nose" in text and "converted" in text and "seeds 0, 1, 2" in text
     assert "new mouth, of an image" in times(results)
+    assert "the plain DiT, converted, 200 steps" in headline(results)
     assert "the plain DiT, converted" in photographs(results) and "the data" not in photographs(results)
