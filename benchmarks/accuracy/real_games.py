@@ -31,7 +31,7 @@ from benchmarks.accuracy.games import BenchmarkGame
 from benchmarks.accuracy.methods import Estimate, Floats, Value, is_peer, shapiq_method
 from benchmarks.accuracy.methods import peer_methods as value_methods
 from benchmarks.accuracy.records import Cell, Record, fill, read_lines, rounded, write_whole
-from benchmarks.accuracy.runs import measure
+from benchmarks.accuracy.runs import measure, share_held
 from benchmarks.machine import machine
 from shapkit.exact.interactions import Index
 
@@ -161,8 +161,7 @@ def _measured(game: BenchmarkGame, key: tuple[str, str, int, int], estimate: Est
         found = estimate(value, n_players, budget, seed)
         if found.ndim == 1:
             return found
-        rounding = np.sqrt(ROUNDING * (game.exact**2).sum())
-        covered.append(float((np.abs(found[0] - game.exact) <= 1.96 * found[1] + rounding).mean()))
+        covered.append(share_held(found[0], found[1], game.exact))
         return np.asarray(found[0])
 
     record = dict(zip(KEY, key, strict=True)) | measure(values, game, key[2] * game.n_players, key[3], tries=4)

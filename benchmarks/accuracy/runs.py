@@ -64,6 +64,12 @@ def measure(estimate: Estimate, game: BenchmarkGame, budget: int, seed: int, tri
     return record
 
 
+def share_held(values: Floats, standard_errors: Floats, exact: Floats) -> float:
+    """How many of the 95 % intervals hold the exact value, but for rounding."""
+    rounding = 1e-10 * np.sqrt((exact**2).sum())
+    return float((np.abs(values - exact) <= 1.96 * standard_errors + rounding).mean())
+
+
 def run(folder: Path, options: argparse.Namespace) -> None:
     """Fill the folder with results, seeds outermost, so that a run cut short has all games and methods."""
     games = [open_game(name, folder / "games") for name in chosen_games(options)]

@@ -18,12 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import shapkit
 from benchmarks.accuracy.games import BenchmarkGame, large_airport, large_unanimity
 from benchmarks.accuracy.records import Record, machine, print_report
-from benchmarks.accuracy.runs import warm_up
+from benchmarks.accuracy.runs import share_held, warm_up
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "tens_of_players.json"
@@ -32,7 +30,6 @@ MAKERS = {"airport": large_airport, "unanimity": large_unanimity}
 GAMES_EACH, SEEDS = 2, 2
 FACTORS = (5, 10, 20)  # evaluations per player
 LARGE_BUDGET = 1_000
-ROUNDING = 1e-10
 
 
 def budgets(n_players: int) -> list[int]:
@@ -54,14 +51,13 @@ def estimated(game: BenchmarkGame, budget: int, seed: int) -> Record:
     found = shapkit.estimate(shapkit.Game(game.value, game.n_players), budget, method="gaussian_process", seed=seed)
     seconds = time.perf_counter() - started
     assert found.standard_errors is not None
-    error, squares = np.abs(found.values - game.exact), float((game.exact**2).sum())
-    held = error <= 1.96 * found.standard_errors + ROUNDING * np.sqrt(squares)
+    squares = float((game.exact**2).sum())
     return {
         "game": game.name,
         "n_players": game.n_players,
         "budget": budget,
-        "error": float((error**2).sum()) / squares,
-        "coverage": float(held.mean()),
+        "error": float(((found.values - game.exact) ** 2).sum()) / squares,
+        "coverage": share_held(found.values, found.standard_errors, game.exact),
         "width": float((found.standard_errors**2).sum()) / squares,
         "seconds": seconds,
     }

@@ -251,7 +251,10 @@ def test_the_shipped_models_are_small_and_documented() -> None:
 def test_local_models_edit_like_the_renderer_and_twenty_times_more_locally_than_the_plain_one(name: str) -> None:
     """On other noise than their cards'; by construction no pixel outside of a concept's region changes at all."""
     local, faces, count = shipped_model(name), open_domain("faces", count=2), 32
-    assert isinstance(local, RegionDenoiser if name == "local" else ComposedDenoiser)
+    if name == "local":
+        assert isinstance(local, RegionDenoiser)
+    else:
+        assert isinstance(local, ComposedDenoiser) and local.composition.staged
     config = EvaluateConfig(pairs=count, images=8, seed=7)
     plain = {entry.concept: entry for entry in evaluate(shipped_model(), faces, config).locality}
     noise, other = (draw_noise(local, count, seed) for seed in (7, 8))

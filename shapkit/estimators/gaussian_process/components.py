@@ -19,7 +19,6 @@ from shapkit.estimators.gaussian_process.functionals import (
 from shapkit.estimators.gaussian_process.kernel import PartKernel, PartPosterior
 from shapkit.estimators.gaussian_process.kernel_fit import KernelFamily
 from shapkit.estimators.gaussian_process.plausible_kernels import (
-    VOTING_ROUGHNESS,
     PlausibleKernel,
     fit_to_choose_by,
     plausible_kernels,
@@ -33,7 +32,6 @@ _MAX_INDIVIDUAL_PLAYERS = 2_000  # with more, players are alike in the prior
 _BLOCK_COALITIONS = 1_024  # whose covariances with all pairs are held at once
 _MAX_OUTPUTS = 8  # with parameters of their own
 _FEW_VALUES = 3  # different sizes of odd payoffs, at most, in a voting game
-_LEAST_ROUGHNESS = 1e-9
 _SAME = 1e-11  # relative: rounding
 _GRID = 2.0**30  # steps per unit that payoffs are rounded to before parameters are fitted to them
 _TAIL = -1  # key of the components beyond the leading ones
@@ -131,7 +129,7 @@ def components(
                 loadings[[column]],
                 projection[[column]].T,
                 1.0,
-                KernelFamily(signs.shape[1], 1, individual, _least_roughness(payoffs[:, output]), even),
+                KernelFamily(signs.shape[1], 1, individual, _is_voting(payoffs[:, output]), even),
             )
             for column, output in enumerate(outputs)
         ]
@@ -294,7 +292,7 @@ def on_grid(numbers: Floats) -> Floats:
     return np.asarray(np.rint(numbers * _GRID) / _GRID)
 
 
-def _least_roughness(odd: Floats) -> float:
-    """More where payoffs (n_pairs,) look like a voting game's, which is rough however smooth the sample seems."""
+def _is_voting(odd: Floats) -> bool:
+    """Whether payoffs (n_pairs,) look like a voting game's: of very few sizes."""
     n_values = len(np.unique((np.abs(odd) / np.abs(odd).max()).round(9)))
-    return VOTING_ROUGHNESS if len(odd) >= 8 and n_values <= _FEW_VALUES else _LEAST_ROUGHNESS
+    return len(odd) >= 8 and n_values <= _FEW_VALUES

@@ -47,6 +47,7 @@ MOST_SKEWED_PLAYERS = 20  # with more, waves never have a skew
 _NO_SKEW = -7.0  # stands for none
 _SKEW = (np.log(0.3), np.log(0.3), 1.5, _NO_SKEW, 0.0)
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
+_LEAST_ROUGHNESS, _VOTING_ROUGHNESS, _SKEWED_VOTING_ROUGHNESS = 1e-9, 0.03, 0.06
 _FAINT = -3.0  # log: how much less the second wave starts with than the first would
 PATIENT = Patience(n_steps=60, tolerance=0.01)
 _STEP = 1e-3  # in units of the prior: between gradients whose difference gives the curvature
@@ -64,7 +65,7 @@ class KernelFamily:
         n_players: of the game.
         n_terms: waves, 1 or 2.
         individual: whether players may differ; if not, all have the same influence and slope.
-        least_roughness: what the rough variance is at least.
+        voting: whether it looks like a voting game, which is rough however smooth the sample seems.
         even: whether the game is even, and not odd.
         ends: whether the ends have a variance of their own.
         skewed: whether waves may have a skew.
@@ -73,10 +74,20 @@ class KernelFamily:
     n_players: int
     n_terms: int = 1
     individual: bool = True
-    least_roughness: float = 1e-9
+    voting: bool = False
     even: bool = False
     ends: bool = False
     skewed: bool = True
+
+    @property
+    def least_roughness(self) -> float:
+        """What the rough variance is at least.
+
+        A skew explains more of a voting game, and is surer of it than it deserves unless that is rougher.
+        """
+        if not self.voting:
+            return _LEAST_ROUGHNESS
+        return _SKEWED_VOTING_ROUGHNESS if self.skewed else _VOTING_ROUGHNESS
 
     def table(self) -> Floats:
         """Return start, prior mean, prior standard deviation, least and greatest value: (n_parameters, 5)."""

@@ -39,8 +39,6 @@ _LARGE_SKEW = 0.95  # a wave with more would have more than 1 if it could
 _FAR = 32.0  # rate of a second wave, far from most first ones
 _FEW_PER_PARAMETER = 2.2  # up to so many pairs for each parameter, waves have no skew
 _FEW_PAIRS = 250  # up to so many pairs, where there is no skew either, players may be alike
-VOTING_ROUGHNESS = 0.03
-_SKEWED_VOTING_ROUGHNESS = 0.06
 _CLOSE = 0.1  # log probability: steps of a fit to many pairs that gain less are the last
 _SURPRISING = 4.0  # standard deviations, of the ends
 
@@ -106,12 +104,13 @@ def plausible_kernels(
         family, best, _ = _fit(family, signs, scores, start, patience)
         about = LaplaceApproximation(family, signs, scores, best)
         evidence = about.log_evidence() - LaplaceApproximation(alike, signs, scores, shared).log_evidence()
-        return _either(_drawn(family, best, about), [_fitted(alike, shared, len(rows))], evidence)
+        known = replace(_fitted(family, best, len(rows)), inflation=1.0)
+        return _either(_drawn(family, known, about), [_fitted(alike, shared, len(rows))], evidence)
     family, best = _widest(family, signs, scores, start, until)
     known = _fitted(family, best, len(rows))
     if len(rows) > _MANY_PAIRS or time.monotonic() > until:
         return [known]
-    return _drawn(family, best, LaplaceApproximation(family, signs, scores, best), known.inflation)
+    return _drawn(family, known, LaplaceApproximation(family, signs, scores, best))
 
 
 def _judged_by_other_pairs(family: KernelFamily, signs: Floats, scores: Floats, until: float) -> list[PlausibleKernel]:
@@ -176,12 +175,10 @@ def _fit(
     return family, *fit_kernel(family, signs, scores, begin, patience)
 
 
-def _drawn(
-    family: KernelFamily, parameters: Floats, about: LaplaceApproximation, inflation: float = 1.0
-) -> list[PlausibleKernel]:
+def _drawn(family: KernelFamily, known: PlausibleKernel, about: LaplaceApproximation) -> list[PlausibleKernel]:
     """The most probable kernel of a family and others nearly as probable."""
-    drawn = [parameters, *about.draws(_DRAWN_PAIRS)]
-    return [PlausibleKernel(family.kernel(entry), 1 / len(drawn), inflation) for entry in drawn]
+    kernels = [known.kernel, *map(family.kernel, about.draws(_DRAWN_PAIRS))]
+    return [replace(known, kernel=kernel, weight=1 / len(kernels)) for kernel in kernels]
 
 
 def _widest(
@@ -236,17 +233,9 @@ def _few_pairs(family: KernelFamily) -> float:
 
 
 def _with_skew(family: KernelFamily, start: Floats | None, n_pairs: int) -> tuple[KernelFamily, Floats | None]:
-    """The family, and parameters to start from, with skews only where pairs are many for the parameters.
-
-    A skew explains more of a voting game, and is surer of it than it deserves unless that is rougher.
-    """
-    if n_pairs <= _few_pairs(family):
-        return replace(family, skewed=False), start
-    is_voting = family.least_roughness == VOTING_ROUGHNESS
-    family = replace(
-        family, skewed=True, least_roughness=_SKEWED_VOTING_ROUGHNESS if is_voting else family.least_roughness
-    )
-    return family, None if start is None else family.with_skew(start)
+    """The family, and parameters to start from, with skews only where pairs are many for the parameters."""
+    family = replace(family, skewed=n_pairs > _few_pairs(family))
+    return family, family.with_skew(start) if start is not None and family.skewed else start
 
 
 def _either(first: list[PlausibleKernel], second: list[PlausibleKernel], evidence: float) -> list[PlausibleKernel]:

@@ -25,19 +25,28 @@ def lower_half() -> Tensor:
     return hole
 
 
-@pytest.mark.parametrize("name", ["plain", "local", "composed"])
-def test_present_pixels_stay_and_absent_ones_go_with_them(name: str) -> None:
-    model, hole, count = shipped_model(name), lower_half(), 8
-    faces = torch.as_tensor(render_faces(count, 32, seed=5).images).float() / 127.5 - 1
-    made = inpaint(model, faces, hole, steps=15)
+def drawn_below(name: str, faces: Tensor) -> tuple[Tensor, Tensor]:
+    """How far what a model draws is from the face that it completes, and from the others: mean squares, each (n,)."""
+    hole = lower_half()
+    made = inpaint(shipped_model(name), faces, hole, steps=15)
     present = ~hole.expand_as(faces)
     assert torch.equal(made[present], faces[present])
-    # What is drawn is nearer to the face that it completes than to the others: skin and ground go on. A face that by
-    # chance is like the others, or is completed with another ground, is not
     below = made[..., 16:, :]
-    distances = [(below - faces.roll(k, dims=0)[..., 16:, :]).square().mean(dim=(1, 2, 3)) for k in range(count)]
-    own, others = distances[0], torch.stack(distances[1:]).mean(dim=0)
-    assert own.mean() < 0.6 * others.mean() and int((own < others).sum()) >= count - 2
+    distances = [(below - faces.roll(k, dims=0)[..., 16:, :]).square().mean(dim=(1, 2, 3)) for k in range(len(faces))]
+    return distances[0], torch.stack(distances[1:]).mean(dim=0)
+
+
+@pytest.mark.parametrize("name", ["plain", "composed"])
+def test_present_pixels_stay_and_absent_ones_go_with_them(name: str, faces: Tensor) -> None:
+    """What is drawn is nearer to the face that it completes than to the three others: skin and ground go on."""
+    own, others = drawn_below(name, faces)
+    assert bool((own < others).all()) and own.mean() < 0.6 * others.mean()
+
+
+def test_present_pixels_stay_and_absent_ones_go_with_them_in_a_region_transformer() -> None:
+    """Of eight faces, because it gives one of those four another ground: by chance, as the others do elsewhere."""
+    own, others = drawn_below("local", torch.as_tensor(render_faces(8, 32, seed=5).images).float() / 127.5 - 1)
+    assert own.mean() < 0.6 * others.mean() and int((own < others).sum()) >= 6
 
 
 def test_all_absent_is_generated_and_nothing_absent_is_the_image(faces: Tensor) -> None:

@@ -22,6 +22,7 @@ from shapkit.estimators.gaussian_process.kernel_fit import (
 )
 from shapkit.estimators.gaussian_process.minimise import Patience, minimised
 from shapkit.estimators.gaussian_process.pair_design import random_pairs
+from shapkit.estimators.gaussian_process.plausible_kernels import MAX_CHOOSING_PLAYERS
 from tests.shapkit.estimators.gaussian_process.games_of_pairs import all_signs, some_kernel, some_pairs
 
 
@@ -141,6 +142,7 @@ def test_players_are_told_apart_where_the_payoffs_say_so(n_players, n_pairs):
         assert (sum(entry.weight for entry in told_apart) > 0.9) == apart
         assert all(np.ptp(entry.kernel.influences) > 0 for entry in told_apart)
         assert np.ptp(alike.kernel.influences) == 0 and alike.inflation > 1.0
+        assert len(told_apart) > 1 or alike.inflation < told_apart[0].inflation
 
 
 def test_many_pairs_have_one_kernel():
@@ -210,6 +212,7 @@ def test_the_second_wave_is_kept_where_it_is_more_probable():
         log_likelihood(kernel, pairs, component.scores) for kernel in (known.kernel, component.family.kernel(one))
     ]
     assert likelihoods[0] > likelihoods[1] and two.table().shape[0] == len(one) + 3 and np.isfinite(lowest)
+    assert MAX_CHOOSING_PLAYERS >= 12
 
 
 @pytest.mark.parametrize("even", [False, True])
