@@ -3,6 +3,7 @@
     python -m benchmarks.locality.influence --publish   # docs/results/influence.json and a picture; 15 minutes
     python -m benchmarks.locality.influence             # the same, prints only
     python -m benchmarks.locality.influence --quick     # a minute or two: few images, few training steps, prints only
+    python -m benchmarks.locality.influence --local --publish   # the local model anew, the others as published
     python -m benchmarks.locality.influence --redraw    # the picture and the text from the JSON
 
 The plain model of 32 x 32 faces is fine-tuned as `shapkit-diffusion demo` does it, but in float32 (resumed where it was
@@ -257,6 +258,9 @@ def main() -> None:
     parser.add_argument("--training-steps", type=int, default=FINETUNE.steps, help="of the fine-tuning")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "influence", help="where fine-tuning is kept")
     parser.add_argument("--threads", type=int, default=1, help="threads of the network's operations")
+    parser.add_argument(
+        "--local", action="store_true", help="measure the local model again, and the plain one that it is compared with"
+    )
     options = parser.parse_args()
     if options.redraw:
         results = json.loads(RESULTS.read_text(encoding="utf-8"))
@@ -264,6 +268,11 @@ def main() -> None:
         print(report(results))
         return
     torch.set_num_threads(options.threads)
+    command = " ".join(["python -m benchmarks.locality.influence", *sys.argv[1:]])
+    if options.local:
+        results = with_local(json.loads(RESULTS.read_text(encoding="utf-8"))) | {"command_of_local": command}
+        _told(results, options.publish)
+        return
     quick = options.quick
     models = {PLAIN: shipped_model("plain")}
     if options.control:
@@ -276,13 +285,24 @@ def main() -> None:
     models[LOCAL] = shipped_model("local")
     n_images, steps = options.images or (4 if quick else 48), options.steps or (2 if quick else 10)
     results = {
-        "command": " ".join(["python -m benchmarks.locality.influence", *sys.argv[1:]]),
+        "command": command,
         "machine": machine("torch", "diffusers", n_threads=torch.get_num_threads()),
     }
     results |= measure_models(models, n_images, steps)
     results["estimates"] = measure_estimates(models[PLAIN], 4 if quick else 8, (18,) if quick else (18, 66, 258))
+    _told(results, options.publish)
+
+
+def with_local(results: dict[str, Any]) -> dict[str, Any]:
+    """Published results with the local model measured anew, on images of the same noise."""
+    models = {PLAIN: shipped_model("plain"), LOCAL: shipped_model("local")}
+    found = measure_models(models, results["n_images"], results["steps"])
+    return results | {part: results[part] | {LOCAL: found[part][LOCAL]} for part in ("models", "factors")}
+
+
+def _told(results: dict[str, Any], publish: bool) -> None:
     print("\n" + report(results))
-    if options.publish:
+    if publish:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         write_json(RESULTS, results)
         draw(results, PICTURE)

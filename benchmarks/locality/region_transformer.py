@@ -372,6 +372,7 @@ def gathered_of_shipped(plan: Plan) -> dict[str, Any]:
         figures = measure(plan, model, domain, reference)
         runs.append({"arm": name, "seconds": timed(plan, model, domain)} | figures)
     return {
+        "command": f"python -m benchmarks.locality.region_transformer {' '.join(sys.argv[1:])}",
         "machine": described_machine(),
         "plan": {name: value for name, value in asdict(plan).items() if name in ("pairs", "images", "sampling_steps")},
         "data": data_figures(plan, reference),
