@@ -20,13 +20,20 @@ if TYPE_CHECKING:
 
     def compiled(function: Function) -> Function: ...
 
+    def compiled_in_any_order(function: Function) -> Function: ...
+
 else:
 
-    def compiled(function: Function) -> Function:
+    def compiled(function: Function, fastmath: bool | set[str] = False) -> Function:
+        """The function as machine code, which releases the interpreter's lock."""
         try:
-            return njit(cache=True, nogil=True)(function)
+            return njit(cache=True, nogil=True, fastmath=fastmath)(function)
         except RuntimeError:  # no directory to keep compiled code in: compile anew in each process
-            return njit(nogil=True)(function)
+            return njit(nogil=True, fastmath=fastmath)(function)
+
+    def compiled_in_any_order(function: Function) -> Function:
+        """The same, where sums may be added up in any order, so that several terms are at once."""
+        return compiled(function, {"reassoc", "nsz", "contract"})
 
 
 @compiled

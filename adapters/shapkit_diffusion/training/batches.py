@@ -31,7 +31,7 @@ class Batch:
     ``noise`` of the denoiser's latent shape, which is the images' for a pixel model; ``timesteps`` int64 (n,), equal
     within each pair of neighbours; ``indices`` int64 and ``mirrored`` boolean (n,) say which images of the data set
     these are; ``first`` is the number of the first row in the global batch. With several noises per image,
-    ``copies`` neighbours are the same image, and timesteps are not equal within pairs.
+    ``copies`` neighbours have one finished image, the first one's, and timesteps are not equal within pairs.
     """
 
     images: Tensor
@@ -44,13 +44,19 @@ class Batch:
     copies: int = 1
 
     @property
-    def clean(self) -> Tensor:
-        """Every image once, (n / copies, channels, height, width)."""
+    def finished(self) -> Tensor:
+        """What regions that look at others see of them, (n / copies, channels, height, width)."""
         return self.images[:: self.copies]
 
-    def with_clean(self, clean: Tensor) -> Batch:
-        """The same batch of other images, (n / copies, ...), each for all of its copies."""
-        return replace(self, images=clean.repeat_interleave(self.copies, dim=0))
+    def targets(self, given: Tensor) -> Tensor:
+        """What each row is to be generated as, the shape of ``images``.
+
+        Where ``given`` (broadcasts to a row) others are seen finished, it is the finished image. Elsewhere nothing of
+        that is seen, and each row has an image of its own.
+        """
+        if self.copies == 1:
+            return self.images
+        return torch.where(given, self.finished.repeat_interleave(self.copies, dim=0), self.images)
 
     def share(self, rank: int, world: int) -> Batch:
         """The rows of part ``rank`` of ``world``; pairs of neighbours stay together."""
@@ -88,7 +94,8 @@ def draw_batch(
 
     Neighbouring samples share their timestep, because the exchange of noise between them needs it; the timesteps of the
     pairs are stratified, one per equal part of the schedule, which makes the loss less noisy and biases nothing. With
-    several noises per image those of all samples are.
+    several noises per image those of all samples are. Then neighbours are the same image if each image has regions of
+    its own, and otherwise have only the finished one in common (`Batch.targets`).
 
     Args:
         data: images with label maps.
@@ -99,7 +106,8 @@ def draw_batch(
         rank, world: only the rows of process ``rank`` of ``world``, which are all that is read from ``data``.
     """
     size, copies = config.batch_size, config.noises_per_image
-    distinct = size // copies
+    repeated = copies if config.regions == "label_maps" else 1  # no rest of an image is cut by another's label map
+    distinct = size // repeated
     count = images_used(data, config)
     indices = torch.tensor([_shuffled(count, config.seed, step * distinct + row) for row in range(distinct)])
     generator = torch.Generator().manual_seed(int(counter_bits(config.seed, step)) >> 1)
@@ -119,7 +127,7 @@ def draw_batch(
         clean = torch.where(mirrored[seen, None, None, None], clean.flip(3), clean)
         targets = torch.where(mirrored[seen, None, None], targets.flip(2), targets)
     clean, targets, numbers, turned = (
-        tensor.repeat_interleave(copies, dim=0) for tensor in (clean, targets, indices[seen], mirrored[seen])
+        tensor.repeat_interleave(repeated, dim=0) for tensor in (clean, targets, indices[seen], mirrored[seen])
     )
     return Batch(clean, targets, noise[own], timesteps[own], numbers, turned, own.start, copies)
 
@@ -140,7 +148,7 @@ def encoding(
     if not denoiser.is_latent:
         return lambda batch: batch
     if not config.cache_latents:
-        return lambda batch: batch.with_clean(denoiser.encode(batch.clean))
+        return lambda batch: replace(batch, images=denoiser.encode(batch.images))
     source = Rows(data, images_used(data, config), config.flip, denoiser.latent_shape)
     assert denoiser.autoencoder is not None
     cached = files.made(

@@ -228,9 +228,11 @@ class TrainConfig:
             ``anchor_stride`` timesteps: more than one makes the model sample in steps of that length with the accuracy
             of shorter ones (`stride_velocity`), at the price of as many runs of the anchor.
         anchor_stride: timesteps that these substeps go over; the default is that of 25 sampling steps of 1,000.
-        noises_per_image: noised copies of every image in a batch, each with noise and a timestep of its own; the batch
-            holds ``batch_size`` of them. A region transformer embeds the clean image once for all of its copies, which
-            makes a step cheaper, and the batch less varied. For runs without penalty and paired noise.
+        noises_per_image: noised copies, each with noise and a timestep of its own, of regions that are generated with
+            others finished in sight: a region transformer computes the clean tokens that they look at once for all of
+            these copies, which makes a step cheaper. What looks at nothing needs no clean tokens, and is of a different
+            image in each of the ``batch_size`` samples (unless images have regions of their own). For runs without
+            penalty and paired noise.
         regions: of a region transformer, trained without penalty: its own partition, one for all images
             (``"template"``), or each image's own (``"label_maps"``), which `RegionDenoiser.with_regions` edits by.
         dilation: pixels by which concepts of label maps grow, then.

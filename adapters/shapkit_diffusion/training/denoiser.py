@@ -98,18 +98,20 @@ def losses(
 
     def predict(x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            output: Tensor = denoiser(x, batch.timesteps, batch.clean, **own)
+            output: Tensor = denoiser(x, batch.timesteps, batch.finished, **own)
         return output.float()
 
-    noisy = model.add_noise(batch.images, batch.noise, batch.timesteps)
-    predicted = predict(noisy)
-    target = model.target(batch.images, batch.noise, batch.timesteps)
     given = model.given_others
     if own and regions is not None and isinstance(model, RegionDenoiser):
-        given = model.given_others_in(regions.to(noisy))
+        given = model.given_others_in(regions.to(batch.images))
+    images = batch.targets(given)
+    noisy = model.add_noise(images, batch.noise, batch.timesteps)
+    predicted = predict(noisy)
+    target = model.target(images, batch.noise, batch.timesteps)
     if anchor is not None:
+        whole = model.add_noise(batch.images, batch.noise, batch.timesteps)
         with torch.no_grad():
-            anchored = _anchored(anchor, noisy, batch.timesteps, config).float()
+            anchored = _anchored(anchor, whole, batch.timesteps, config).float()
         target = torch.where(given, target, anchored)  # the anchor saw no region finished
     counts = torch.where(given, config.concept_weight, 1.0)
     denoising = (counts * (predicted - target).square()).mean()

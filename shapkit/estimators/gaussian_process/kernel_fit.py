@@ -48,6 +48,7 @@ _NO_SKEW = -7.0  # stands for none
 _SKEW = (np.log(0.3), np.log(0.3), 1.5, _NO_SKEW, 0.0)
 _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _LEAST_ROUGHNESS, _VOTING_ROUGHNESS, _SKEWED_VOTING_ROUGHNESS = 1e-9, 0.03, 0.06
+_ROUGHER, _NEVER_SMOOTH = np.log(10.0), np.log(1e-3)  # steps, and from where no Gram matrix is indefinite
 _FAINT = -3.0  # log: how much less the second wave starts with than the first would
 PATIENT = Patience(n_steps=60, tolerance=0.01)
 _STEP = 1e-3  # in units of the prior: between gradients whose difference gives the curvature
@@ -195,6 +196,11 @@ def fit_kernel(
     posterior = _Posterior(family, signs, payoffs)
     with threads_for(len(signs)):
         place, value = minimised(posterior, posterior.place(begin), *posterior.bounds, patience)
+        # Rounding makes the Gram matrix indefinite: begin with a rougher one
+        while not np.isfinite(value) and begin[_ROUGH] < _NEVER_SMOOTH:
+            begin = begin.copy()
+            begin[_ROUGH] = max(begin[_ROUGH], np.log(_LEAST_ROUGHNESS)) + _ROUGHER
+            place, value = minimised(posterior, posterior.place(begin), *posterior.bounds, patience)
     return posterior.parameters(place), value
 
 
@@ -329,7 +335,10 @@ class _Likelihood:
         self._columns, self._sizes = np.ascontiguousarray(signs.T), coalition_sizes(signs)
         self._covariances = np.zeros((n_pairs, n_pairs))  # above the diagonal they stay so
         self._products, self._linear = np.empty((2, n_pairs, n_pairs))
-        self._waves, self._tilts = np.empty((2, family.n_terms, n_pairs, n_pairs))
+        self._grown, self._fallen = np.empty((2, family.n_terms, n_pairs, n_pairs))
+        self._leanings = np.empty((2, family.n_terms, n_pairs))
+        self._slope_weights, self._product_weights = np.zeros((2, n_pairs, n_pairs))
+        self._slopes_by_sizes = np.empty((n_players + 1, n_players + 1))
         self._numbers = np.full(_N_SCALARS + 1, CONSTANT_VARIANCE)
         self._alike = np.full(n_players, 1 / n_players)
         if not family.individual:
@@ -348,8 +357,10 @@ class _Likelihood:
         influences = influences / family.n_players if family.individual else self._alike
         slopes = influences * ratios if family.individual else influences
         kernel = (influences, slopes, numbers, variances, rates, skews, family.even, family.individual)
-        kept = (self._products, self._linear, self._waves, self._tilts)
-        loops.fill_triangle(self._signs, self._columns, self._sizes, *kernel, self._covariances, *kept)
+        kept = (self._products, self._linear, self._grown, self._fallen, self._leanings, self._slopes_by_sizes)
+        scales, balances = loops.fill_triangle(
+            self._signs, self._columns, self._sizes, *kernel, self._covariances, *kept
+        )
         # The lower triangle of rows is the upper one of columns, which LAPACK takes without a copy.
         factor, failed = lapack.dpotrf(self._covariances.T, lower=0, clean=0, overwrite_a=1)
         if failed:
@@ -357,18 +368,47 @@ class _Likelihood:
         weights, _ = lapack.dpotrs(factor, payoffs, lower=0)
         value = 0.5 * float(np.vdot(payoffs, weights)) + payoffs.shape[1] * float(np.log(np.diag(factor)).sum())
         inverse, _ = lapack.dpotri(factor, lower=0, overwrite_c=1)
+        derivatives = inverse.T
+        by_sizes = loops.contract_sizes(
+            derivatives,
+            np.ascontiguousarray(weights.T),
+            self._sizes,
+            self._linear,
+            self._slopes_by_sizes,
+            numbers[_LINEAR] if family.even else 0.0,
+            self._slope_weights,
+        )
+        self._product_weights[:] = 0.0
+        leaning, of_waves = np.zeros(len(payoffs)), np.empty((family.n_terms, 3))
+        for term in range(family.n_terms):
+            of_waves[term] = loops.contract_wave(
+                derivatives,
+                self._products,
+                self._grown[term],
+                self._fallen[term],
+                self._leanings[:, term],
+                balances,
+                scales[term],
+                variances[term],
+                rates[term],
+                skews[term],
+                1.0 if family.even else -1.0,
+                self._product_weights,
+                leaning,
+            )
         gradient = np.zeros(len(parameters))
         # views, filled in place
         by_number, by_variance, by_rate, by_skew, by_influence, by_ratio = family.split(gradient)
         by_players = np.empty((2, family.n_players))
-        loops.contract_gradient(
+        loops.contract_rest(
             self._signs,
-            self._columns,
-            self._sizes,
             *kernel,
-            inverse.T,
-            np.ascontiguousarray(weights),
-            *kept,
+            *by_sizes,
+            of_waves,
+            scales,
+            self._slope_weights,
+            self._product_weights,
+            leaning,
             by_number,
             by_variance,
             by_rate,

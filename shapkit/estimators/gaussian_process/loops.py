@@ -13,29 +13,73 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from shapkit.kernels import compiled
+from shapkit.kernels import compiled, compiled_in_any_order
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+_LEAST_EXPONENT = -700.0
+_LOG2_E = 1.4426950408889634
+_LN2, _LN2_REST = 0.693147180369123816490, 1.90821492927058770002e-10  # of which the first has zeros to multiply by
+_SHIFT = 1.5 * 2.0**52  # added to a number of little size, leaves a whole one
+_BITS_OF_ONE = 1023 << 52
+
 
 @compiled
-def _exponentials(product: float, total: float, rate: float, least: float) -> tuple[float, float]:
-    """exp(t (u - U)) and exp(-t (u + U)), whose product is `least` = exp(-2 t U): one exponential where it can be."""
-    grown = math.exp(rate * (product - total))
+def exponentials(products: Floats, offset: float, rate: float, powers: Floats, found: Floats) -> None:
+    """Write exp(rate (product + offset)) to `found`, for exponents up to 0; `powers` is to work with, likewise (n,).
+
+    The library's exponential is called for one number after the other. This one is worked out for as many at once as
+    the processor takes: 2^k e^r, where e^r is a polynomial (Cody and Waite 1980, chapter 6). Its error is that of the
+    last digit or two, and what would be less than 1e-304 is about that much.
+    """
+    for column in range(len(products)):
+        exponent = max(rate * (products[column] + offset), _LEAST_EXPONENT)
+        shifted = exponent * _LOG2_E + _SHIFT  # the last digits of which are k
+        whole = shifted - _SHIFT
+        rest = (exponent - whole * _LN2) - whole * _LN2_REST
+        value = 1.0 / 6227020800.0
+        value = value * rest + 1.0 / 479001600.0
+        value = value * rest + 1.0 / 39916800.0
+        value = value * rest + 1.0 / 3628800.0
+        value = value * rest + 1.0 / 362880.0
+        value = value * rest + 1.0 / 40320.0
+        value = value * rest + 1.0 / 5040.0
+        value = value * rest + 1.0 / 720.0
+        value = value * rest + 1.0 / 120.0
+        value = value * rest + 1.0 / 24.0
+        value = value * rest + 1.0 / 6.0
+        value = value * rest + 0.5
+        value = value * rest + 1.0
+        powers[column] = shifted
+        found[column] = value * rest + 1.0
+    bits = powers.view(np.int64)
+    for column in range(len(products)):
+        bits[column] = (bits[column] << 52) + _BITS_OF_ONE
+    for column in range(len(products)):
+        found[column] *= powers[column]
+
+
+@compiled
+def _exponentials(products: Floats, total: float, rate: float, powers: Floats, grown: Floats, fallen: Floats) -> None:
+    """Write exp(t (u - U)) and exp(-t (u + U)), whose product is exp(-2 t U): one exponential where it can be."""
+    exponentials(products, -total, rate, powers, grown)
+    least = math.exp(-2.0 * rate * total)
     if least > 1e-280:
-        return grown, least / grown
-    return grown, math.exp(-rate * (product + total))
+        for column in range(len(products)):
+            fallen[column] = least / grown[column]
+    else:
+        exponentials(products, total, -rate, powers, fallen)
 
 
 @compiled
-def _scales(least: Floats, rates: Floats, skews: Floats, total: float, even: bool) -> Floats:
+def _scales(rates: Floats, skews: Floats, total: float, even: bool) -> Floats:
     """What makes a wave 1 at the ends, as `_leanings` and `_exponentials` are scaled."""
     scales = np.empty(len(rates))
     for term in range(len(rates)):
         apart = math.exp(-2.0 * skews[term] * rates[term] * total)
         if even:
-            scales[term] = 1.0 / (1.0 + apart * apart + 2.0 * apart * least[term])
+            scales[term] = 1.0 / (1.0 + apart * apart + 2.0 * apart * math.exp(-2.0 * rates[term] * total))
         else:  # without the difference of two numbers that are nearly the same
             missing = math.expm1(-2.0 * skews[term] * rates[term] * total)
             scales[term] = 1.0 / (missing * missing - 2.0 * apart * math.expm1(-2.0 * rates[term] * total))
@@ -79,28 +123,41 @@ def fill_covariances(
     coalitions; the second, which includes the variance of the linear part, multiplies `linear`. Balances are
     Σ_j β_j x_j.
     """
-    least, sign = np.exp(-2.0 * rates * total), 1.0 if even else -1.0
-    scales = _scales(least, rates, skews, total, even)
+    sign = 1.0 if even else -1.0
+    scales = _scales(rates, skews, total, even)
     row_up, row_down = _leanings(row_balances, rates, skews, total)
     up, down = _leanings(column_balances, rates, skews, total)
+    powers, grown, fallen = np.empty((3, products.shape[1]))
     for row in range(products.shape[0]):
-        for column in range(products.shape[1]):
-            size, other = row_sizes[row], column_sizes[column]
-            covariance = by_sizes[size, other] + slopes_by_sizes[size, other] * linear[row, column]
-            covariance += 0.5 * pair_variance * (linear[row, column] * linear[row, column] - squares)
-            for term in range(len(rates)):
-                grown, fallen = _exponentials(products[row, column], total, rates[term], least[term])
-                grown *= row_up[term, row] * up[term, column] + row_down[term, row] * down[term, column]
-                fallen *= row_up[term, row] * down[term, column] + row_down[term, row] * up[term, column]
-                covariance += variances[term] * (grown + sign * fallen) * scales[term]
-            covariances[row, column] = covariance
+        found, slopes = covariances[row], linear[row]
+        of_size, slopes_of_size = by_sizes[row_sizes[row]], slopes_by_sizes[row_sizes[row]]
+        for column in range(len(found)):
+            slope, other = slopes[column], column_sizes[column]
+            pairs = 0.5 * pair_variance * (slope * slope - squares)
+            found[column] = of_size[other] + slopes_of_size[other] * slope + pairs
+        for term in range(len(rates)):
+            _exponentials(products[row], total, rates[term], powers, grown, fallen)
+            factor = variances[term] * scales[term]
+            _add_wave(row_up[term, row], row_down[term, row], up[term], down[term], factor, sign, grown, fallen, found)
 
 
 @compiled
-def _difference(first: float, second: float) -> float:
-    """(first - second) / (first + second) of numbers that are not negative; 0 where both have vanished."""
-    both = first + second
-    return (first - second) / both if both > 0.0 else 0.0
+def _add_wave(
+    row_up: float,
+    row_down: float,
+    up: Floats,
+    down: Floats,
+    factor: float,
+    sign: float,
+    grown: Floats,
+    fallen: Floats,
+    covariances: Floats,
+) -> None:
+    """Add the wave of one row's pair with those of columns to `covariances`, all (n_columns,)."""
+    for column in range(len(covariances)):
+        same = row_up * up[column] + row_down * down[column]
+        opposite = row_up * down[column] + row_down * up[column]
+        covariances[column] += factor * (same * grown[column] + sign * opposite * fallen[column])
 
 
 @compiled
@@ -116,11 +173,15 @@ def _size_profile(n_players: int, length: float) -> tuple[Floats, Floats]:
 
 
 @compiled
-def _mirrored(profile: Floats, size: int, other: int, sign: float) -> float:
-    """The value of `kernel.size_kernel` for two sizes; `sign` is -1 where it is odd."""
+def _mirrored(profile: Floats, sign: float) -> Floats:
+    """The values of `kernel.size_kernel` for two sizes (n + 1, n + 1); `sign` is -1 where it is odd."""
     n_players = len(profile) - 1
-    near, far = profile[abs(size - other)], profile[abs(n_players - size - other)]
-    return float(0.5 * (near + sign * far))
+    found = np.empty((n_players + 1, n_players + 1))
+    for size in range(n_players + 1):
+        for other in range(n_players + 1):
+            near, far = profile[abs(size - other)], profile[abs(n_players - size - other)]
+            found[size, other] = 0.5 * (near + sign * far)
+    return found
 
 
 @compiled
@@ -167,53 +228,159 @@ def fill_triangle(
     covariances: Floats,
     products: Floats,
     linear: Floats,
-    waves: Floats,
-    tilts: Floats,
-) -> None:
+    grown: Floats,
+    fallen: Floats,
+    leanings: Floats,
+    slopes_by_sizes: Floats,
+) -> tuple[Floats, Floats]:
     """Write the Gram matrix of pairs to the lower triangle of `covariances`, keeping what its derivatives need.
 
     `numbers` holds linear variance, rough variance, variance and length of sizes, variance and length of slopes, the
     variance of the ends, and that of a constant. `columns` is `signs` transposed. `products` and `linear` (n_pairs,
     n_pairs) receive Σ β_j x_j x'_j and the same of the slopes, or hold them already where players are not `individual`.
-    `waves` and `tilts` (n_terms, n_pairs, n_pairs) receive the waves and their derivatives in t u.
+    `grown` and `fallen` (n_terms, n_pairs, n_pairs) receive the two exponentials that waves are made of, `leanings` (2,
+    n_terms, n_pairs) what these are multiplied by, and `slopes_by_sizes` (n_players + 1, n_players + 1) what `linear`
+    is, but for the pairs of an even game. Returns the scales of the waves (n_terms,) and Σ β_j x_j (n_pairs,).
     """
     n_players = signs.shape[1]
     linear_variance, rough_variance = numbers[0], numbers[1]
-    profile, slope_profile = _size_profile(n_players, numbers[3])[0], _size_profile(n_players, numbers[5])[0]
     total, squares = influences.sum(), (slopes * slopes).sum()
-    least, sign = np.exp(-2.0 * rates * total), 1.0 if even else -1.0
-    scales = _scales(least, rates, skews, total, even)
-    up, down = _leanings(_balances(columns, influences), rates, skews, total)
+    sign = 1.0 if even else -1.0
+    by_sizes = numbers[2] * _mirrored(_size_profile(n_players, numbers[3])[0], sign)
+    slopes_by_sizes[:] = numbers[4] * _mirrored(_size_profile(n_players, numbers[5])[0], -sign)
+    if even:
+        by_sizes += numbers[7] - 0.5 * linear_variance * squares
+    else:
+        slopes_by_sizes += linear_variance
+    scales, balances = _scales(rates, skews, total, even), _balances(columns, influences)
+    leanings[0], leanings[1] = _leanings(balances, rates, skews, total)
     if individual:
         _weighted_products(signs, columns, influences, products)
         _weighted_products(signs, columns, slopes, linear)
+    powers = np.empty(signs.shape[0])
     for row in range(signs.shape[0]):
-        for column in range(row + 1):
-            size, other, slope = sizes[row], sizes[column], linear[row, column]
-            by_slope = numbers[4] * _mirrored(slope_profile, size, other, -sign)
-            covariance = numbers[2] * _mirrored(profile, size, other, sign)
-            if even:
-                covariance += numbers[7] + by_slope * slope + 0.5 * linear_variance * (slope * slope - squares)
-            else:
-                covariance += (linear_variance + by_slope) * slope
-            for term in range(len(rates)):
-                grown, fallen = _exponentials(products[row, column], total, rates[term], least[term])
-                grown *= up[term, row] * up[term, column] + down[term, row] * down[term, column]
-                fallen *= up[term, row] * down[term, column] + down[term, row] * up[term, column]
-                waves[term, row, column] = (grown + sign * fallen) * scales[term]
-                tilts[term, row, column] = (grown - sign * fallen) * scales[term]
-                covariance += variances[term] * waves[term, row, column]
-            covariances[row, column] = covariance
-        covariances[row, row] += rough_variance
+        to = row + 1
+        found, of_slopes = covariances[row, :to], linear[row, :to]
+        of_size, slopes_of_size = by_sizes[sizes[row]], slopes_by_sizes[sizes[row]]
+        for column in range(to):
+            other = sizes[column]
+            found[column] = of_size[other] + slopes_of_size[other] * of_slopes[column]
+        if even:
+            for column in range(to):
+                found[column] += 0.5 * linear_variance * of_slopes[column] * of_slopes[column]
+        for term in range(len(rates)):
+            (up, down), both = leanings[:, term], (grown[term, row, :to], fallen[term, row, :to])
+            _exponentials(products[row, :to], total, rates[term], powers[:to], *both)
+            _add_wave(up[row], down[row], up, down, variances[term] * scales[term], sign, *both, found)
+        found[row] += rough_variance
         if sizes[row] == 0 or sizes[row] == n_players:
-            covariances[row, row] += numbers[6]
+            found[row] += numbers[6]
+    return scales, balances
+
+
+# The derivatives are of half of (n_columns log det K + Σ y' K⁻¹ y) in the kernel's parameters. They are found in three
+# parts, called one by one: in one function, the compiler takes its loops for too many, and works on one number at once.
+
+
+@compiled_in_any_order
+def contract_sizes(
+    inverse: Floats,
+    weights: Floats,
+    sizes: Integers,
+    linear: Floats,
+    slopes_by_sizes: Floats,
+    pair_variance: float,
+    slope_weights: Floats,
+) -> tuple[Floats, Floats, float, float, float]:
+    """Turn K⁻¹, in the lower triangle of `inverse`, into the derivatives in each covariance, and sum them up by sizes.
+
+    A covariance that is there twice, above the diagonal too, counts twice. `weights` (n_columns, n_pairs) are K⁻¹ y,
+    and `slopes_by_sizes` is what `fill_triangle` found. `slope_weights` (n_pairs, n_pairs) receives the derivatives in
+    `linear`. Returns the sums of the derivatives by the two sizes, and of their products with `linear`, both (n_players
+    + 1, n_players + 1), the sum of those with its square, that of the diagonal, and that of the ends.
+    """
+    n_columns, n_sizes = len(weights), len(slopes_by_sizes)
+    masses, slope_masses = np.zeros((2, n_sizes, n_sizes))
+    squared = trace = of_ends = 0.0
+    for row in range(len(inverse)):
+        to, size = row + 1, sizes[row]
+        once, slopes, found = inverse[row], linear[row], slope_weights[row]
+        for column in range(to):
+            once[column] *= n_columns
+        for payoff in range(n_columns):
+            weight, others = weights[payoff, row], weights[payoff]
+            for column in range(to):
+                once[column] -= weight * others[column]
+        once[row] *= 0.5
+        trace += once[row]
+        if size == 0 or size == n_sizes - 1:
+            of_ends += once[row]
+        mass, slope_mass, by_size = masses[size], slope_masses[size], slopes_by_sizes[size]
+        for column in range(to):
+            product = once[column] * slopes[column]
+            mass[sizes[column]] += once[column]
+            slope_mass[sizes[column]] += product
+            squared += product * slopes[column]
+            found[column] = once[column] * by_size[sizes[column]] + pair_variance * product
+    return masses, slope_masses, squared, trace, of_ends
+
+
+@compiled_in_any_order
+def contract_wave(
+    derivatives: Floats,
+    products: Floats,
+    grown: Floats,
+    fallen: Floats,
+    leanings: Floats,
+    balances: Floats,
+    scale: float,
+    variance: float,
+    rate: float,
+    skew: float,
+    sign: float,
+    product_weights: Floats,
+    leaning: Floats,
+) -> tuple[float, float, float]:
+    """Add a wave's derivatives to `product_weights` (n_pairs, n_pairs), in `products`, and `leaning`, in `balances`.
+
+    `derivatives` are what `contract_sizes` makes of K⁻¹. Returns the sums of their products with the wave, of those
+    with its derivative in t u, times u, and of those with its derivative in the leanings b, times Σ β_j x_j.
+    """
+    (up, down), work = leanings, np.empty(len(balances))
+    factor, lean = variance * rate, variance * rate * skew
+    waves = tilted = leant = 0.0
+    for row in range(len(derivatives)):
+        to, row_up, row_down = row + 1, up[row] * scale, down[row] * scale
+        once, high, low = derivatives[row], grown[row], fallen[row]
+        product, found = products[row], product_weights[row]
+        # loops of few arrays each, or the compiler cannot tell that these are apart
+        for column in range(to):
+            rising = once[column] * high[column] * (row_up * up[column] + row_down * down[column])
+            falling = sign * once[column] * low[column] * (row_up * down[column] + row_down * up[column])
+            waves += rising + falling
+            work[column] = rising - falling
+        for column in range(to):
+            tilted += work[column] * product[column]
+            found[column] += factor * work[column]
+        if lean != 0.0:
+            # the part that grows with t u leans as tanh(b + b') does, the other as tanh(b - b')
+            by_row = by_columns = 0.0
+            for column in range(to):
+                rising = once[column] * high[column] * (row_up * up[column] - row_down * down[column])
+                falling = sign * once[column] * low[column] * (row_up * down[column] - row_down * up[column])
+                by_row += rising + falling
+                work[column] = rising - falling
+            for column in range(to):
+                by_columns += work[column] * balances[column]
+                leaning[column] += lean * work[column]
+            leaning[row] += lean * by_row
+            leant += by_row * balances[row] + by_columns
+    return waves, tilted, leant
 
 
 @compiled
-def contract_gradient(
+def contract_rest(
     signs: Floats,
-    columns: Floats,
-    sizes: Integers,
     influences: Floats,
     slopes: Floats,
     numbers: Floats,
@@ -222,12 +389,16 @@ def contract_gradient(
     skews: Floats,
     even: bool,
     individual: bool,
-    inverse: Floats,
-    weights: Floats,
-    products: Floats,
-    linear: Floats,
-    waves: Floats,
-    tilts: Floats,
+    masses: Floats,
+    slope_masses: Floats,
+    squared: float,
+    trace: float,
+    of_ends: float,
+    of_waves: Floats,
+    scales: Floats,
+    slope_weights: Floats,
+    product_weights: Floats,
+    leaning: Floats,
     by_number: Floats,
     by_variance: Floats,
     by_rate: Floats,
@@ -235,106 +406,44 @@ def contract_gradient(
     by_influence: Floats,
     by_slope: Floats,
 ) -> None:
-    """Write the derivatives of half of (n_columns log det K + Σ y' K⁻¹ y) in the kernel's parameters.
+    """Write the derivatives in the kernel's parameters.
 
-    `inverse` (n_pairs, n_pairs) holds K⁻¹ in its lower triangle, and `weights` (n_pairs, n_columns) are K⁻¹ y; the
-    other arguments up to `tilts` are those of `fill_triangle`. `by_number` (7,), `by_variance`, `by_rate` and `by_skew`
+    The arguments up to `individual` are those of `fill_triangle`; those up to `leaning` are what the other two found,
+    `of_waves` (n_terms, 3) what they returned of each wave. `by_number` (7,), `by_variance`, `by_rate` and `by_skew`
     (n_terms,) receive the derivatives in the logarithms of `numbers`, `variances`, `rates` and `skews`, except that of
     the rough variance itself; `by_influence` and `by_slope` (n_players,) those in `influences` and `slopes` themselves,
     where players are `individual`.
     """
-    n_pairs, n_players = signs.shape
-    n_columns, n_terms = weights.shape[1], len(rates)
+    n_players, total = len(influences), influences.sum()
+    sign = 1.0 if even else -1.0
+    squares, everything = (slopes * slopes).sum(), masses.sum()
     profile, profile_slope = _size_profile(n_players, numbers[3])
     slope_profile, slope_slope = _size_profile(n_players, numbers[5])
-    sign = 1.0 if even else -1.0
-    everything = squared = by_size = by_length = by_slopes = by_slope_length = additive = trace = of_ends = 0.0
-    wave_totals, tilt_totals, lean_totals = np.zeros(n_terms), np.zeros(n_terms), np.zeros(n_terms)
-    total = influences.sum()
-    balances, leaning = _balances(columns, influences), np.zeros(n_pairs)
-    up, down = _leanings(balances, rates, skews, total)
-    by_influence[:] = 0.0
-    by_slope[:] = 0.0
-    of_products, of_linear = np.empty(n_players), np.empty(n_players)
-    for row in range(n_pairs):
-        of_products[:] = 0.0
-        of_linear[:] = 0.0
-        for column in range(row + 1):
-            size, other, slope = sizes[row], sizes[column], linear[row, column]
-            once = n_columns * inverse[row, column]
-            for payoff in range(n_columns):
-                once -= weights[row, payoff] * weights[column, payoff]
-            once *= 0.5 if row == column else 1.0  # the entry above the diagonal is the same
-            if row == column:
-                trace += once
-                if size == 0 or size == n_players:
-                    of_ends += once
-            everything += once
-            squared += once * slope * slope
-            additive += once * slope
-            by_size += once * _mirrored(profile, size, other, sign)
-            by_length += once * _mirrored(profile_slope, size, other, sign)
-            of_sizes = _mirrored(slope_profile, size, other, -sign)
-            by_slopes += once * slope * of_sizes
-            by_slope_length += once * slope * _mirrored(slope_slope, size, other, -sign)
-            weight = 0.0
-            for term in range(n_terms):
-                tilt = tilts[term, row, column]
-                wave_totals[term] += once * waves[term, row, column]
-                tilt_totals[term] += once * tilt * products[row, column]
-                weight += variances[term] * rates[term] * tilt
-                # the part that grows with t u leans as tanh(b + b') does, the other as tanh(b - b')
-                wave = waves[term, row, column]
-                same = (
-                    0.5
-                    * (wave + tilt)
-                    * _difference(up[term, row] * up[term, column], down[term, row] * down[term, column])
-                )
-                opposite = (
-                    0.5
-                    * (wave - tilt)
-                    * _difference(up[term, row] * down[term, column], down[term, row] * up[term, column])
-                )
-                by_row, by_column = once * (same + opposite), once * (same - opposite)
-                lean_totals[term] += by_row * balances[row] + by_column * balances[column]
-                lean = variances[term] * rates[term] * skews[term]
-                leaning[row] += lean * by_row
-                leaning[column] += lean * by_column
-            if individual:
-                linear_weight = once * (numbers[4] * of_sizes + numbers[0] * (slope if even else 1.0))
-                product_weight = once * weight
-                seen = signs[column]
-                for player in range(n_players):
-                    of_linear[player] += linear_weight * seen[player]
-                    of_products[player] += product_weight * seen[player]
-        for player in range(n_players if individual else 0):
-            by_slope[player] += signs[row, player] * of_linear[player]
-            by_influence[player] += signs[row, player] * of_products[player]
-    squares = (slopes * slopes).sum()
-    by_number[0] = numbers[0] * (0.5 * (squared - squares * everything) if even else additive)
+    by_number[0] = numbers[0] * (0.5 * (squared - squares * everything) if even else slope_masses.sum())
     by_number[1] = trace
-    by_number[2] = numbers[2] * by_size
-    by_number[3] = numbers[2] * by_length
-    by_number[4] = numbers[4] * by_slopes
-    by_number[5] = numbers[4] * by_slope_length
+    by_number[2] = numbers[2] * (masses * _mirrored(profile, sign)).sum()
+    by_number[3] = numbers[2] * (masses * _mirrored(profile_slope, sign)).sum()
+    by_number[4] = numbers[4] * (slope_masses * _mirrored(slope_profile, -sign)).sum()
+    by_number[5] = numbers[4] * (slope_masses * _mirrored(slope_slope, -sign)).sum()
     by_number[6] = numbers[6] * of_ends
-    scales = _scales(np.exp(-2.0 * rates * total), rates, skews, total, even)
     shared = 0.0  # from what waves are scaled by
-    for term in range(n_terms):
+    for term in range(len(rates)):
+        waves, tilted, leant = of_waves[term]
         apart = math.exp(-2.0 * skews[term] * rates[term] * total)
         least = math.exp(-2.0 * rates[term] * total)
         steepness = (1.0 + apart * apart - 2.0 * sign * apart * least) * scales[term]
         skewness = 2.0 * (1.0 - apart * apart) * scales[term]
-        by_variance[term] = variances[term] * wave_totals[term]
-        leant = skews[term] * (lean_totals[term] - total * skewness * wave_totals[term])
+        by_variance[term] = variances[term] * waves
+        leant = skews[term] * (leant - total * skewness * waves)
         by_skew[term] = variances[term] * rates[term] * leant
-        by_rate[term] = (
-            variances[term] * rates[term] * (tilt_totals[term] - total * steepness * wave_totals[term] + leant)
-        )
-        shared += variances[term] * rates[term] * wave_totals[term] * (steepness + skews[term] * skewness)
-    for player in range(n_players):
-        by_influence[player] -= shared
-        if individual:
-            by_influence[player] += columns[player] @ leaning
-        if even:  # from the squares that products of pairs leave out
-            by_slope[player] -= numbers[0] * slopes[player] * everything
+        by_rate[term] = variances[term] * rates[term] * (tilted - total * steepness * waves + leant)
+        shared += variances[term] * rates[term] * waves * (steepness + skews[term] * skewness)
+    by_influence[:] = -shared
+    # from the squares that products of pairs leave out
+    by_slope[:] = (-numbers[0] * everything if even else 0.0) * slopes
+    if individual:
+        by_products, by_linear = product_weights @ signs, slope_weights @ signs
+        for row in range(len(signs)):
+            for player in range(n_players):
+                by_influence[player] += signs[row, player] * (by_products[row, player] + leaning[row])
+                by_slope[player] += signs[row, player] * by_linear[row, player]

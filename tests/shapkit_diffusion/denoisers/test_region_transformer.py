@@ -358,17 +358,48 @@ def test_wrong_calls(plain: Denoiser, regions: Regions) -> None:
         small_transformer(8, width=18)
 
 
-@pytest.mark.parametrize("composed", [False, True])
-def test_copies_of_an_image_cost_its_tokens_once_and_change_no_loss(plain: Denoiser, composed: bool) -> None:
-    halves = Regions.from_labels((torch.arange(8) >= 4).long()[None, :, None].expand(1, -1, 8), {"mouth": [1]})
-    unet = small_denoiser(8, channels=(8, 8))
-    local = ComposedDenoiser(unet, halves, staged=True) if composed else local_model(plain, halves)
-    config = TrainConfig(steps=1, batch_size=8, noises_per_image=4)
+@pytest.mark.parametrize("kind", ["staged", "star", "chain"])
+def test_what_looks_at_nothing_learns_from_every_image_and_the_rest_from_the_finished_ones(
+    plain: Denoiser, regions: Regions, kind: str
+) -> None:
+    """Two passes do the same: one over each row's own image, and one over its finished one, where that is in sight."""
+    local: Denoiser
+    if kind == "staged":
+        local = ComposedDenoiser(small_denoiser(8, channels=(8, 8)), regions, staged=True)
+    else:
+        local = local_model(plain, regions, CHAIN if kind == "chain" else None)
+    config = TrainConfig(steps=1, batch_size=8, noises_per_image=4, concept_weight=3)
     batch = draw_batch(render_faces(8, 8), config, local.n_timesteps, 0)
-    assert len(batch.clean) == 2
-    x = local.add_noise(batch.images, batch.noise, batch.timesteps)
-    squares = (local(x, batch.timesteps, batch.images) - local.target(batch.images, batch.noise, batch.timesteps)) ** 2
-    torch.testing.assert_close(losses(local, local, batch, config, None, 0).denoising, squares.mean())
+    assert len(batch.finished) == 2 and len(batch.indices.unique()) == 8
+
+    def squares(images: Tensor) -> Tensor:
+        x = local.add_noise(images, batch.noise, batch.timesteps)
+        target = local.target(images, batch.noise, batch.timesteps)
+        found: Tensor = (local(x, batch.timesteps, images) - target).square()
+        return found
+
+    given = local.given_others
+    finished = squares(batch.finished.repeat_interleave(4, dim=0))
+    expected = torch.where(given, 3 * finished, squares(batch.images)).mean()
+    found = losses(local, local, batch, config, None, 0).denoising
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_anchor_sees_whole_images(plain: Denoiser, regions: Regions) -> None:
+    """Where noises share a finished image, the targets of one pass are patched together, and no face."""
+    local, anchor = local_model(plain, regions), filled(small_transformer(8, width=16, depth=3, heads=2), seed=1)
+    config = TrainConfig(steps=1, batch_size=8, noises_per_image=4, anchor=True)
+    batch = draw_batch(render_faces(8, 8), config, local.n_timesteps, 0)
+    own = local.add_noise(batch.images, batch.noise, batch.timesteps)
+    finished = batch.finished.repeat_interleave(4, dim=0)
+    anew = local.add_noise(finished, batch.noise, batch.timesteps)
+    expected = torch.where(
+        local.given_others,
+        local(anew, batch.timesteps, finished) - local.target(finished, batch.noise, batch.timesteps),
+        local(own, batch.timesteps, batch.images) - anchor(own, batch.timesteps),
+    )
+    found = losses(local, local, batch, config, None, 0, anchor).denoising
+    torch.testing.assert_close(found, expected.square().mean(), rtol=1e-5, atol=1e-6)
 
 
 def test_training_with_recomputed_activations(tmp_path: Path) -> None:

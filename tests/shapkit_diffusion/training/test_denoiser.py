@@ -293,20 +293,30 @@ def test_batches_cover_every_image_once_per_epoch_and_pair_their_timesteps(small
     assert not np.array_equal(images, np.concatenate([to_bytes(batch.images) for batch in second_epoch]))
 
 
-def test_copies_of_an_image_differ_in_noise_and_timestep(small_faces: LabelledImages) -> None:
+@pytest.mark.parametrize("own_regions", [False, True], ids=["one partition", "each image's own"])
+def test_copies_have_a_finished_image_in_common_and_noise_and_timestep_of_their_own(
+    small_faces: LabelledImages, own_regions: bool
+) -> None:
     config = replace(QUICK, batch_size=8, noises_per_image=4, flip=True)
-    batches = [draw_batch(small_faces, config, 1000, step) for step in range(20)]  # 2 images each: one epoch of 40
-    assert sorted(number for batch in batches for number in batch.indices[::4].tolist()) == list(range(40))
+    config = replace(config, regions="label_maps") if own_regions else config
+    batches = [draw_batch(small_faces, config, 1000, step) for step in range(20 if own_regions else 5)]
+    numbers = [number for batch in batches for number in batch.indices[:: 4 if own_regions else 1].tolist()]
+    assert sorted(numbers) == list(range(40))  # one epoch
+    left_of = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    left_of[..., :9] = True
     for batch in batches:
         assert sorted((batch.timesteps * 8 // 1000).tolist()) == list(range(8))  # one per stratum
         assert len(batch.noise.flatten(1).unique(dim=0)) == 8
-        for rows in (slice(0, 4), slice(4, 8)):
-            assert torch.equal(batch.images[rows], batch.clean[rows.start // 4 : rows.stop // 4].expand(4, -1, -1, -1))
-            for same in (batch.images, batch.labels, batch.indices, batch.mirrored):
-                assert len(same[rows].flatten(1).unique(dim=0)) == 1 if same.ndim > 1 else len(same[rows].unique()) == 1
+        assert len(batch.indices.unique()) == (2 if own_regions else 8)
+        assert torch.equal(batch.finished, batch.images[::4])
+        targets = batch.targets(left_of)
+        for row in range(8):
+            assert torch.equal(targets[row, :, :, :9], batch.finished[row // 4, :, :, :9])
+            assert torch.equal(targets[row, :, :, 9:], batch.images[row, :, :, 9:])
         halves = [draw_batch(small_faces, config, 1000, 3, rank=rank, world=2) for rank in range(2)]
-        assert torch.equal(torch.cat([half.images for half in halves]), batches[3].images)
-    assert {bool(batch.mirrored[0]) for batch in batches} == {True, False}
+        for name in ("images", "labels", "indices", "mirrored", "timesteps"):
+            assert torch.equal(torch.cat([getattr(half, name) for half in halves]), getattr(batches[3], name))
+    assert {bool(mirrored) for batch in batches for mirrored in batch.mirrored} == {True, False}
 
 
 def test_several_noises_are_refused_where_each_image_must_have_one() -> None:

@@ -10,6 +10,7 @@ from scipy.optimize import minimize, rosen, rosen_der
 
 import shapkit
 from shapkit.coalitions import enumerate_coalitions
+from shapkit.estimators.gaussian_process import loops
 from shapkit.estimators.gaussian_process.components import Component, PartModel, components
 from shapkit.estimators.gaussian_process.kernel import CONSTANT_VARIANCE, PartPosterior
 from shapkit.estimators.gaussian_process.kernel_fit import (
@@ -110,6 +111,30 @@ def test_the_compiled_objective_is_that_of_the_kernel(n_terms, individual, even)
     prior = 0.5 * np.sum(((parameters - mean) / deviation) ** 2)
     expected = prior - log_likelihood(kernel, pairs, payoffs)
     assert objective(parameters, family, pairs, payoffs)[0] == pytest.approx(expected, rel=1e-10)
+
+
+def test_exponentials_of_many_numbers_are_the_library_s_to_two_digits():
+    exponents = np.concatenate([-(np.random.default_rng(0).exponential(size=10_000) ** 4), [0.0, -1e-300, -700.0]])
+    exponents = exponents[exponents >= -700]
+    found, work = np.empty((2, len(exponents)))
+    loops.exponentials(2 * exponents - 3, 3.0, 0.5, work, found)
+    np.testing.assert_allclose(found, np.exp((2 * exponents - 3 + 3) / 2), rtol=2**-51)
+    assert found[np.flatnonzero(exponents == 0)] == 1.0
+    tiny = np.array([-701.0, -800.0, -1e9, -1e300])
+    loops.exponentials(tiny, 0.0, 1.0, work[:4], found[:4])
+    assert (found[:4] > 0).all() and (found[:4] < 1e-303).all()
+
+
+def test_a_fit_begins_rougher_where_rounding_makes_the_matrix_indefinite():
+    pairs, component = _component(shapkit.Game(lambda c: np.sqrt(c.sum(axis=1)), 10), 300)
+    family, scores = replace(component.family, skewed=False), component.scores
+    smooth = family.table()[:, 0]
+    scalars, variances, rates = family.split(smooth)[:3]
+    scalars[1], variances[:], rates[:] = -25.0, 9.0, -7.0  # hardly rough, and waves hardly more than linear
+    assert objective(smooth, family, pairs, scores)[0] == np.inf
+    parameters, value = fit_kernel(family, pairs, scores, smooth)
+    assert np.isfinite(value) and value == objective(parameters, family, pairs, scores)[0]
+    assert value < objective(family.table()[:, 0], family, pairs, scores)[0] + 1.0
 
 
 def _component(game: shapkit.Game, n_pairs: int) -> tuple[np.ndarray, Component]:
