@@ -173,15 +173,29 @@ def _size_profile(n_players: int, length: float) -> tuple[Floats, Floats]:
 
 
 @compiled
-def _mirrored(profile: Floats, sign: float) -> Floats:
-    """The values of `kernel.size_kernel` for two sizes (n + 1, n + 1); `sign` is -1 where it is odd."""
+def _mirrored(profile: Floats, size: int, other: int, sign: float) -> float:
+    """The value of `kernel.size_kernel` for two sizes; `sign` is -1 where it is odd."""
     n_players = len(profile) - 1
-    found = np.empty((n_players + 1, n_players + 1))
-    for size in range(n_players + 1):
-        for other in range(n_players + 1):
-            near, far = profile[abs(size - other)], profile[abs(n_players - size - other)]
-            found[size, other] = 0.5 * (near + sign * far)
-    return found
+    near, far = profile[abs(size - other)], profile[abs(n_players - size - other)]
+    return float(0.5 * (near + sign * far))
+
+
+@compiled
+def _fill_sizes(profile: Floats, sign: float, variance: float, constant: float, covariances: Floats) -> None:
+    """Write what `_mirrored` gives for any two sizes, times a variance and plus a constant, to `covariances`."""
+    for size in range(len(profile)):
+        for other in range(len(profile)):
+            covariances[size, other] = variance * _mirrored(profile, size, other, sign) + constant
+
+
+@compiled
+def _contract_sizes(profile: Floats, sign: float, masses: Floats) -> float:
+    """The sum of what `_mirrored` gives for any two sizes, each times its mass."""
+    total = 0.0
+    for size in range(len(profile)):
+        for other in range(len(profile)):
+            total += masses[size, other] * _mirrored(profile, size, other, sign)
+    return total
 
 
 @compiled
@@ -246,12 +260,10 @@ def fill_triangle(
     linear_variance, rough_variance = numbers[0], numbers[1]
     total, squares = influences.sum(), (slopes * slopes).sum()
     sign = 1.0 if even else -1.0
-    by_sizes = numbers[2] * _mirrored(_size_profile(n_players, numbers[3])[0], sign)
-    slopes_by_sizes[:] = numbers[4] * _mirrored(_size_profile(n_players, numbers[5])[0], -sign)
-    if even:
-        by_sizes += numbers[7] - 0.5 * linear_variance * squares
-    else:
-        slopes_by_sizes += linear_variance
+    of_pairs, of_slopes = (0.5 * linear_variance, 0.0) if even else (0.0, linear_variance)
+    by_sizes, constant = np.empty_like(slopes_by_sizes), numbers[7] - of_pairs * squares if even else 0.0
+    _fill_sizes(_size_profile(n_players, numbers[3])[0], sign, numbers[2], constant, by_sizes)
+    _fill_sizes(_size_profile(n_players, numbers[5])[0], -sign, numbers[4], of_slopes, slopes_by_sizes)
     scales, balances = _scales(rates, skews, total, even), _balances(columns, influences)
     leanings[0], leanings[1] = _leanings(balances, rates, skews, total)
     if individual:
@@ -260,14 +272,11 @@ def fill_triangle(
     powers = np.empty(signs.shape[0])
     for row in range(signs.shape[0]):
         to = row + 1
-        found, of_slopes = covariances[row, :to], linear[row, :to]
+        found, slope = covariances[row, :to], linear[row, :to]
         of_size, slopes_of_size = by_sizes[sizes[row]], slopes_by_sizes[sizes[row]]
         for column in range(to):
             other = sizes[column]
-            found[column] = of_size[other] + slopes_of_size[other] * of_slopes[column]
-        if even:
-            for column in range(to):
-                found[column] += 0.5 * linear_variance * of_slopes[column] * of_slopes[column]
+            found[column] = of_size[other] + (slopes_of_size[other] + of_pairs * slope[column]) * slope[column]
         for term in range(len(rates)):
             (up, down), both = leanings[:, term], (grown[term, row, :to], fallen[term, row, :to])
             _exponentials(products[row, :to], total, rates[term], powers[:to], *both)
@@ -421,10 +430,10 @@ def contract_rest(
     slope_profile, slope_slope = _size_profile(n_players, numbers[5])
     by_number[0] = numbers[0] * (0.5 * (squared - squares * everything) if even else slope_masses.sum())
     by_number[1] = trace
-    by_number[2] = numbers[2] * (masses * _mirrored(profile, sign)).sum()
-    by_number[3] = numbers[2] * (masses * _mirrored(profile_slope, sign)).sum()
-    by_number[4] = numbers[4] * (slope_masses * _mirrored(slope_profile, -sign)).sum()
-    by_number[5] = numbers[4] * (slope_masses * _mirrored(slope_slope, -sign)).sum()
+    by_number[2] = numbers[2] * _contract_sizes(profile, sign, masses)
+    by_number[3] = numbers[2] * _contract_sizes(profile_slope, sign, masses)
+    by_number[4] = numbers[4] * _contract_sizes(slope_profile, -sign, slope_masses)
+    by_number[5] = numbers[4] * _contract_sizes(slope_slope, -sign, slope_masses)
     by_number[6] = numbers[6] * of_ends
     shared = 0.0  # from what waves are scaled by
     for term in range(len(rates)):
