@@ -23,6 +23,7 @@ from scipy.linalg import qr, solve_triangular
 
 from shapkit.coalitions import Coalitions
 from shapkit.estimators.threads import one_thread
+from shapkit.estimators.unanimity import few_unanimity_games
 from shapkit.kernels import compiled
 
 Floats = NDArray[np.float64]
@@ -209,14 +210,34 @@ class KnownPolynomial:
 def short_polynomial(signs: Floats, odd: Floats, even: Floats, even_counts: bool) -> FittedPolynomial | None:
     """Return the polynomial of few terms that is the odd or the even part of an output on the first 1,280 pairs.
 
-    Each part of the game has at most two thirds as many terms as these are beyond 16. None if there is none.
+    Each part of the game has at most two thirds as many terms as these are beyond 16, unless the game is a sum of few
+    unanimity games. None if there is none.
 
     Args: as for `fit_polynomial`.
     """
-    searched = slice(MOST_SEARCHED)
-    most_terms = int((len(signs[searched]) - _MORE_PAIRS) / _PAIRS_PER_TERM)
-    found = fit_polynomial(signs[searched], odd[searched], even[searched], most_terms, even_counts)
+    signs, odd, even = signs[:MOST_SEARCHED], odd[:MOST_SEARCHED], even[:MOST_SEARCHED]
+    most_terms = int((len(signs) - _MORE_PAIRS) / _PAIRS_PER_TERM)
+    found = fit_polynomial(signs, odd, even, most_terms, even_counts)
+    if found is not None and found.odd_solved.all() and (found.even_solved.all() or not even_counts):
+        return found
+    summed = _sum_of_unanimity_games(signs, odd, even) if odd.shape[1] <= MOST_OUTPUTS else None
+    if summed is not None:
+        return summed
     return found if found is not None and (found.odd_solved.any() or found.even_solved.any()) else None
+
+
+def _sum_of_unanimity_games(signs: Floats, odd: Floats, even: Floats) -> FittedPolynomial | None:
+    """The polynomial of a sum of few unanimity games that gives the payoffs of all pairs, if there is one."""
+    members = np.concatenate([signs, -signs]) > 0
+    games = few_unanimity_games(members, np.concatenate([even + odd, even - odd]))
+    if games is None:
+        return None
+    terms, coefficients = games.products()
+    places = {term: place for place, term in enumerate(terms)}
+    parents = np.array([-1] + [places[term[:-1]] for term in terms[1:]])
+    players = np.array([-1] + [term[-1] for term in terms[1:]])
+    solved = np.ones(odd.shape[1], dtype=np.bool_)
+    return FittedPolynomial(Polynomial(parents, players, coefficients, signs.shape[1]), solved, solved)
 
 
 def known_polynomial(signs: Floats, odd: Floats, even: Floats, found: FittedPolynomial) -> KnownPolynomial | None:

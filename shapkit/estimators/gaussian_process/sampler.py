@@ -82,8 +82,8 @@ class GaussianProcessSampler:
     Where the pairs evaluated since were further from what the last two kernels had foretold than these were sure of, it
     is multiplied by that instead. How often nominal 95 % intervals cover is in `docs/accuracy.md`. A game that is
     additive on all pairs evaluated, more than there are players, is taken to be additive, with standard errors of zero;
-    so is one that is a polynomial of few terms (`known_polynomial`), as a shallow tree is, and a sum of few
-    interactions. Once all pairs are known the values are exact.
+    so is one that is a polynomial of few terms (`known_polynomial`), as a shallow tree is, or a sum of few unanimity
+    games (`few_unanimity_games`). Once all pairs are known the values are exact.
 
     With 50 players or more, two of them are evaluated alone and against all others at first, and then twice as many
     each time while at least half add the same to nobody as to all others. Those who do are taken to be additive, with

@@ -1,0 +1,216 @@
+"""Games that are sums of few unanimity games, found from some of their coalitions.
+
+Every game is a sum Σ_S d_S u_S, where the unanimity game u_S pays 1 to the coalitions that hold all of S, and d_S is
+the Harsanyi dividend of S: its Möbius transform. A sum of thirty unanimity games of up to five players has hundreds of
+terms as a polynomial, and thirty as such a sum, which as many more coalitions tell.
+
+The search is orthogonal least squares (Chen, Billings and Luo 1989): each term in turn is the one that leaves the
+least, all others so far fitted anew. That Möbius transforms of few terms take few samples is by Kang, Erginbas, Butler,
+Pedarsani and Ramchandran (2024), who choose the coalitions for it; here they are those that were evaluated anyway.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shapkit.coalitions import Coalitions
+from shapkit.estimators.threads import one_thread
+
+Floats = NDArray[np.float64]
+
+Games = NDArray[np.float32]
+"""What unanimity games pay to coalitions, 0 and 1, (n_games, n_coalitions)."""
+
+_MOST_CANDIDATES, _LARGEST = 20_000, 5  # and players of each
+_PER_TERM_TRIED, _PER_TERM = 5, 10  # coalitions: some of those tried on the way turn out not to be there
+_MOST_TRIED = 64  # more would take longer than what is known by them is worth
+_LEAST_SEEN = 10  # coalitions that hold a carrier, or it may be the game of another one that was seen
+_LOOK, _SLOW = 16, 0.65  # a search ends where so many terms leave more than this of what was left
+_DEPENDENT = 1e-4  # of its length, at most, is left of a term that the others make up
+_SOLVED = 1e-11  # relative: what is left of payoffs is rounding
+_NONE = 1e-9  # of the largest dividend: one that is not there
+_MOST_GUIDING = 8  # outputs that the search looks at
+
+
+@dataclass(frozen=True)
+class UnanimityGames:
+    """A sum of unanimity games.
+
+    Attributes:
+        carriers: the players of each, in increasing order; those of a constant are none.
+        dividends: float64 (n_carriers, n_columns).
+    """
+
+    carriers: list[tuple[int, ...]]
+    dividends: Floats
+
+    def products(self) -> tuple[list[tuple[int, ...]], Floats]:
+        """Return the same as a polynomial of signs, +1 for members and -1 for the others: terms and coefficients.
+
+        The terms are in the order of their sizes, the empty one first, and hold all parts of each other. Coefficients
+        are float64 (n_terms, n_columns).
+
+        >>> UnanimityGames([(0, 2)], np.array([[4.0]])).products()
+        ([(), (0,), (2,), (0, 2)], array([[1.],
+               [1.],
+               [1.],
+               [1.]]))
+        """
+        nothing: Floats = np.zeros(self.dividends.shape[1])
+        found: dict[tuple[int, ...], Floats] = {(): nothing}
+        for carrier, dividends in zip(self.carriers, self.dividends, strict=True):
+            share = dividends / 2 ** len(carrier)  # the carrier's game is the product of (1 + x_j) / 2
+            for size in range(len(carrier) + 1):
+                for part in combinations(carrier, size):
+                    found[part] = found.get(part, nothing) + share
+        terms = sorted(found, key=lambda term: (len(term), term))
+        return terms, np.array([found[term] for term in terms])
+
+
+def few_unanimity_games(members: Coalitions, payoffs: Floats) -> UnanimityGames | None:
+    """Return the sum of few unanimity games that leaves nothing but rounding of payoffs; None if none was found.
+
+    They are at most one for ten coalitions, of up to five players each, or of fewer if there would be more than 20,000
+    candidates. At least ten of the coalitions hold each carrier, and on them no game of similar carriers is a sum of
+    these: one that is larger than those looked for, say.
+
+    Args:
+        members: bool (n_coalitions, n_players), distinct coalitions.
+        payoffs: (n_coalitions, n_columns).
+
+    >>> from shapkit.coalitions import members_of_masks
+    >>> members = members_of_masks(range(0, 256, 3), 8)
+    >>> payoffs = 2.0 * members[:, [1]] - 3.0 * (members[:, [0]] & members[:, [4]] & members[:, [7]])
+    >>> found = few_unanimity_games(members, payoffs)
+    >>> dict(zip(found.carriers, found.dividends[:, 0].round(9).tolist()))
+    {(1,): 2.0, (0, 4, 7): -3.0}
+    """
+    most_terms, most_tried = len(members) // _PER_TERM, min(len(members) // _PER_TERM_TRIED, _MOST_TRIED)
+    if most_terms < 1 or not np.ptp(payoffs, axis=0).any():
+        return None
+    carriers, games = _candidates(members)
+    with one_thread():
+        terms = _Search(games, payoffs).terms(most_tried)
+    if terms is None:
+        return None
+    terms.sort()  # by size
+    there = np.abs(_dividends(games[terms], payoffs)).max(axis=1)
+    terms = [term for term, size in zip(terms, there, strict=True) if size > _NONE * there.max()]
+    if len(terms) > most_terms or (games[terms].sum(axis=1) < _LEAST_SEEN).any():
+        return None
+    found = UnanimityGames([carriers[term] for term in terms], _dividends(games[terms], payoffs))
+    left = np.abs(payoffs - games[terms].T.astype(np.float64) @ found.dividends).max(axis=0)
+    solved = (left <= 10 * _SOLVED * np.abs(payoffs).max(axis=0)).all()
+    return found if solved and _told_apart(found.carriers, members) else None
+
+
+def _dividends(games: Games, payoffs: Floats) -> Floats:
+    """Those (n_games, n_columns) that leave the least squares of payoffs (n_coalitions, n_columns)."""
+    return np.asarray(np.linalg.lstsq(games.T.astype(np.float64), payoffs, rcond=None)[0])
+
+
+def _candidates(members: Coalitions) -> tuple[list[tuple[int, ...]], Games]:
+    """Carriers in the order of their sizes, the empty one first, and their games."""
+    n_players = members.shape[1]
+    carriers: list[tuple[int, ...]] = [()]
+    for size in range(1, _LARGEST + 1):
+        if len(carriers) + comb(n_players, size) > _MOST_CANDIDATES:
+            break
+        carriers += combinations(range(n_players), size)
+    places = {carrier: number for number, carrier in enumerate(carriers)}
+    columns = np.ascontiguousarray(members.T, dtype=np.float32)
+    games = np.ones((len(carriers), len(members)), dtype=np.float32)
+    for number, carrier in enumerate(carriers[1:], start=1):
+        np.multiply(games[places[carrier[:-1]]], columns[carrier[-1]], out=games[number])
+    return carriers, games
+
+
+def _told_apart(carriers: list[tuple[int, ...]], members: Coalitions) -> bool:
+    """Whether on these coalitions no game of similar carriers is a sum of the carriers' games.
+
+    If one were, it might be what is there in their place. Similar carriers hold a player more or less than one of them,
+    or all players of two.
+    """
+    known = {frozenset(carrier) for carrier in carriers}
+    everyone = range(members.shape[1])
+    similar = {carrier ^ {player} for carrier in known for player in everyone}
+    similar |= {first | second for first, second in combinations(known, 2)}
+    games = _games_of(carriers, members)
+    rivals = _games_of([tuple(carrier) for carrier in similar - known], members)
+    basis = np.linalg.qr(games.T)[0]
+    squares = rivals.sum(axis=1)
+    left = squares - ((rivals @ basis) ** 2).sum(axis=1)
+    return bool((left[squares > 0] > _DEPENDENT * squares[squares > 0]).all())
+
+
+def _games_of(carriers: list[tuple[int, ...]], members: Coalitions) -> Floats:
+    """What carriers' unanimity games pay to coalitions, (n_carriers, n_coalitions)."""
+    return np.array([members[:, list(carrier)].all(axis=1) for carrier in carriers], dtype=np.float64)
+
+
+class _Search:
+    """What is left of payoffs, and of candidates, beside the terms chosen so far.
+
+    Args:
+        games: those of the candidates, the first one constant.
+        payoffs: (n_coalitions, n_columns).
+    """
+
+    def __init__(self, games: Games, payoffs: Floats) -> None:
+        norms = np.linalg.norm(payoffs, axis=0)
+        guiding = np.flatnonzero(norms > 0)[:_MOST_GUIDING]
+        self._games = games
+        self._residuals = payoffs[:, guiding] / norms[guiding]
+        self._squares = games.sum(axis=1, dtype=np.float64)
+        self._left = self._squares.copy()  # of each candidate's square, beside the terms
+        self._basis = np.empty((0, len(payoffs)))
+
+    def terms(self, most: int) -> list[int] | None:
+        """The candidates that leave nothing of the payoffs; None if there are no such few."""
+        chosen: list[int] = []
+        lengths: list[float] = []
+        term = 0  # the constant
+        while len(chosen) < most:
+            if self._joins(term):
+                chosen.append(term)
+                lengths.append(float(np.linalg.norm(self._residuals)))
+                if lengths[-1] <= _SOLVED:
+                    return chosen
+                if len(lengths) > _LOOK and lengths[-1] > _SLOW * lengths[-1 - _LOOK]:
+                    return None
+            gains = self._gains()
+            term = int(gains.argmax())
+            if gains[term] <= 0:
+                return None
+        return None
+
+    def _joins(self, term: int) -> bool:
+        """Take a candidate into the fit, unless the terms make it up."""
+        direction = self._games[term].astype(np.float64)
+        whole = float(np.linalg.norm(direction))
+        for _ in range(2):  # twice is enough (Giraud and others 2005)
+            direction -= self._basis.T @ (self._basis @ direction)
+        length = float(np.linalg.norm(direction))
+        self._left[term] = 0.0
+        if length <= _DEPENDENT * whole:
+            return False
+        direction /= length
+        self._basis = np.vstack([self._basis, direction])
+        for _ in range(2):
+            self._residuals -= np.outer(direction, direction @ self._residuals)
+        self._left -= (self._games @ direction.astype(np.float32)) ** 2
+        self._left[term] = 0.0
+        return True
+
+    def _gains(self) -> Floats:
+        """By how much each candidate would lessen what is left, as a share; 0 of those that the terms make up."""
+        lengths = np.linalg.norm(self._residuals, axis=0)
+        guides = (self._residuals / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+        squares = ((self._games @ guides) ** 2).sum(axis=1)
+        free = self._left > _DEPENDENT * self._squares
+        return np.where(free, squares / np.where(free, self._left, 1.0), 0.0)
