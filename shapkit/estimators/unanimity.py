@@ -5,8 +5,11 @@ the Harsanyi dividend of S: its Möbius transform. A sum of thirty unanimity gam
 terms as a polynomial, and thirty as such a sum, which as many more coalitions tell.
 
 The search is orthogonal least squares (Chen, Billings and Luo 1989): each term in turn is the one that leaves the
-least, all others so far fitted anew. That Möbius transforms of few terms take few samples is by Kang, Erginbas, Butler,
-Pedarsani and Ramchandran (2024), who choose the coalitions for it; here they are those that were evaluated anyway.
+least, all others so far fitted anew. The first ones are chosen while most of the game is not understood yet. So the
+half of them that matters least is dropped again, and others are looked for.
+
+That Möbius transforms of few terms take few samples is by Kang, Erginbas, Butler, Pedarsani and Ramchandran (2024), who
+choose the coalitions for it; here they are those that were evaluated anyway.
 """
 
 from __future__ import annotations
@@ -27,10 +30,11 @@ Games = NDArray[np.float32]
 """What unanimity games pay to coalitions, 0 and 1, (n_games, n_coalitions)."""
 
 _MOST_CANDIDATES, _LARGEST = 20_000, 5  # and players of each
-_PER_TERM_TRIED, _PER_TERM = 5, 10  # coalitions: some of those tried on the way turn out not to be there
+_PER_TERM_TRIED, _PER_TERM = 5, 7  # coalitions: some of those tried on the way turn out not to be there
 _MOST_TRIED = 64  # more would take longer than what is known by them is worth
 _LEAST_SEEN = 10  # coalitions that hold a carrier, or it may be the game of another one that was seen
 _LOOK, _SLOW = 16, 0.65  # a search ends where so many terms leave more than this of what was left
+_ROUNDS, _NO_BETTER = 4, 0.95  # and where the terms after half of them were dropped do
 _DEPENDENT = 1e-4  # of its length, at most, is left of a term that the others make up
 _SOLVED = 1e-11  # relative: what is left of payoffs is rounding
 _NONE = 1e-9  # of the largest dividend: one that is not there
@@ -75,9 +79,9 @@ class UnanimityGames:
 def few_unanimity_games(members: Coalitions, payoffs: Floats) -> UnanimityGames | None:
     """Return the sum of few unanimity games that leaves nothing but rounding of payoffs; None if none was found.
 
-    They are at most one for ten coalitions, of up to five players each, or of fewer if there would be more than 20,000
-    candidates. At least ten of the coalitions hold each carrier, and on them no game of similar carriers is a sum of
-    these: one that is larger than those looked for, say.
+    They are at most one for seven coalitions, of up to five players each, or of fewer if there would be more than
+    20,000 candidates. At least ten of the coalitions hold each carrier, and on them no game of similar carriers is a
+    sum of these: one that is larger than those looked for, say.
 
     Args:
         members: bool (n_coalitions, n_players), distinct coalitions.
@@ -95,10 +99,10 @@ def few_unanimity_games(members: Coalitions, payoffs: Floats) -> UnanimityGames 
         return None
     carriers, games = _candidates(members)
     with one_thread():
-        terms = _Search(games, payoffs).terms(most_tried)
+        terms = _solving_terms(games, payoffs, most_tried)
     if terms is None:
         return None
-    terms.sort()  # by size
+    terms = sorted(terms)  # by size
     there = np.abs(_dividends(games[terms], payoffs)).max(axis=1)
     terms = [term for term, size in zip(terms, there, strict=True) if size > _NONE * there.max()]
     if len(terms) > most_terms or (games[terms].sum(axis=1) < _LEAST_SEEN).any():
@@ -153,43 +157,71 @@ def _games_of(carriers: list[tuple[int, ...]], members: Coalitions) -> Floats:
     return np.array([members[:, list(carrier)].all(axis=1) for carrier in carriers], dtype=np.float64)
 
 
+def _solving_terms(games: Games, payoffs: Floats, most: int) -> list[int] | None:
+    """Numbers of games of which a sum leaves nothing of the payoffs, `most` at most; None if none were found."""
+    kept: list[int] = []
+    before = np.inf
+    for _ in range(1 + _ROUNDS):
+        search = _Search(games, payoffs, kept)
+        if search.solves(most):
+            return search.terms
+        if search.lengths[-1] > _NO_BETTER * before or (not kept and len(search.terms) < most):
+            return None
+        before = search.lengths[-1]
+        mattering = _squares_without(games[search.terms], payoffs).argsort(kind="stable")[-(most // 2) :]
+        kept = [search.terms[place] for place in sorted(mattering)]
+    return None
+
+
+def _squares_without(games: Games, payoffs: Floats) -> Floats:
+    """What leaving out each of the games adds to the squares that are left, as a share of the payoffs', (n_games,)."""
+    whole = games.astype(np.float64)
+    inverse = np.linalg.pinv(whole @ whole.T)
+    shares = inverse @ (whole @ payoffs) / np.maximum(np.linalg.norm(payoffs, axis=0), np.finfo(float).tiny)
+    return np.asarray((shares**2).sum(axis=1) / np.diag(inverse))
+
+
 class _Search:
     """What is left of payoffs, and of candidates, beside the terms chosen so far.
 
     Args:
         games: those of the candidates, the first one constant.
         payoffs: (n_coalitions, n_columns).
+        terms: numbers of the games to begin with.
+
+    Attributes:
+        terms: numbers of those chosen.
+        lengths: what each left of the payoffs, in their own unit.
     """
 
-    def __init__(self, games: Games, payoffs: Floats) -> None:
+    def __init__(self, games: Games, payoffs: Floats, terms: list[int]) -> None:
         norms = np.linalg.norm(payoffs, axis=0)
         guiding = np.flatnonzero(norms > 0)[:_MOST_GUIDING]
+        self.terms: list[int] = []
+        self.lengths: list[float] = []
         self._games = games
         self._residuals = payoffs[:, guiding] / norms[guiding]
         self._squares = games.sum(axis=1, dtype=np.float64)
         self._left = self._squares.copy()  # of each candidate's square, beside the terms
         self._basis = np.empty((0, len(payoffs)))
+        for term in terms or [0]:
+            self._join(term)
 
-    def terms(self, most: int) -> list[int] | None:
-        """The candidates that leave nothing of the payoffs; None if there are no such few."""
-        chosen: list[int] = []
-        lengths: list[float] = []
-        term = 0  # the constant
-        while len(chosen) < most:
-            if self._joins(term):
-                chosen.append(term)
-                lengths.append(float(np.linalg.norm(self._residuals)))
-                if lengths[-1] <= _SOLVED:
-                    return chosen
-                if len(lengths) > _LOOK and lengths[-1] > _SLOW * lengths[-1 - _LOOK]:
-                    return None
+    def solves(self, most: int) -> bool:
+        """Add terms until they leave nothing, or they are so many, or many of them leave much; whether nothing is."""
+        n_before = len(self.terms)
+        while self.lengths[-1] > _SOLVED:
+            look = self.lengths[n_before - 1 :][-1 - _LOOK :]
+            if len(self.terms) >= most or (len(look) > _LOOK and look[-1] > _SLOW * look[0]):
+                return False
             gains = self._gains()
             term = int(gains.argmax())
             if gains[term] <= 0:
-                return None
-        return None
+                return False
+            self._join(term)
+        return True
 
-    def _joins(self, term: int) -> bool:
+    def _join(self, term: int) -> None:
         """Take a candidate into the fit, unless the terms make it up."""
         direction = self._games[term].astype(np.float64)
         whole = float(np.linalg.norm(direction))
@@ -198,14 +230,15 @@ class _Search:
         length = float(np.linalg.norm(direction))
         self._left[term] = 0.0
         if length <= _DEPENDENT * whole:
-            return False
+            return
         direction /= length
         self._basis = np.vstack([self._basis, direction])
         for _ in range(2):
             self._residuals -= np.outer(direction, direction @ self._residuals)
         self._left -= (self._games @ direction.astype(np.float32)) ** 2
         self._left[term] = 0.0
-        return True
+        self.terms.append(term)
+        self.lengths.append(float(np.linalg.norm(self._residuals)))
 
     def _gains(self) -> Floats:
         """By how much each candidate would lessen what is left, as a share; 0 of those that the terms make up."""

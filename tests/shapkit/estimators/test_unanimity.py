@@ -110,8 +110,10 @@ def test_rare_carriers_and_too_many_games_are_not_claimed():
     assert few_unanimity_games(few, few[:, :4].all(axis=1)[:, None] * 1.0) is None
     found = few_unanimity_games(more, more[:, :4].all(axis=1)[:, None] * 1.0)
     assert found is not None and found.carriers == [(0, 1, 2, 3)]
-    additive = members @ rng.uniform(1, 2, size=(12, 1))
-    assert few_unanimity_games(members[:110], additive[:110]) is None  # 12 players, and at most 11 games
+    some = members[rng.permutation(len(members))]
+    additive = some @ rng.uniform(1, 2, size=(12, 1))
+    assert few_unanimity_games(some[:83], additive[:83]) is None  # 12 players, and at most 11 games
+    assert few_unanimity_games(some[:84], additive[:84]) is not None
     assert few_unanimity_games(members, np.ones((len(members), 1))) is None
     assert few_unanimity_games(members, rng.normal(size=(len(members), 1))) is None
 
