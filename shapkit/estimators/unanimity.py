@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 Games = NDArray[np.float32]
 """What unanimity games pay to coalitions, 0 and 1, (n_games, n_coalitions)."""
 
-_MOST_CANDIDATES, _LARGEST = 20_000, 5  # and players of each
+_MOST_FLOATS, _LARGEST = 5_000_000, 5  # of what candidates pay to coalitions; and players of each
 _PER_TERM_TRIED, _PER_TERM = 5, 7  # coalitions: some of those tried on the way turn out not to be there
 _MOST_TRIED = 64  # more would take longer than what is known by them is worth
 _LEAST_SEEN = 10  # coalitions that hold a carrier, or it may be the game of another one that was seen
@@ -79,9 +79,9 @@ class UnanimityGames:
 def few_unanimity_games(members: Coalitions, payoffs: Floats) -> UnanimityGames | None:
     """Return the sum of few unanimity games that leaves nothing but rounding of payoffs; None if none was found.
 
-    They are at most one for seven coalitions, of up to five players each, or of fewer if there would be more than
-    20,000 candidates. At least ten of the coalitions hold each carrier, and on them no game of similar carriers is a
-    sum of these: one that is larger than those looked for, say.
+    They are at most one for seven coalitions, and 64. A carrier has at most five players, or fewer where players or
+    coalitions are so many that it would take long to try all such. At least ten of the coalitions hold each, and on
+    them no game of similar carriers is a sum of these: one that is larger than those looked for, say.
 
     Args:
         members: bool (n_coalitions, n_players), distinct coalitions.
@@ -122,8 +122,8 @@ def _candidates(members: Coalitions) -> tuple[list[tuple[int, ...]], Games]:
     """Carriers in the order of their sizes, the empty one first, and their games."""
     n_players = members.shape[1]
     carriers: list[tuple[int, ...]] = [()]
-    for size in range(1, _LARGEST + 1):
-        if len(carriers) + comb(n_players, size) > _MOST_CANDIDATES:
+    for size in range(1, min(_LARGEST, n_players) + 1):
+        if (len(carriers) + comb(n_players, size)) * len(members) > _MOST_FLOATS:
             break
         carriers += combinations(range(n_players), size)
     places = {carrier: number for number, carrier in enumerate(carriers)}
