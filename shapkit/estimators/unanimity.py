@@ -29,7 +29,8 @@ Floats = NDArray[np.float64]
 Games = NDArray[np.float32]
 """What unanimity games pay to coalitions, 0 and 1, (n_games, n_coalitions)."""
 
-_MOST_FLOATS, _LARGEST = 5_000_000, 5  # of what candidates pay to coalitions; and players of each
+_MOST_SEARCHED = 512  # coalitions; the others are compared with what is found
+_MOST_FLOATS, _LARGEST = 6_000_000, 5  # of what candidates pay to coalitions; and players of each
 _PER_TERM_TRIED, _PER_TERM = 5, 7  # coalitions: some of those tried on the way turn out not to be there
 _MOST_TRIED = 64  # more would take longer than what is known by them is worth
 _LEAST_SEEN = 10  # coalitions that hold a carrier, or it may be the game of another one that was seen
@@ -94,28 +95,30 @@ def few_unanimity_games(members: Coalitions, payoffs: Floats) -> UnanimityGames 
     >>> dict(zip(found.carriers, found.dividends[:, 0].round(9).tolist()))
     {(1,): 2.0, (0, 4, 7): -3.0}
     """
-    most_terms, most_tried = len(members) // _PER_TERM, min(len(members) // _PER_TERM_TRIED, _MOST_TRIED)
+    searched = np.linspace(0, len(members) - 1, min(len(members), _MOST_SEARCHED)).astype(np.int64)
+    most_terms, most_tried = len(searched) // _PER_TERM, min(len(searched) // _PER_TERM_TRIED, _MOST_TRIED)
     if most_terms < 1 or not np.ptp(payoffs, axis=0).any():
         return None
-    carriers, games = _candidates(members)
+    candidates, games = _candidates(members[searched])
     with one_thread():
-        terms = _solving_terms(games, payoffs, most_tried)
+        terms = _solving_terms(games, payoffs[searched], most_tried)
     if terms is None:
         return None
-    terms = sorted(terms)  # by size
-    there = np.abs(_dividends(games[terms], payoffs)).max(axis=1)
-    terms = [term for term, size in zip(terms, there, strict=True) if size > _NONE * there.max()]
-    if len(terms) > most_terms or (games[terms].sum(axis=1) < _LEAST_SEEN).any():
+    carriers = [candidates[term] for term in sorted(terms)]  # by size
+    there = np.abs(_dividends(carriers, members, payoffs)).max(axis=1)
+    carriers = [carrier for carrier, size in zip(carriers, there, strict=True) if size > _NONE * there.max()]
+    seen = _games_of(carriers, members).sum(axis=1)
+    if len(carriers) > most_terms or (seen < _LEAST_SEEN).any():
         return None
-    found = UnanimityGames([carriers[term] for term in terms], _dividends(games[terms], payoffs))
-    left = np.abs(payoffs - games[terms].T.astype(np.float64) @ found.dividends).max(axis=0)
+    found = UnanimityGames(carriers, _dividends(carriers, members, payoffs))
+    left = np.abs(payoffs - _games_of(carriers, members).T @ found.dividends).max(axis=0)
     solved = (left <= 10 * _SOLVED * np.abs(payoffs).max(axis=0)).all()
-    return found if solved and _told_apart(found.carriers, members) else None
+    return found if solved and _told_apart(carriers, members[searched]) else None
 
 
-def _dividends(games: Games, payoffs: Floats) -> Floats:
-    """Those (n_games, n_columns) that leave the least squares of payoffs (n_coalitions, n_columns)."""
-    return np.asarray(np.linalg.lstsq(games.T.astype(np.float64), payoffs, rcond=None)[0])
+def _dividends(carriers: list[tuple[int, ...]], members: Coalitions, payoffs: Floats) -> Floats:
+    """Those (n_carriers, n_columns) that leave the least squares of payoffs (n_coalitions, n_columns)."""
+    return np.asarray(np.linalg.lstsq(_games_of(carriers, members).T, payoffs, rcond=None)[0])
 
 
 def _candidates(members: Coalitions) -> tuple[list[tuple[int, ...]], Games]:
