@@ -94,7 +94,7 @@ def _report_games(results: dict[str, Any], ours: str) -> str:
         cells = []
         for factor in factors:
             ratio = compared[str(factor)]["games"].get(name)
-            said = "" if ratio is None else f"{_number(ratio['value'])} {_range(ratio)} {codes[ratio['peer']]}"
+            said = "" if ratio is None else f"{_ratio(ratio)} {codes[ratio['peer']]}"
             cells.append(f"{said:>23}")
         lines.append(f"{name:<21}{game['n_players']:>4}" + "".join(cells).rstrip())
     named = [f"{code} {name}" for name, code in codes.items()]
@@ -298,6 +298,15 @@ def _span(numbers: Iterable[int]) -> str:
     ordered = sorted(numbers)
     least, most = ordered[0], ordered[-1]
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _ratio(found: dict[str, float]) -> str:
+    """A ratio and its interval, or that it is one of rounding errors.
+
+    >>> _ratio({"value": 0.31, "low": 0.2, "high": 0.44}), _ratio({"value": 4e-18, "low": 4e-18, "high": 5e-18})
+    ('.31 [.20, .44]', '< 1e-9')
+    """
+    return "< 1e-9" if found["high"] < 1e-9 else f"{_number(found['value'])} {_range(found)}"
 
 
 def _range(found: dict[str, float]) -> str:
