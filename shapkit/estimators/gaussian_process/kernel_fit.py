@@ -23,6 +23,8 @@ from shapkit.estimators.threads import threads_for
 from shapkit.randomness import counter_uniform
 
 Floats = NDArray[np.float64]
+Kernel = tuple[Floats, Floats, Floats, Floats, Floats, Floats]
+"""Influences, slopes, numbers, variances, rates and skews, as `loops.fill_triangle` takes them."""
 
 # Logarithms of the parameters: order, start, prior mean, prior standard deviation, least and greatest value.
 # The priors are weak, and centred on payoffs of mean square 1.
@@ -337,7 +339,7 @@ class _Likelihood:
         self._products, self._linear = np.empty((2, n_pairs, n_pairs))
         self._grown, self._fallen = np.empty((2, family.n_terms, n_pairs, n_pairs))
         self._leanings = np.empty((2, family.n_terms, n_pairs))
-        self._slope_weights, self._product_weights = np.zeros((2, n_pairs, n_pairs))
+        self._slope_weights, self._product_weights = np.zeros((2, n_pairs, n_pairs))  # and these
         self._slopes_by_sizes = np.empty((n_players + 1, n_players + 1))
         self._numbers = np.full(_N_SCALARS + 1, CONSTANT_VARIANCE)
         self._alike = np.full(n_players, 1 / n_players)
@@ -356,10 +358,10 @@ class _Likelihood:
             numbers[_ENDS] = 0.0
         influences = influences / family.n_players if family.individual else self._alike
         slopes = influences * ratios if family.individual else influences
-        kernel = (influences, slopes, numbers, variances, rates, skews, family.even, family.individual)
+        kernel = (influences, slopes, numbers, variances, rates, skews)
         kept = (self._products, self._linear, self._grown, self._fallen, self._leanings, self._slopes_by_sizes)
         scales, balances = loops.fill_triangle(
-            self._signs, self._columns, self._sizes, *kernel, self._covariances, *kept
+            self._signs, self._columns, self._sizes, *kernel, family.even, family.individual, self._covariances, *kept
         )
         # The lower triangle of rows is the upper one of columns, which LAPACK takes without a copy.
         factor, failed = lapack.dpotrf(self._covariances.T, lower=0, clean=0, overwrite_a=1)
@@ -368,10 +370,26 @@ class _Likelihood:
         weights, _ = lapack.dpotrs(factor, payoffs, lower=0)
         value = 0.5 * float(np.vdot(payoffs, weights)) + payoffs.shape[1] * float(np.log(np.diag(factor)).sum())
         inverse, _ = lapack.dpotri(factor, lower=0, overwrite_c=1)
-        derivatives = inverse.T
+        gradient = self._gradient(kernel, inverse.T, np.ascontiguousarray(weights.T), scales, balances)
+        family.split(gradient)[0][_ROUGH] *= scalars[_ROUGH]  # without the least there is
+        return value, gradient
+
+    def _gradient(
+        self, kernel: Kernel, derivatives: Floats, weights: Floats, scales: Floats, balances: Floats
+    ) -> Floats:
+        """The derivatives in the parameters (n_parameters,), but in the rough variance itself.
+
+        Args:
+            kernel: the parameters.
+            derivatives: K⁻¹ in its lower triangle, which is lost.
+            weights: K⁻¹ y of every column of payoffs, one a row.
+            scales, balances: what `fill_triangle` returned.
+        """
+        family = self._family
+        influences, slopes, numbers, variances, rates, skews = kernel
         by_sizes = loops.contract_sizes(
             derivatives,
-            np.ascontiguousarray(weights.T),
+            weights,
             self._sizes,
             self._linear,
             self._slopes_by_sizes,
@@ -379,7 +397,7 @@ class _Likelihood:
             self._slope_weights,
         )
         self._product_weights[:] = 0.0
-        leaning, of_waves = np.zeros(len(payoffs)), np.empty((family.n_terms, 3))
+        leaning, of_waves = np.zeros(len(balances)), np.empty((family.n_terms, 3))
         for term in range(family.n_terms):
             of_waves[term] = loops.contract_wave(
                 derivatives,
@@ -396,13 +414,15 @@ class _Likelihood:
                 self._product_weights,
                 leaning,
             )
-        gradient = np.zeros(len(parameters))
+        gradient = np.zeros(len(_parameter_table(family)))
         # views, filled in place
         by_number, by_variance, by_rate, by_skew, by_influence, by_ratio = family.split(gradient)
         by_players = np.empty((2, family.n_players))
         loops.contract_rest(
             self._signs,
             *kernel,
+            family.even,
+            family.individual,
             *by_sizes,
             of_waves,
             scales,
@@ -415,8 +435,7 @@ class _Likelihood:
             by_skew,
             *by_players,
         )
-        by_number[_ROUGH] *= scalars[_ROUGH]
         if family.individual:
             by_ratio[:] = slopes * by_players[1]
             by_influence[:] = by_ratio + influences * by_players[0]
-        return value, gradient
+        return gradient

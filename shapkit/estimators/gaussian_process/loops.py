@@ -189,7 +189,7 @@ def _fill_sizes(profile: Floats, sign: float, variance: float, constant: float, 
 
 
 @compiled
-def _contract_sizes(profile: Floats, sign: float, masses: Floats) -> float:
+def _sum_of_sizes(profile: Floats, sign: float, masses: Floats) -> float:
     """The sum of what `_mirrored` gives for any two sizes, each times its mass."""
     total = 0.0
     for size in range(len(profile)):
@@ -430,10 +430,10 @@ def contract_rest(
     slope_profile, slope_slope = _size_profile(n_players, numbers[5])
     by_number[0] = numbers[0] * (0.5 * (squared - squares * everything) if even else slope_masses.sum())
     by_number[1] = trace
-    by_number[2] = numbers[2] * _contract_sizes(profile, sign, masses)
-    by_number[3] = numbers[2] * _contract_sizes(profile_slope, sign, masses)
-    by_number[4] = numbers[4] * _contract_sizes(slope_profile, -sign, slope_masses)
-    by_number[5] = numbers[4] * _contract_sizes(slope_slope, -sign, slope_masses)
+    by_number[2] = numbers[2] * _sum_of_sizes(profile, sign, masses)
+    by_number[3] = numbers[2] * _sum_of_sizes(profile_slope, sign, masses)
+    by_number[4] = numbers[4] * _sum_of_sizes(slope_profile, -sign, slope_masses)
+    by_number[5] = numbers[4] * _sum_of_sizes(slope_slope, -sign, slope_masses)
     by_number[6] = numbers[6] * of_ends
     shared = 0.0  # from what waves are scaled by
     for term in range(len(rates)):
