@@ -97,7 +97,9 @@ def few_unanimity_games(members: Coalitions, payoffs: Floats) -> UnanimityGames 
     """
     searched = np.linspace(0, len(members) - 1, min(len(members), _MOST_SEARCHED)).astype(np.int64)
     most_terms, most_tried = len(searched) // _PER_TERM, min(len(searched) // _PER_TERM_TRIED, _MOST_TRIED)
-    if most_terms < 1 or not np.ptp(payoffs, axis=0).any():
+    # With so many players that two would be too many, nothing is found that is not additive
+    too_many = comb(members.shape[1], 2) * len(searched) > _MOST_FLOATS
+    if most_terms < 1 or too_many or not np.ptp(payoffs, axis=0).any():
         return None
     candidates, games = _candidates(members[searched])
     with one_thread():
