@@ -2,7 +2,7 @@
 
 Every game is a sum Σ_S d_S u_S, where the unanimity game u_S pays 1 to the coalitions that hold all of S, and d_S is
 the Harsanyi dividend of S: its Möbius transform. A sum of thirty unanimity games of up to five players has hundreds of
-terms as a polynomial, and thirty as such a sum, which as many more coalitions tell.
+terms as a polynomial, and thirty as such a sum: fewer coalitions tell them.
 
 The search is orthogonal least squares (Chen, Billings and Luo 1989): each term in turn is the one that leaves the
 least, all others so far fitted anew. The first ones are chosen while most of the game is not understood yet. So the
@@ -107,20 +107,21 @@ def few_unanimity_games(members: Coalitions, payoffs: Floats) -> UnanimityGames 
     if terms is None:
         return None
     carriers = [candidates[term] for term in sorted(terms)]  # by size
-    there = np.abs(_dividends(carriers, members, payoffs)).max(axis=1)
-    carriers = [carrier for carrier, size in zip(carriers, there, strict=True) if size > _NONE * there.max()]
-    seen = _games_of(carriers, members).sum(axis=1)
-    if len(carriers) > most_terms or (seen < _LEAST_SEEN).any():
+    seen = _games_of(carriers, members)
+    sizes = np.abs(_dividends(seen, payoffs)).max(axis=1)
+    there = np.flatnonzero(sizes > _NONE * sizes.max())
+    carriers, seen = [carriers[place] for place in there], seen[there]
+    if len(carriers) > most_terms or (seen.sum(axis=1) < _LEAST_SEEN).any():
         return None
-    found = UnanimityGames(carriers, _dividends(carriers, members, payoffs))
-    left = np.abs(payoffs - _games_of(carriers, members).T @ found.dividends).max(axis=0)
+    dividends = _dividends(seen, payoffs)
+    left = np.abs(payoffs - seen.T @ dividends).max(axis=0)
     solved = (left <= 10 * _SOLVED * np.abs(payoffs).max(axis=0)).all()
-    return found if solved and _told_apart(carriers, members[searched]) else None
+    return UnanimityGames(carriers, dividends) if solved and _told_apart(carriers, members[searched]) else None
 
 
-def _dividends(carriers: list[tuple[int, ...]], members: Coalitions, payoffs: Floats) -> Floats:
-    """Those (n_carriers, n_columns) that leave the least squares of payoffs (n_coalitions, n_columns)."""
-    return np.asarray(np.linalg.lstsq(_games_of(carriers, members).T, payoffs, rcond=None)[0])
+def _dividends(games: Floats, payoffs: Floats) -> Floats:
+    """Those (n_games, n_columns) that leave the least squares of payoffs (n_coalitions, n_columns)."""
+    return np.asarray(np.linalg.lstsq(games.T, payoffs, rcond=None)[0])
 
 
 def _candidates(members: Coalitions) -> tuple[list[tuple[int, ...]], Games]:

@@ -118,6 +118,26 @@ def test_rare_carriers_and_too_many_games_are_not_claimed():
     assert few_unanimity_games(members, rng.normal(size=(len(members), 1))) is None
 
 
+def test_what_is_found_on_some_coalitions_is_compared_with_all():
+    rng = np.random.default_rng(4)
+    members = random_pairs_of_coalitions(14, 700, rng)
+    assert len(members) > 1_000  # of which 512 are searched
+    carriers = [(3,), (0, 5), (1, 2, 8)]
+    payoffs = payoffs_of(carriers, rng.normal(size=(3, 1)), members)
+    found = few_unanimity_games(members, payoffs)
+    assert found is not None and found.carriers == carriers
+    for row in range(6):  # at least one of any two neighbours is not searched
+        other = payoffs.copy()
+        other[row] += 1.0
+        assert few_unanimity_games(members, other) is None
+
+
+def test_among_too_many_players_for_pairs_nothing_is_looked_for():
+    members = random_pairs_of_coalitions(200, 300, np.random.default_rng(5))
+    assert few_unanimity_games(members, members[:, [7]] * 1.0) is None
+    assert few_unanimity_games(members[:, :100], members[:, [7]] * 1.0) is not None
+
+
 def test_products_pay_the_same():
     carriers, dividends = [(), (2,), (0, 3), (1, 2, 3)], np.arange(8.0).reshape(4, 2) - 3
     members = members_of_masks(range(16), 4)
