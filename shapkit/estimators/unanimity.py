@@ -101,12 +101,12 @@ def few_unanimity_games(members: Coalitions, payoffs: Floats) -> UnanimityGames 
     too_many = comb(members.shape[1], 2) * len(searched) > _MOST_FLOATS
     if most_terms < 1 or too_many or not np.ptp(payoffs, axis=0).any():
         return None
-    candidates, games = _candidates(members[searched])
+    candidates = _Candidates(members[searched])
     with one_thread():
-        terms = _solving_terms(games, payoffs[searched], most_tried)
+        terms = _solving_terms(candidates.games, payoffs[searched], most_tried)
     if terms is None:
         return None
-    carriers = [candidates[term] for term in sorted(terms)]  # by size
+    carriers = [candidates.carrier(term) for term in sorted(terms)]  # by size
     seen = _games_of(carriers, members)
     sizes = np.abs(_dividends(seen, payoffs)).max(axis=1)
     there = np.flatnonzero(sizes > _NONE * sizes.max())
@@ -124,20 +124,43 @@ def _dividends(games: Floats, payoffs: Floats) -> Floats:
     return np.asarray(np.linalg.lstsq(games.T, payoffs, rcond=None)[0])
 
 
-def _candidates(members: Coalitions) -> tuple[list[tuple[int, ...]], Games]:
-    """Carriers in the order of their sizes, the empty one first, and their games."""
-    n_players = members.shape[1]
-    carriers: list[tuple[int, ...]] = [()]
-    for size in range(1, min(_LARGEST, n_players) + 1):
-        if (len(carriers) + comb(n_players, size)) * len(members) > _MOST_FLOATS:
-            break
-        carriers += combinations(range(n_players), size)
-    places = {carrier: number for number, carrier in enumerate(carriers)}
-    columns = np.ascontiguousarray(members.T, dtype=np.float32)
-    games = np.ones((len(carriers), len(members)), dtype=np.float32)
-    for number, carrier in enumerate(carriers[1:], start=1):
-        np.multiply(games[places[carrier[:-1]]], columns[carrier[-1]], out=games[number])
-    return carriers, games
+class _Candidates:
+    """Carriers in the order of their sizes, the empty one first, and their games.
+
+    Args:
+        members: bool (n_coalitions, n_players).
+
+    Attributes:
+        games: those of the carriers, (n_carriers, n_coalitions).
+    """
+
+    def __init__(self, members: Coalitions) -> None:
+        n_players = members.shape[1]
+        columns = np.ascontiguousarray(members.T, dtype=np.float32)
+        # Of each carrier, its last player, and the place of the carrier of the others
+        last, others = [np.array([-1])], [np.array([0])]
+        games = [np.ones((1, len(members)), dtype=np.float32)]
+        first, n_carriers = 0, 1
+        for size in range(1, min(_LARGEST, n_players) + 1):
+            if (n_carriers + comb(n_players, size)) * len(members) > _MOST_FLOATS:
+                break
+            n_larger = n_players - 1 - last[-1]  # each with one more player, after its last
+            chosen = np.repeat(np.arange(len(n_larger)), n_larger)
+            rank = np.arange(len(chosen)) - (np.cumsum(n_larger) - n_larger)[chosen]
+            players = last[-1][chosen] + 1 + rank
+            games.append(games[-1][chosen] * columns[players])
+            last.append(players)
+            others.append(first + chosen)
+            first, n_carriers = n_carriers, n_carriers + len(chosen)
+        self._last, self._others, self.games = map(np.concatenate, (last, others, games))
+
+    def carrier(self, place: int) -> tuple[int, ...]:
+        """The players of a carrier, in increasing order."""
+        players: list[int] = []
+        while place:
+            players.append(int(self._last[place]))
+            place = int(self._others[place])
+        return tuple(reversed(players))
 
 
 def _told_apart(carriers: list[tuple[int, ...]], members: Coalitions) -> bool:

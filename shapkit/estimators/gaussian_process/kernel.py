@@ -8,7 +8,6 @@ pair.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -89,32 +88,22 @@ class PartKernel:
             rows: float64 (n_rows, n_players) of +1 and -1.
             columns: likewise (n_columns, n_players).
         """
-        return self.covariances_with(columns)(rows)
-
-    def covariances_with(self, columns: Floats) -> Callable[[Floats], Floats]:
-        """Return `between` with these columns, for rows that are asked for in turn."""
-        sizes, balances = coalition_sizes(columns), self.balances(columns)
+        products, linear = weighted_products(rows, columns, self.influences), (rows * self.slopes) @ columns.T
         by_sizes, slopes_by_sizes = self.size_tables()
-        parameters = self.of_loops()
-
-        def with_rows(rows: Floats) -> Floats:
-            products, linear = weighted_products(rows, columns, self.influences), (rows * self.slopes) @ columns.T
-            covariances = np.empty_like(products)
-            loops.fill_covariances(
-                products,
-                linear,
-                coalition_sizes(rows),
-                sizes,
-                self.balances(rows),
-                balances,
-                by_sizes,
-                slopes_by_sizes,
-                *parameters,
-                covariances,
-            )
-            return covariances
-
-        return with_rows
+        covariances = np.empty_like(products)
+        loops.fill_covariances(
+            products,
+            linear,
+            coalition_sizes(rows),
+            coalition_sizes(columns),
+            self.balances(rows),
+            self.balances(columns),
+            by_sizes,
+            slopes_by_sizes,
+            *self.of_loops(),
+            covariances,
+        )
+        return covariances
 
     def gram(self, signs: Floats) -> Floats:
         """Return the covariances (n_pairs, n_pairs) of distinct pairs with each other."""
@@ -397,8 +386,11 @@ def _size_distances(n_players: int) -> Floats:
     return np.asarray(np.sqrt(3) * np.abs(np.stack([places[:, None] - places, places[:, None] + places])))
 
 
+@lru_cache(maxsize=32)
 def slope_functionals(n_players: int) -> tuple[Floats, Floats]:
     """Return the Shapley values of the game x_i h(|S|), h even, as weights of h(0), ..., h(n): player i's, another's.
+
+    They are not to be written to.
 
     >>> slope_functionals(2)
     (array([0.5, 1. , 0.5]), array([ 0.5, -1. ,  0.5]))
@@ -430,6 +422,7 @@ def pair_shapley(signs: Floats) -> Floats:
     return np.where(signs > 0, member[:, None], -outsider[:, None])
 
 
+@lru_cache(maxsize=32)
 def rough_shapley_variance(n_players: int) -> float:
     """Return the variance of a Shapley value where the odd payoffs of all pairs are independent, of variance 1.
 
@@ -441,6 +434,7 @@ def rough_shapley_variance(n_players: int) -> float:
     return float(np.exp(log_counts + 2 * _log_pair_weights(n_players)).sum())
 
 
+@lru_cache(maxsize=32)
 def _log_pair_weights(n_players: int) -> Floats:
     """log(2 s! (n - s - 1)! / n!) for s = 0, ..., n - 1 players before one."""
     before = np.arange(n_players)

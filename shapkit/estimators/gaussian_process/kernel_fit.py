@@ -52,7 +52,7 @@ _PLAYER = (0.0, 0.0, 1.5, -14.0, 9.0)
 _LEAST_ROUGHNESS, _VOTING_ROUGHNESS, _SKEWED_VOTING_ROUGHNESS = 1e-9, 0.03, 0.06
 _ROUGHER, _NEVER_SMOOTH = np.log(10.0), np.log(1e-3)  # steps, and from where no Gram matrix is indefinite
 _FAINT = -3.0  # log: how much less the second wave starts with than the first would
-PATIENT = Patience(n_steps=60, tolerance=0.01)
+PATIENT = Patience(n_steps=60, tolerance=0.05)
 _STEP = 1e-3  # in units of the prior: between gradients whose difference gives the curvature
 _DRAWS_SEED = 0x64726177  # of parameters drawn
 _LEAST_UNIFORM = 2.0**-54  # a number that is uniform in [0, 1) may be 0
@@ -420,6 +420,7 @@ class _Likelihood:
         by_players = np.empty((2, family.n_players))
         loops.contract_rest(
             self._signs,
+            self._columns,
             *kernel,
             family.even,
             family.individual,

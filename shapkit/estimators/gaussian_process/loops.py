@@ -127,7 +127,9 @@ def fill_covariances(
     scales = _scales(rates, skews, total, even)
     row_up, row_down = _leanings(row_balances, rates, skews, total)
     up, down = _leanings(column_balances, rates, skews, total)
-    powers, grown, fallen = np.empty((3, products.shape[1]))
+    # Of one array, the compiler could not tell that these are apart, and would take one number after the other
+    n_columns = products.shape[1]
+    powers, grown, fallen = np.empty(n_columns), np.empty(n_columns), np.empty(n_columns)
     for row in range(products.shape[0]):
         found, slopes = covariances[row], linear[row]
         of_size, slopes_of_size = by_sizes[row_sizes[row]], slopes_by_sizes[row_sizes[row]]
@@ -158,6 +160,86 @@ def _add_wave(
         same = row_up * up[column] + row_down * down[column]
         opposite = row_up * down[column] + row_down * up[column]
         covariances[column] += factor * (same * grown[column] + sign * opposite * fallen[column])
+
+
+@compiled
+def condition_on(
+    candidate: int,
+    columns: Floats,
+    sizes: Integers,
+    balances: Floats,
+    influences: Floats,
+    slopes: Floats,
+    by_sizes: Floats,
+    slopes_by_sizes: Floats,
+    wave_variances: Floats,
+    rates: Floats,
+    skews: Floats,
+    total: float,
+    pair_variance: float,
+    squares: float,
+    even: bool,
+    own_variance: float,
+    known: Floats,
+    factor: Floats,
+    with_targets: Floats,
+    variances: Floats,
+) -> None:
+    """Take one of the candidates as known too: the next row of the Cholesky factor, and rank-one updates.
+
+    Args:
+        candidate: its number.
+        columns: (n_players, n_candidates) of +1 and -1, with their `sizes` and `balances`.
+        influences, ..., even: the kernel's, as in `fill_covariances`.
+        own_variance: what the candidate has for itself.
+        known: (n_known, n_candidates), the factor's rows so far.
+        factor: (n_candidates,), receives the next.
+        with_targets: (n_candidates, n_targets), covariances of candidates with what is asked for, given what is known.
+        variances: (n_candidates,), those of the candidates, likewise.
+    """
+    shape = (1, len(sizes))
+    products, linear, covariances = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for player in range(len(columns)):
+        seen = columns[player]
+        influence, slope = influences[player] * seen[candidate], slopes[player] * seen[candidate]
+        for column in range(len(sizes)):
+            products[0, column] += influence * seen[column]
+            linear[0, column] += slope * seen[column]
+    for column in range(len(sizes)):
+        products[0, column] = min(max(products[0, column], -total), total)
+    fill_covariances(
+        products,
+        linear,
+        sizes[candidate : candidate + 1],
+        sizes,
+        balances[candidate : candidate + 1],
+        balances,
+        by_sizes,
+        slopes_by_sizes,
+        wave_variances,
+        rates,
+        skews,
+        total,
+        pair_variance,
+        squares,
+        even,
+        covariances,
+    )
+    factor[:] = covariances[0]
+    factor[candidate] += own_variance
+    for row in range(len(known)):
+        before = known[row]
+        share = before[candidate]
+        for column in range(len(factor)):
+            factor[column] -= share * before[column]
+    deviation = math.sqrt(variances[candidate])
+    targets = with_targets[candidate] / deviation
+    for column in range(len(factor)):
+        factor[column] /= deviation
+        variances[column] -= factor[column] * factor[column]
+        asked = with_targets[column]
+        for target in range(len(targets)):
+            asked[target] -= factor[column] * targets[target]
 
 
 @compiled
@@ -201,13 +283,20 @@ def _sum_of_sizes(profile: Floats, sign: float, masses: Floats) -> float:
 @compiled
 def _weighted_products(signs: Floats, columns: Floats, weights: Floats, products: Floats) -> None:
     """Write Σ_j weights_j x_j x'_j of any two rows of `signs`, whose transpose is `columns`, to the lower triangle."""
-    total = weights.sum()
+    n_players, total = signs.shape[1], weights.sum()
+    in_fours = n_players - n_players % 4  # fewer passes over what is written
     for row in range(signs.shape[0]):
-        written = products[row, : row + 1]
+        written, own = products[row, : row + 1], weights * signs[row]
         written[:] = 0.0
-        for player in range(signs.shape[1]):
-            weight = weights[player] * signs[row, player]
-            seen = columns[player]
+        for player in range(0, in_fours, 4):
+            weight, second, third, fourth = own[player], own[player + 1], own[player + 2], own[player + 3]
+            seen, by_second = columns[player], columns[player + 1]
+            by_third, by_fourth = columns[player + 2], columns[player + 3]
+            for column in range(row + 1):
+                some = weight * seen[column] + second * by_second[column]
+                written[column] += some + (third * by_third[column] + fourth * by_fourth[column])
+        for player in range(in_fours, n_players):
+            weight, seen = own[player], columns[player]
             for column in range(row + 1):
                 written[column] += weight * seen[column]
         for column in range(row + 1):
@@ -390,6 +479,7 @@ def contract_wave(
 @compiled
 def contract_rest(
     signs: Floats,
+    columns: Floats,
     influences: Floats,
     slopes: Floats,
     numbers: Floats,
@@ -451,8 +541,41 @@ def contract_rest(
     # from the squares that products of pairs leave out
     by_slope[:] = (-numbers[0] * everything if even else 0.0) * slopes
     if individual:
-        by_products, by_linear = product_weights @ signs, slope_weights @ signs
-        for row in range(len(signs)):
-            for player in range(n_players):
-                by_influence[player] += signs[row, player] * (by_products[row, player] + leaning[row])
-                by_slope[player] += signs[row, player] * by_linear[row, player]
+        _contract_players(signs, columns, product_weights, slope_weights, leaning, by_influence, by_slope)
+
+
+@compiled_in_any_order
+def _contract_players(
+    signs: Floats,
+    columns: Floats,
+    product_weights: Floats,
+    slope_weights: Floats,
+    leaning: Floats,
+    by_influence: Floats,
+    by_slope: Floats,
+) -> None:
+    """Add the derivatives through `products`, `linear` and the balances, whose own are given, to those by player."""
+    n_players = signs.shape[1]
+    in_twos = n_players - n_players % 2  # fewer passes over the weights
+    for row in range(len(signs)):
+        of_products, of_linear, leant = product_weights[row, : row + 1], slope_weights[row, : row + 1], leaning[row]
+        for player in range(0, in_twos, 2):
+            seen, by_second = columns[player], columns[player + 1]
+            influence = slope = second_influence = second_slope = 0.0
+            for column in range(row + 1):
+                influence += of_products[column] * seen[column]
+                slope += of_linear[column] * seen[column]
+                second_influence += of_products[column] * by_second[column]
+                second_slope += of_linear[column] * by_second[column]
+            by_influence[player] += signs[row, player] * (influence + leant)
+            by_slope[player] += signs[row, player] * slope
+            by_influence[player + 1] += signs[row, player + 1] * (second_influence + leant)
+            by_slope[player + 1] += signs[row, player + 1] * second_slope
+        for player in range(in_twos, n_players):
+            seen = columns[player]
+            influence = slope = 0.0
+            for column in range(row + 1):
+                influence += of_products[column] * seen[column]
+                slope += of_linear[column] * seen[column]
+            by_influence[player] += signs[row, player] * (influence + leant)
+            by_slope[player] += signs[row, player] * slope

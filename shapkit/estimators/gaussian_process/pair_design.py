@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import comb
+from math import comb, log1p
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from shapkit.coalitions import coalitions_of_size
-from shapkit.estimators.gaussian_process.kernel import PartKernel, factorised
+from shapkit.estimators.gaussian_process import loops
+from shapkit.estimators.gaussian_process.kernel import PartKernel, coalition_sizes, factorised
 from shapkit.randomness import counter_bits, counter_permutations
 
 Floats = NDArray[np.float64]
@@ -22,6 +23,7 @@ Floats = NDArray[np.float64]
 _listed = lru_cache(maxsize=64)(coalitions_of_size)  # not to be written to
 _ENUMERATED = 4_096  # coalitions of one size, at most, that are listed to draw from them
 _PLENTY = 2**60  # coalitions of one size: more need not be told apart
+_SPARE = 1.05  # times as many coalitions are drawn as it takes on average
 _LEAST_VARIANCE = 1e-14
 
 
@@ -135,9 +137,7 @@ class _Posterior:
         targets: Callable[[PartKernel, Floats], Floats],
     ) -> None:
         kernel, _, factor = factorised(kernel, known)
-        self._candidates, self._covariances = candidates, kernel.covariances_with(candidates)
-        self._rough_variance = kernel.rough_variance
-        whitened, _ = lapack.dtrtrs(factor, self._covariances(known), lower=1)
+        whitened, _ = lapack.dtrtrs(factor, kernel.between(known, candidates), lower=1)
         whitened_targets, _ = lapack.dtrtrs(factor, targets(kernel, known), lower=1)
         self._with_targets = targets(kernel, candidates) - whitened.T @ whitened_targets
         self._variances = kernel.variances(candidates) - (whitened**2).sum(axis=0)
@@ -145,21 +145,33 @@ class _Posterior:
         self._rows = np.empty((n_known + n_added, len(candidates)))  # of the Cholesky factor
         self._rows[:n_known] = whitened
         self._n_rows = n_known
+        self._candidates_and_kernel = (
+            np.ascontiguousarray(candidates.T),
+            coalition_sizes(candidates),
+            kernel.balances(candidates),
+            kernel.influences,
+            kernel.slopes,
+            *kernel.size_tables(),
+            *kernel.of_loops(),
+            kernel.rough_variance,  # no candidate is the ends
+        )
 
     def gains(self) -> Floats:
         """By how much each candidate would reduce the sum of the values' variances: (n_candidates,)."""
-        return np.asarray((self._with_targets**2).sum(axis=1) / np.maximum(self._variances, _LEAST_VARIANCE))
+        squares = np.einsum("ct,ct->c", self._with_targets, self._with_targets)
+        return np.asarray(squares / np.maximum(self._variances, _LEAST_VARIANCE))
 
     def observe(self, candidate: int) -> None:
-        """Take the candidate as known: one more row of the Cholesky factor, and rank-one updates."""
-        deviation = np.sqrt(max(self._variances[candidate], _LEAST_VARIANCE))
-        rows = self._rows[: self._n_rows]
-        row = self._covariances(self._candidates[[candidate]])[0]
-        row[candidate] += self._rough_variance  # no candidate is the ends
-        row = (row - rows[:, candidate] @ rows) / deviation
-        self._with_targets -= np.outer(row, self._with_targets[candidate] / deviation)
-        self._variances -= row**2
-        self._rows[self._n_rows] = row
+        """Take the candidate as known."""
+        self._variances[candidate] = max(self._variances[candidate], _LEAST_VARIANCE)
+        loops.condition_on(
+            candidate,
+            *self._candidates_and_kernel,
+            self._rows[: self._n_rows],
+            self._rows[self._n_rows],
+            self._with_targets,
+            self._variances,
+        )
         self._n_rows += 1
 
 
@@ -203,11 +215,16 @@ def _pairs_of_size(n_players: int, size: int, n_rows: int, seed: int) -> Floats:
         every = every[every[:, 0] == 0] if 2 * size == n_players else every
         members = every[np.argsort(counter_bits(seed, np.arange(len(every))), kind="stable")[:n_rows]]
         return _signs(members, n_players)
-    per_order = n_players // size  # a random order cut into coalitions uses each player once
+    halves = 2 * size == n_players  # of which a coalition and its complement are one pair
+    n_pairs = min(n_coalitions // 2 if halves else n_coalitions, _PLENTY)
+    per_order = 1 if halves else n_players // size  # a random order cut into coalitions uses each player once
     drawn, first = np.empty((0, n_players)), np.empty(0, dtype=np.int64)
     n_orders = 0
     while len(first) < n_rows:
-        numbers = np.arange(n_orders, n_orders + (n_rows - len(first)) // per_order + 1)
+        # About as many as give the rest, some being drawn again; more or fewer at once would give the same pairs
+        share = (n_rows - len(first)) / (n_pairs - len(first))
+        n_drawn = -n_pairs * log1p(-min(share, 1 - 0.5 / n_pairs))
+        numbers = np.arange(n_orders, n_orders + int(_SPARE * n_drawn) // per_order + 1)
         orders = counter_permutations(seed, numbers, n_players)
         drawn = np.concatenate([drawn, _signs(orders[:, : per_order * size].reshape(-1, size), n_players)])
         _, first = np.unique(pair_keys(drawn), return_index=True)

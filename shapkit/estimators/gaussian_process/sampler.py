@@ -54,9 +54,9 @@ MAX_PAIRS = 4_096  # of the process: its linear algebra takes their cube in time
 
 _STREAM = 0x6770  # of random numbers, this method's own
 _MORE_STREAM = 0x67702B  # of the pairs beyond
-_GROWTH = 1.35  # of the number of pairs from one choice of pairs to the next
+_GROWTH = 1.5  # of the number of pairs from one choice of pairs to the next
 _CANDIDATES = 600
-_MOST_CHOSEN_BY = 512  # pairs known; with more, where a kernel errs it would go on to look where it errs
+_MOST_CHOSEN_BY = 600  # pairs known; with more, where a kernel errs it would go on to look where it errs
 _FIT_STEPS = 40  # solutions with as many pairs take as long as a fit
 _MOST_TARGETS = 6_000  # coalitions of one size, to choose pairs for
 
@@ -65,9 +65,9 @@ class GaussianProcessSampler:
     """Shapley values from pairs of coalitions chosen by a Gaussian process, more accurate the more are evaluated.
 
     A coalition and its complement are evaluated together, beginning with the grand and the empty one. The first
-    n_players + 2 pairs are random. Then, each time their number has grown by about a third, a kernel is fitted and
-    the next third is chosen greedily where it reduces the posterior variances of the values the most. Beyond about 512
-    pairs they are random again: there is little left to gain, and no kernel to be led astray by. Which pair comes when
+    n_players + 2 pairs are random. Then, each time their number has grown by half, a kernel is fitted, and half as many
+    as there are then are chosen greedily where they reduce the posterior variances of the values the most. Beyond some
+    600 to 900 pairs they are random again: there is little left to gain, and no kernel to be led astray by. Which pair comes when
     depends on the seed and the payoffs before, not on the steps in which the evaluations are asked for.
 
     The process takes at most 4,096 pairs. From then on it is a fixed model of the game, and further pairs are drawn at
