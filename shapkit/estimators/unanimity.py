@@ -30,7 +30,8 @@ Games = NDArray[np.float32]
 """What unanimity games pay to coalitions, 0 and 1, (n_games, n_coalitions)."""
 
 _MOST_SEARCHED = 512  # coalitions; the others are compared with what is found
-_MOST_FLOATS, _LARGEST = 6_000_000, 5  # of what candidates pay to coalitions; and players of each
+_MOST_FLOATS, _LARGEST = 4_000_000, 5  # of what candidates pay to coalitions; and players of each
+_MOST_EACH = 100  # candidates for each coalition: more would take longer than a model of so few coalitions
 _PER_TERM_TRIED, _PER_TERM = 5, 7  # coalitions: some of those tried on the way turn out not to be there
 _MOST_TRIED = 64  # more would take longer than what is known by them is worth
 _LEAST_SEEN = 10  # coalitions that hold a carrier, or it may be the game of another one that was seen
@@ -80,8 +81,8 @@ class UnanimityGames:
 def few_unanimity_games(members: Coalitions, payoffs: Floats) -> UnanimityGames | None:
     """Return the sum of few unanimity games that leaves nothing but rounding of payoffs; None if none was found.
 
-    They are at most one for seven coalitions, and 64. A carrier has at most five players, or fewer where players or
-    coalitions are so many that it would take long to try all such. At least ten of the coalitions hold each, and on
+    They are at most one for seven coalitions, and 64. A carrier has at most five players, or fewer where such are
+    more than a hundred for each coalition, or would take long to try. At least ten of the coalitions hold each, and on
     them no game of similar carriers is a sum of these: one that is larger than those looked for, say.
 
     Args:
@@ -98,7 +99,7 @@ def few_unanimity_games(members: Coalitions, payoffs: Floats) -> UnanimityGames 
     searched = np.linspace(0, len(members) - 1, min(len(members), _MOST_SEARCHED)).astype(np.int64)
     most_terms, most_tried = len(searched) // _PER_TERM, min(len(searched) // _PER_TERM_TRIED, _MOST_TRIED)
     # With so many players that two would be too many, nothing is found that is not additive
-    too_many = comb(members.shape[1], 2) * len(searched) > _MOST_FLOATS
+    too_many = comb(members.shape[1], 2) > _most_candidates(len(searched))
     if most_terms < 1 or too_many or not np.ptp(payoffs, axis=0).any():
         return None
     candidates = _Candidates(members[searched])
@@ -124,6 +125,10 @@ def _dividends(games: Floats, payoffs: Floats) -> Floats:
     return np.asarray(np.linalg.lstsq(games.T, payoffs, rcond=None)[0])
 
 
+def _most_candidates(n_coalitions: int) -> int:
+    return min(_MOST_EACH * n_coalitions, _MOST_FLOATS // n_coalitions)
+
+
 class _Candidates:
     """Carriers in the order of their sizes, the empty one first, and their games.
 
@@ -142,7 +147,7 @@ class _Candidates:
         games = [np.ones((1, len(members)), dtype=np.float32)]
         first, n_carriers = 0, 1
         for size in range(1, min(_LARGEST, n_players) + 1):
-            if (n_carriers + comb(n_players, size)) * len(members) > _MOST_FLOATS:
+            if n_carriers + comb(n_players, size) > _most_candidates(len(members)):
                 break
             n_larger = n_players - 1 - last[-1]  # each with one more player, after its last
             chosen = np.repeat(np.arange(len(n_larger)), n_larger)
