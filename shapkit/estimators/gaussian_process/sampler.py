@@ -67,8 +67,8 @@ class GaussianProcessSampler:
     A coalition and its complement are evaluated together, beginning with the grand and the empty one. The first
     n_players + 2 pairs are random. Then, each time their number has grown by half, a kernel is fitted, and half as many
     as there are then are chosen greedily where they reduce the posterior variances of the values the most. Beyond some
-    600 to 900 pairs they are random again: there is little left to gain, and no kernel to be led astray by. Which pair comes when
-    depends on the seed and the payoffs before, not on the steps in which the evaluations are asked for.
+    600 to 900 pairs they are random again: there is little left to gain, and no kernel to be led astray by. Which pair
+    comes when depends on the seed and the payoffs before, not on the steps in which the evaluations are asked for.
 
     The process takes at most 4,096 pairs. From then on it is a fixed model of the game, and further pairs are drawn at
     random, by size, to estimate without bias the Shapley values of what it is wrong by, as
