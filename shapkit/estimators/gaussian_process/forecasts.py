@@ -12,6 +12,8 @@ from shapkit.estimators.gaussian_process.kernel import PartKernel, innovations
 
 Floats = NDArray[np.float64]
 
+_MOST_JUDGING = 1_536  # pairs, the first ones: more say little else, and take their cube in time
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -44,12 +46,14 @@ class Forecast:
 def missed_by(forecasts: Sequence[Forecast], signs: Floats, payoffs: Floats) -> float:
     """Return by how many standard deviations forecasts of one component missed; 1 where there are none to judge by.
 
+    Of many pairs the first are judged by.
+
     Args:
         forecasts: in order: each is judged by the pairs up to the next.
         signs: (n_pairs, n_players).
         payoffs: (n_pairs, n_outputs).
     """
-    ends = [*(forecast.n_known for forecast in forecasts[1:]), len(signs)]
+    ends = [*(forecast.n_known for forecast in forecasts[1:]), min(len(signs), _MOST_JUDGING)]
     missed = [
         forecast.innovations(signs[:end], payoffs[:end]).ravel()
         for forecast, end in zip(forecasts, ends, strict=False)

@@ -8,6 +8,8 @@ pair.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -17,6 +19,7 @@ from scipy.linalg import lapack
 from scipy.special import gammaln
 
 from shapkit.estimators.gaussian_process import loops
+from shapkit.estimators.threads import one_thread
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -24,7 +27,7 @@ Integers = NDArray[np.int64]
 _LARGEST_TANH = 1 - 1e-12  # logarithms of 1 - tanh are taken
 _MAX_NODES = 24  # Gauss-Legendre: exact up to 47 players; beyond, the integrands are smooth
 CONSTANT_VARIANCE = 1.0  # of an even game's mean, in the unit in which its mean square is 1
-_BLOCK_FLOATS = 2**22  # of covariances held at once, about
+_BLOCK_FLOATS = 2**17  # of a matrix worked on at once: new memory takes longer than what is written to it
 _ROUGHER = 10.0  # by how much the rough part grows where rounding has made a Gram matrix indefinite
 
 
@@ -88,21 +91,25 @@ class PartKernel:
             rows: float64 (n_rows, n_players) of +1 and -1.
             columns: likewise (n_columns, n_players).
         """
-        products, linear = weighted_products(rows, columns, self.influences), (rows * self.slopes) @ columns.T
+        row_sizes, column_sizes = coalition_sizes(rows), coalition_sizes(columns)
+        row_balances, column_balances = self.balances(rows), self.balances(columns)
         by_sizes, slopes_by_sizes = self.size_tables()
-        covariances = np.empty_like(products)
-        loops.fill_covariances(
-            products,
-            linear,
-            coalition_sizes(rows),
-            coalition_sizes(columns),
-            self.balances(rows),
-            self.balances(columns),
-            by_sizes,
-            slopes_by_sizes,
-            *self.of_loops(),
-            covariances,
-        )
+        covariances = np.empty((len(rows), len(columns)))
+        several = len(rows) * len(columns) > _BLOCK_FLOATS
+        with one_thread() if several else nullcontext():  # threads would wait for each other at every block
+            for block in blocks(len(rows), len(columns)):
+                loops.fill_covariances(
+                    weighted_products(rows[block], columns, self.influences),
+                    (rows[block] * self.slopes) @ columns.T,
+                    row_sizes[block],
+                    column_sizes,
+                    row_balances[block],
+                    column_balances,
+                    by_sizes,
+                    slopes_by_sizes,
+                    *self.of_loops(),
+                    covariances[block],
+                )
         return covariances
 
     def gram(self, signs: Floats) -> Floats:
@@ -291,7 +298,7 @@ def factorised(kernel: PartKernel, signs: Floats) -> tuple[PartKernel, Floats, F
     """
     while True:
         gram = kernel.gram(signs)
-        factor, failed = lapack.dpotrf(gram, lower=1)
+        factor, failed = lapack.dpotrf(gram.T, lower=1)  # the same, in the order that LAPACK takes
         if not failed:
             return kernel, gram, factor
         kernel = replace(kernel, rough_variance=_ROUGHER * kernel.rough_variance)
@@ -351,10 +358,16 @@ class PartPosterior:
 
     def predict(self, signs: Floats) -> Floats:
         """Return the means of the payoffs of pairs (n, n_players) that have not been evaluated: (n, n_columns)."""
-        step = max(1, _BLOCK_FLOATS // len(self._signs))
-        blocks = (signs[first : first + step] for first in range(0, len(signs), step))
-        means = [self.kernel.between(block, self._signs) @ self._weights for block in blocks]
-        return np.concatenate([np.empty((0, self._weights.shape[1])), *means])
+        means = np.empty((len(signs), self._weights.shape[1]))
+        for block in blocks(len(signs), len(self._signs)):
+            means[block] = self.kernel.between(signs[block], self._signs) @ self._weights
+        return means
+
+
+def blocks(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """The rows of a matrix in blocks that stay in the cache."""
+    step = max(1, _BLOCK_FLOATS // max(n_columns, 1))
+    return (slice(first, first + step) for first in range(0, n_rows, step))
 
 
 def weighted_products(rows: Floats, columns: Floats, weights: Floats) -> Floats:

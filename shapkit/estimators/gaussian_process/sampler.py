@@ -57,7 +57,8 @@ _MORE_STREAM = 0x67702B  # of the pairs beyond
 _GROWTH = 1.5  # of the number of pairs from one choice of pairs to the next
 _CANDIDATES = 600
 _MOST_CHOSEN_BY = 600  # pairs known; with more, where a kernel errs it would go on to look where it errs
-_FIT_STEPS = 40  # solutions with as many pairs take as long as a fit
+_SOLUTIONS = 110  # with as many pairs as are fitted to: they take as long as the fits
+_FORETOLD = 2  # and as many times the most pairs are foretold in that time
 _MOST_TARGETS = 6_000  # coalitions of one size, to choose pairs for
 
 
@@ -223,14 +224,13 @@ class GaussianProcessSampler:
 
     def effort(self, n_evaluations: int) -> float:
         """Return about how long an estimate takes after so many evaluations; a fit to the most pairs takes 1."""
-        n_pairs = max(n_evaluations // 2, 1)
-        foretold = max(n_pairs / MAX_PAIRS - 1.0, 0.0)  # by the model of all before
-        return sum(self._efforts(n_pairs)) + foretold / 5
+        return sum(self._efforts(max(n_evaluations // 2, 1)))
 
     def _efforts(self, n_pairs: int) -> tuple[float, float]:
-        """About how long the fits take, and the posterior, a solution with all pairs."""
+        """About how long fits take, and what comes after: a solution with all pairs, and foretelling what is more."""
         share = min(n_pairs, MAX_PAIRS) / MAX_FITTED_PAIRS
-        return fit_effort(n_pairs, self.game.n_players), share**2 / _FIT_STEPS
+        foretold = max(n_pairs / MAX_PAIRS - 1.0, 0.0)
+        return fit_effort(n_pairs, self.game.n_players), share**3 / _SOLUTIONS + foretold / _FORETOLD
 
     def prepare(self) -> None:
         """Compile, or load, what the first estimate would: once in a process."""
@@ -241,7 +241,8 @@ class GaussianProcessSampler:
 
         The time from now on is shared out between the fits and what comes after them.
         """
-        fits, after = self._efforts(max(len(self._signs), 1))
+        n_more = 0 if self._more is None else self._more.n_evaluations // 2
+        fits, after = self._efforts(max(len(self._signs) + n_more, 1))
         now = time.monotonic()
         self._until = now + (until - now) * fits / (fits + after)
 
