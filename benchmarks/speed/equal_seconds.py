@@ -247,8 +247,10 @@ def report(results: dict[str, Any]) -> str:
     """A line for each point: auto's error, and that of the best other method of shapkit and of others."""
     lines = [
         "relative squared error, geometric mean; ratios are auto's divided by the best's, and the same with errors",
-        "of less than a millionth counted as a millionth: a game of few interactions is found exactly by some",
-        f"{'n':>4}{'µs':>9}{'given':>8}  {'auto':>9}  {'chose':18}{'best of shapkit':>27}{'ratio':>9}{'':>7}"
+        "of less than a millionth counted as a millionth: a game of few interactions is found exactly by some;",
+        "longest: that auto took",
+        f"{'n':>4}{'µs':>9}{'given':>8}{'longest':>10}  {'auto':>9}  {'chose':18}{'best of shapkit':>27}"
+        f"{'ratio':>9}{'':>7}"
         f"{'best of others':>33}{'ratio':>9}{'':>7}",
     ]
     points = dict.fromkeys((row["n_players"], row["wait"], row["given"]) for row in results["rows"])
@@ -256,7 +258,8 @@ def report(results: dict[str, Any]) -> str:
         rows = [row for row in results["rows"] if (row["n_players"], row["wait"], row["given"]) == point]
         auto = next(row for row in rows if row["method"] == "auto")
         chosen = "+".join(auto["chosen"])
-        line = f"{point[0]:>4}{point[1] * 1e6:>9.0f}{point[2]:>6.0f} s  {auto['error']:>9.1e}  {chosen:18}"
+        line = f"{point[0]:>4}{point[1] * 1e6:>9.0f}{point[2]:>6.0f} s{auto['longest']:>8.1f} s"
+        line += f"  {auto['error']:>9.1e}  {chosen:18}"
         for peers, widths in ((False, (19, 9)), (True, (25, 9))):
             others = [row for row in rows if row["method"] != "auto" and is_peer(row["method"]) == peers]
             if others:

@@ -35,6 +35,7 @@ _DESIGN_PAIRS_EACH = 8  # player, between these
 _DRAWN_PAIRS = 4  # of kernels nearly as probable as the most probable one
 _MANY_PAIRS = 160  # with more, half of them say where the fit to all begins, and whether there is a second wave
 _MOST_LIKELIHOODS = 120  # of a fit with a second wave, about
+_CALLED = 50  # pairs that take as long as what a likelihood takes anyway
 _LARGE_SKEW = 0.95  # a wave with more would have more than 1 if it could
 _FAR = 32.0  # rate of a second wave, far from most first ones
 _FEW_PER_PARAMETER = 2.2  # up to so many pairs for each parameter, waves have no skew
@@ -133,10 +134,10 @@ def fit_effort(n_pairs: int, n_players: int) -> float:
     """Return about how long a component's fits to so many pairs take; those to the most pairs take 1.
 
     By the number of likelihoods that each way of fitting takes where kernels are found late, as counted for games of
-    14, 30 and 100 players. One likelihood takes the square of the number of pairs in time.
+    14, 30 and 100 players. One likelihood takes the square of the number of pairs in time, and what it takes anyway.
 
-    >>> fit_effort(512, n_players=30), fit_effort(256, n_players=30)
-    (1.0, 0.25)
+    >>> fit_effort(512, n_players=30), round(fit_effort(256, n_players=30), 2)
+    (1.0, 0.26)
     """
     family, n_rows = KernelFamily(n_players, skewed=False), min(n_pairs, MAX_FITTED_PAIRS)
     n_likelihoods, n_parameters = _MOST_LIKELIHOODS, len(family.table())
@@ -144,7 +145,8 @@ def fit_effort(n_pairs: int, n_players: int) -> float:
         n_likelihoods = 80 + n_parameters  # two fits, and a gradient for each parameter
     elif n_rows <= _MANY_PAIRS:
         n_likelihoods += n_parameters
-    return n_likelihoods / _MOST_LIKELIHOODS * (n_rows / MAX_FITTED_PAIRS) ** 2
+    of_each, of_largest = (pairs**2 + _CALLED**2 for pairs in (n_rows, MAX_FITTED_PAIRS))
+    return n_likelihoods / _MOST_LIKELIHOODS * of_each / of_largest
 
 
 def _fitted(family: KernelFamily, parameters: Floats, n_pairs: int) -> PlausibleKernel:

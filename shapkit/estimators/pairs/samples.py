@@ -154,6 +154,10 @@ class PairedSamples:
         """Return how many pairs of each stratum the rates ask for by now, at most all there are: (n_strata,)."""
         return np.minimum(self._time_of(self.n_pairs) * self._rates, self.populations)
 
+    def of_rarest_size(self, n_pairs: int) -> float:
+        """Return how many of so many pairs are of the size that is drawn least often, while no size is used up."""
+        return n_pairs * float(self._rates.min(initial=1.0))
+
     def exact_values(self) -> Floats:
         """Return the Shapley values (n_players, n_columns), once the sample is complete."""
         pairs = self.pairs()

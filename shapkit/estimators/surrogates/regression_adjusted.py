@@ -104,6 +104,11 @@ class RegressionAdjustedSampler(PairedSampler):
         """
         return self._measured.restored(self._estimate())
 
+    def effort(self, n_evaluations: int) -> float:
+        """Return about how long an estimate takes after so many evaluations, in some unit: a model for each fold."""
+        n_folds = self._samples.of_rarest_size(n_evaluations // 2)
+        return n_evaluations * min(max(n_folds, 1.0), _MOST_FOLDS)
+
     def _estimate(self) -> Attribution:
         samples, pairs = self._samples, self._samples.pairs()
         equal = np.tile(samples.equal_shares(), (self.game.n_players, 1))

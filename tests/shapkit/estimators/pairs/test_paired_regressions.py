@@ -20,6 +20,7 @@ from shapkit.estimators.surrogates.boosted_trees import fit_boosted_trees
 from shapkit.estimators.surrogates.models import LinearGame, fit_linear, fit_trees
 from shapkit.estimators.surrogates.regression_adjusted import RegressionAdjustedSampler
 from shapkit.exact.indices import shapley_values
+from shapkit.games.classic import airport_game
 from shapkit.games.game import Game, table_game
 
 REGRESSIONS = [KernelSampler, LeverageSampler]
@@ -528,3 +529,22 @@ def test_variances_of_strata_add_up_and_so_do_their_uncertainties():
     found = stratified_variances(samples, pairs, residuals)
     np.testing.assert_allclose(found[0], variances, rtol=1e-10)
     np.testing.assert_allclose(found[1], uncertainty, rtol=1e-10)
+
+
+@pytest.mark.parametrize("n_players", [6, 11, 30, 100])
+def test_a_regression_adjusted_estimate_takes_as_long_as_its_models(n_players):
+    """There are as many models as `effort` has them, but for one."""
+    game = airport_game(np.arange(1.0, n_players + 1))
+    for budget in (2 * n_players, 6 * n_players, 12 * n_players, 40 * n_players):
+        if budget >= 2**n_players:
+            continue
+        shown = []
+
+        def fit(coalitions, payoffs, shown=shown):
+            shown.append(len(coalitions))
+            return fit_linear(coalitions, payoffs)
+
+        sampler = RegressionAdjustedSampler(game, fit=fit)
+        sampler.advance(budget)
+        sampler.attribution()
+        assert abs(len(shown) - sampler.effort(budget) / budget) <= 1
