@@ -479,8 +479,10 @@ def by_arm(found: dict[str, Any]) -> str:
     for arm in ARMS:
         of_arm = [run for run in runs if run["arm"] == arm]
         if of_arm:
-            training = of_arm[0]["training"]
-            line = f"{TITLES[arm]:<38}{training['steps']:>6}{training['seconds_per_step']:>6.2f}"
+            steps, seconds = (
+                statistics.fmean(run["training"][name] for run in of_arm) for name in ("steps", "seconds_per_step")
+            )
+            line = f"{TITLES[arm]:<38}{steps:>6.0f}{seconds:>6.2f}"
             lines.append(line + _figures(of_arm))
     if data:
         lines.append(f"{'the data':<38}{'':>12}" + _data_figures(data))
