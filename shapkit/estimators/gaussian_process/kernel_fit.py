@@ -151,6 +151,12 @@ class KernelFamily:
         skews[skews <= _NO_SKEW] = _SKEW[0]
         return start
 
+    def far_from_additive(self) -> Floats:
+        """Return parameters to start from, with a first wave from which games far from additive are found."""
+        start = self.table()[:, 0]
+        self.split(start)[2][0] = _SKEWED_START
+        return start
+
     def with_ends(self, parameters: Floats, variance: float) -> tuple[KernelFamily, Floats]:
         """Return the family in which the ends have a variance, and these parameters of one in which they had none."""
         start = parameters.copy()

@@ -35,12 +35,14 @@ _DESIGN_PAIRS_EACH = 8  # player, between these
 _DRAWN_PAIRS = 4  # of kernels nearly as probable as the most probable one
 _MANY_PAIRS = 160  # with more, half of them say where the fit to all begins, and whether there is a second wave
 _MOST_LIKELIHOODS = 120  # of a fit with a second wave, about
+_ROUGH = 0.05  # of payoffs of mean square 1, taken for noise: other parameters may explain it
 _CALLED = 50  # pairs that take as long as what a likelihood takes anyway
 _LARGE_SKEW = 0.95  # a wave with more would have more than 1 if it could
 _FAR = 32.0  # rate of a second wave, far from most first ones
 _FEW_PER_PARAMETER = 2.2  # up to so many pairs for each parameter, waves have no skew
 _FEW_PAIRS = 250  # up to so many pairs, where there is no skew either, players may be alike
 _CLOSE = 0.1  # log probability: steps of a fit to many pairs that gain less are the last
+_FINE = 0.01  # the same, of many players
 _SURPRISING = 4.0  # standard deviations, of the ends
 
 
@@ -168,6 +170,9 @@ def _fit(
     """
     family = family.of(start)
     parameters, value = fit_kernel(family, signs, scores, start, patience)
+    if _may_be_far(family, parameters):
+        far, lower = fit_kernel(family, signs, scores, family.far_from_additive(), patience)
+        parameters, value = (far, lower) if lower < value else (parameters, value)
     if family.ends:
         return family, parameters, value
     deviation, squared = surprise_of_ends(family.kernel(parameters), signs, scores)
@@ -175,6 +180,15 @@ def _fit(
         return family, parameters, value
     family, begin = family.with_ends(parameters, squared)
     return family, *fit_kernel(family, signs, scores, begin, patience)
+
+
+def _may_be_far(family: KernelFamily, parameters: Floats) -> bool:
+    """Whether these parameters take for noise what may be a game far from additive, which is not found from near it.
+
+    Of few players all fits begin far from it.
+    """
+    begun_near = family.n_players > MOST_SKEWED_PLAYERS and family.n_terms == 1 and not family.voting
+    return begun_near and family.kernel(parameters).rough_variance > _ROUGH
 
 
 def _drawn(family: KernelFamily, known: PlausibleKernel, about: LaplaceApproximation) -> list[PlausibleKernel]:
@@ -192,6 +206,8 @@ def _widest(
     asked for a second wave again only where the one they have has the largest skew, and may not be enough.
     """
     patience = replace(PATIENT, until=until, n_steps=PATIENT.n_steps if len(signs) <= 400 else PATIENT.n_steps // 2)
+    if family.n_players > MAX_CHOOSING_PLAYERS:  # of so many parameters, steps that gain little are not the last
+        patience = replace(patience, tolerance=_FINE)
     if len(signs) <= max(_MANY_PAIRS, 2 * len(family.table())):
         return _with_second(*_fit(family, signs, scores, start, patience), signs, scores, patience)
     patience = replace(PATIENT, until=until, tolerance=_CLOSE)

@@ -23,7 +23,7 @@ from shapkit.estimators.gaussian_process.kernel_fit import (
 )
 from shapkit.estimators.gaussian_process.minimise import Patience, minimised
 from shapkit.estimators.gaussian_process.pair_design import random_pairs
-from shapkit.estimators.gaussian_process.plausible_kernels import MAX_CHOOSING_PLAYERS
+from shapkit.estimators.gaussian_process.plausible_kernels import MAX_CHOOSING_PLAYERS, plausible_kernels
 from tests.shapkit.estimators.gaussian_process.games_of_pairs import all_signs, some_kernel, some_pairs
 
 
@@ -351,3 +351,21 @@ def test_intervals_of_a_voting_game_hold_where_waves_have_a_skew():
         held.append((np.abs(found.values - exact) <= 1.96 * found.standard_errors).mean())
     # the mean of 24, whose deviation between seeds is .1 at most, is within .05 of 95 % but for one time in a hundred
     assert np.mean(held) > 0.9
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_game_far_from_additive_is_not_taken_for_noise_among_many_players(seed):
+    """An airport of a hundred players: the fit that begins near an additive game ends in noise, and is begun again."""
+    n_players = 100
+    game = shapkit.airport_game(np.sort(np.random.default_rng(seed).uniform(size=n_players)))
+    ends = np.ones((1, n_players))
+    signs = np.concatenate([ends, random_pairs(n_players, 300, seed, ends)])
+    odd = (game.value(signs > 0) - game.value(signs < 0)) / 2
+    payoffs = (odd / np.sqrt(np.mean(odd**2)))[:, None]
+    family = KernelFamily(n_players, skewed=False)
+    near, objective = fit_kernel(family, signs, payoffs)
+    _, lower = fit_kernel(family, signs, payoffs, family.far_from_additive())
+    assert objective > lower + 100, "this game shows nothing"
+    assert family.kernel(near).rough_variance > 0.1
+    found = plausible_kernels(KernelFamily(n_players), signs, payoffs)
+    assert max(known.kernel.rough_variance for known in found) < 0.01
