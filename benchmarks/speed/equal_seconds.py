@@ -250,8 +250,7 @@ def report(results: dict[str, Any]) -> str:
         "of less than a millionth counted as a millionth: a game of few interactions is found exactly by some;",
         "longest: that auto took",
         f"{'n':>4}{'µs':>9}{'given':>8}{'longest':>10}  {'auto':>9}  {'chose':18}{'best of shapkit':>27}"
-        f"{'ratio':>9}{'':>7}"
-        f"{'best of others':>33}{'ratio':>9}{'':>7}",
+        f"{'ratio':>9}{'':>7}{'best of others':>33}{'ratio':>9}{'':>7}",
     ]
     points = dict.fromkeys((row["n_players"], row["wait"], row["given"]) for row in results["rows"])
     for point in points:
