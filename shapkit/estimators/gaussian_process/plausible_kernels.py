@@ -33,7 +33,7 @@ MAX_FITTED_PAIRS = 512  # that parameters are fitted to
 _LEAST_DESIGN_PAIRS, _MOST_DESIGN_PAIRS = 160, 256  # the same, of kernels to choose further pairs by
 _DESIGN_PAIRS_EACH = 8  # player, between these
 _DRAWN_PAIRS = 4  # of kernels nearly as probable as the most probable one
-_MANY_PAIRS = 160  # with more, half of them say where the fit to all begins, and whether there is a second wave
+_MANY_PAIRS = 160  # with more, one kernel is enough, and half of them say where the fit begins and how many waves
 _MOST_LIKELIHOODS = 120  # of a fit with a second wave, about
 _ROUGH = 0.05  # of payoffs of mean square 1, taken for noise: other parameters may explain it
 _CALLED = 50  # pairs that take as long as what a likelihood takes anyway
@@ -41,6 +41,7 @@ _LARGE_SKEW = 0.95  # a wave with more would have more than 1 if it could
 _FAR = 32.0  # rate of a second wave, far from most first ones
 _FEW_PER_PARAMETER = 2.2  # up to so many pairs for each parameter, waves have no skew
 _FEW_PAIRS = 250  # up to so many pairs, where there is no skew either, players may be alike
+_SLIGHT = 0.05  # share of a family of which one kernel is enough
 _CLOSE = 0.1  # log probability: steps of a fit to many pairs that gain less are the last
 _FINE = 0.01  # the same, of many players
 _SURPRISING = 4.0  # standard deviations, of the ends
@@ -87,7 +88,8 @@ def plausible_kernels(
     """Return kernels to estimate with; their weights sum to 1.
 
     While pairs are few for so many parameters, kernels that tell players apart are weighed against one that treats them
-    alike, by what the payoffs say. Those of one family are the most probable one and others nearly as probable.
+    alike, by what the payoffs say; with some more, kernels with a skew against kernels without one. Those of one family
+    are the most probable one and others nearly as probable.
 
     Args:
         family: without what is said by the number of pairs.
@@ -101,19 +103,43 @@ def plausible_kernels(
     rows = _fitted_rows(len(signs), MAX_FITTED_PAIRS)
     signs, scores = signs[rows], scores[rows]
     family, start = _with_skew(family, None if len(rows) <= _FEW_PAIRS else start, len(rows))
-    if family.individual and not family.skewed and len(rows) <= _FEW_PAIRS:
-        patience = replace(PATIENT, until=until)
-        alike, shared, _ = _fit(replace(family, individual=False), signs, scores, patience=patience)
-        family, best, _ = _fit(family, signs, scores, start, patience)
-        about = LaplaceApproximation(family, signs, scores, best)
-        evidence = about.log_evidence() - LaplaceApproximation(alike, signs, scores, shared).log_evidence()
-        known = replace(_fitted(family, best, len(rows)), inflation=1.0)
-        return _either(_drawn(family, known, about), [_fitted(alike, shared, len(rows))], evidence)
+    if family.individual and len(rows) <= (_MANY_PAIRS if family.skewed else _FEW_PAIRS):
+        return _weighed(family, signs, scores, start, until)
     family, best = _widest(family, signs, scores, start, until)
     known = _fitted(family, best, len(rows))
     if len(rows) > _MANY_PAIRS or time.monotonic() > until:
         return [known]
     return _drawn(family, known, LaplaceApproximation(family, signs, scores, best))
+
+
+def _weighed(
+    family: KernelFamily, signs: Floats, scores: Floats, start: Floats | None, until: float
+) -> list[PlausibleKernel]:
+    """Kernels of a family, and of a simpler one, where pairs are too few to choose: by the evidence of both.
+
+    The simpler one has no skew, or, where there is none, treats players alike.
+    """
+    n_pairs, patience = len(signs), replace(PATIENT, until=until)
+    simpler = replace(family, skewed=False) if family.skewed else replace(family, individual=False)
+    simpler, plain, _ = _fit(simpler, signs, scores, patience=patience)
+    if family.skewed:
+        family, best = _widest(family, signs, scores, start, until)
+    else:
+        family, best, _ = _fit(family, signs, scores, start, patience)
+    known, known_simpler = _fitted(family, best, n_pairs), _fitted(simpler, plain, n_pairs)
+    if time.monotonic() > until:
+        return [known]
+    about = LaplaceApproximation(family, signs, scores, best)
+    about_simpler = LaplaceApproximation(simpler, signs, scores, plain)
+    evidence = about.log_evidence() - about_simpler.log_evidence()
+    if not simpler.individual:
+        return _either(_drawn(family, replace(known, inflation=1.0), about), [known_simpler], evidence)
+    share = float(expit(evidence))
+    return _either(
+        _drawn(family, known, about) if share > _SLIGHT else [known],
+        _drawn(simpler, known_simpler, about_simpler) if 1 - share > _SLIGHT else [known_simpler],
+        evidence,
+    )
 
 
 def _judged_by_other_pairs(family: KernelFamily, signs: Floats, scores: Floats, until: float) -> list[PlausibleKernel]:
@@ -146,7 +172,7 @@ def fit_effort(n_pairs: int, n_players: int) -> float:
     if n_players <= MAX_CHOOSING_PLAYERS and n_rows <= min(_few_pairs(family), _FEW_PAIRS):
         n_likelihoods = 80 + n_parameters  # two fits, and a gradient for each parameter
     elif n_rows <= _MANY_PAIRS:
-        n_likelihoods += n_parameters
+        n_likelihoods += 40 + 2 * n_parameters  # without a skew as well, and a gradient for each parameter of both
     of_each, of_largest = (pairs**2 + _CALLED**2 for pairs in (n_rows, MAX_FITTED_PAIRS))
     return n_likelihoods / _MOST_LIKELIHOODS * of_each / of_largest
 

@@ -78,8 +78,8 @@ class GaussianProcessSampler:
 
     Up to 4,096 pairs the estimates are biased, as regularised ones are; they sum to the grand coalition's payoff less
     the empty one's. A standard error is a posterior standard deviation. Parameters fitted to every player are not known
-    well: while pairs are few it is that of a mixture of nine posteriors, with the most probable parameters and with
-    some drawn about them; with more pairs it is one posterior's, times at least 1 + n/m for n players and m pairs.
+    well: while pairs are few it is that of a mixture of nine posteriors or more, with the most probable parameters and
+    with some drawn about them; with more pairs it is one posterior's, times at least 1 + n/m for n players and m pairs.
     Where the pairs evaluated since were further from what the last two kernels had foretold than these were sure of, it
     is multiplied by that instead. How often nominal 95 % intervals cover is in `docs/accuracy.md`. A game that is
     additive on all pairs evaluated, more than there are players, is taken to be additive, with standard errors of zero;
@@ -99,9 +99,9 @@ class GaussianProcessSampler:
     one that treats players alike. Parameters are fitted to at most 512 pairs, or half as many as there are players.
 
     Whether players differ is for the payoffs to say. While pairs are few, a kernel that treats them alike has a share
-    in the estimate, as large as its evidence (MacKay 1992, "Bayesian interpolation"). With more than 100 players all
-    pairs are random, and shares and widths are by pairs that the parameters were not fitted to. With more than 2,000
-    all are alike.
+    in the estimate, as large as its evidence (MacKay 1992, "Bayesian interpolation"); with some more, a kernel without
+    skew has. With more than 100 players all pairs are random, and shares and widths are by pairs that the parameters
+    were not fitted to. With more than 2,000 all are alike.
 
     Interactions cost no evaluations of their own: half the sum of a pair's two payoffs, which Shapley values do not
     depend on, is the even part of the game, and has a process and kernels of its own. Any index is a linear functional
