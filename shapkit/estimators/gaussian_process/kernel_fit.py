@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -189,6 +190,7 @@ def fit_kernel(
     payoffs: Floats,
     start: Floats | None = None,
     patience: Patience = PATIENT,
+    judge: Callable[[PartKernel], float] | None = None,
 ) -> tuple[Floats, float]:
     """Return the most probable parameters (n_parameters,), and the objective there, from one start.
 
@@ -198,17 +200,19 @@ def fit_kernel(
         payoffs: (n_pairs, n_columns), odd payoffs of mean square about 1. Columns share the parameters.
         start: parameters to start from; by default those of the family.
         patience: how long L-BFGS goes on; its tolerance is in log probability.
+        judge: returns a loss of a kernel, on other pairs. If given, parameters are the best so judged on the way there.
     """
     table = _parameter_table(family)
     begin = table[:, 0] if start is None else np.clip(start, table[:, 3], table[:, 4])
     posterior = _Posterior(family, signs, payoffs)
+    judged = None if judge is None else lambda place: judge(family.kernel(posterior.parameters(place)))
     with threads_for(len(signs)):
-        place, value = minimised(posterior, posterior.place(begin), *posterior.bounds, patience)
+        place, value = minimised(posterior, posterior.place(begin), *posterior.bounds, patience, judged)
         # Rounding makes the Gram matrix indefinite: begin with a rougher one
         while not np.isfinite(value) and begin[_ROUGH] < _NEVER_SMOOTH:
             begin = begin.copy()
             begin[_ROUGH] = max(begin[_ROUGH], np.log(_LEAST_ROUGHNESS)) + _ROUGHER
-            place, value = minimised(posterior, posterior.place(begin), *posterior.bounds, patience)
+            place, value = minimised(posterior, posterior.place(begin), *posterior.bounds, patience, judged)
     return posterior.parameters(place), value
 
 

@@ -19,6 +19,8 @@ _LONGEST = 3.0  # a step, in any coordinate
 _SUFFICIENT = 1e-4  # of the decrease that the gradient promises (Armijo)
 _MOST_TRIES = 12  # lengths of a step
 _MOST_IN_VAIN = 2  # steps in a row that gain little
+_JUDGED_EVERY = 10  # steps
+_MOST_JUDGED_WORSE = 2  # in a row
 _SHORTER, _LEAST_SHORTER = 0.5, 0.1  # what a step that does not do is shortened by, at least and at most
 
 
@@ -43,6 +45,7 @@ def minimised(
     least: Floats,
     greatest: Floats,
     patience: Patience,
+    judge: Callable[[Floats], float] | None = None,
 ) -> tuple[Floats, float]:
     """Return where a function is smallest near `start`, and its value there.
 
@@ -54,6 +57,8 @@ def minimised(
         start: (n,), between the bounds.
         least, greatest: (n,), bounds.
         patience: when to stop.
+        judge: returns a loss of a place, as on data that the function does not see. If given, every tenth place is
+            judged, the search ends once two in a row are no better than one before, and the best of them is returned.
 
     >>> def parabola(place):
     ...     return float(place @ place) / 2, place
@@ -63,7 +68,10 @@ def minimised(
     place, (value, gradient) = start, function(start)
     steps, changes = np.zeros((2, _MEMORY, len(start)))
     n_kept = few = 0
-    for _ in range(patience.n_steps if np.isfinite(value) else 0):
+    judged = _Judged(judge, (place, value))
+    for n_done in range(patience.n_steps if np.isfinite(value) else 0):
+        if n_done and n_done % _JUDGED_EVERY == 0 and judged.are_worse(place, value):
+            break
         if time.monotonic() >= patience.until:
             break
         free = ~(((place <= least) & (gradient > 0)) | ((place >= greatest) & (gradient < 0)))
@@ -87,7 +95,28 @@ def minimised(
         place, value, gradient = new_place, new_value, new_gradient
         if few >= _MOST_IN_VAIN:
             break
-    return place, value
+    if np.isfinite(value):
+        judged.are_worse(place, value)
+    return judged.best
+
+
+class _Judged:
+    """The best of the places judged, with its value: the last one where nobody judges."""
+
+    def __init__(self, judge: Callable[[Floats], float] | None, start: tuple[Floats, float]) -> None:
+        self.best = start
+        self._judge = judge
+        self._least_loss = math.inf
+        self._n_worse = 0
+
+    def are_worse(self, place: Floats, value: float) -> bool:
+        """Judge one more place, and return whether it and those before it are worse than one before them."""
+        loss = -math.inf if self._judge is None else self._judge(place)
+        if self._judge is None or loss < self._least_loss:
+            self.best, self._least_loss, self._n_worse = (place, value), loss, 0
+        else:
+            self._n_worse += 1
+        return self._n_worse >= _MOST_JUDGED_WORSE
 
 
 def _along(

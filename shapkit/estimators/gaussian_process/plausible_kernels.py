@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import softmax
 
 from shapkit.estimators.gaussian_process.forecasts import root_mean_square
 from shapkit.estimators.gaussian_process.kernel import PartKernel, innovations
@@ -30,6 +31,8 @@ Floats = NDArray[np.float64]
 
 MAX_CHOOSING_PLAYERS = 100  # with more, all pairs are random
 MAX_FITTED_PAIRS = 512  # that parameters are fitted to
+_MOST_FITTED_OF_MANY = 768  # the same, of more players than these, or half as many as there are players
+_MOST_STEPS_OF_MANY = 120  # of a fit to them, where other pairs do not end it sooner
 _LEAST_DESIGN_PAIRS, _MOST_DESIGN_PAIRS = 160, 256  # the same, of kernels to choose further pairs by
 _DESIGN_PAIRS_EACH = 8  # player, between these
 _DRAWN_PAIRS = 4  # of kernels nearly as probable as the most probable one
@@ -37,6 +40,7 @@ _MANY_PAIRS = 160  # with more, one kernel is enough, and half of them say where
 _MOST_LIKELIHOODS = 120  # of a fit with a second wave, about
 _ROUGH = 0.05  # of payoffs of mean square 1, taken for noise: other parameters may explain it
 _CALLED = 50  # pairs that take as long as what a likelihood takes anyway
+_PLAYERS_CALLED = 100  # players that take as long as what the square of the number of pairs takes anyway
 _LARGE_SKEW = 0.95  # a wave with more would have more than 1 if it could
 _FAR = 32.0  # rate of a second wave, far from most first ones
 _FEW_PER_PARAMETER = 2.2  # up to so many pairs for each parameter, waves have no skew
@@ -131,50 +135,70 @@ def _weighed(
         return [known]
     about = LaplaceApproximation(family, signs, scores, best)
     about_simpler = LaplaceApproximation(simpler, signs, scores, plain)
-    evidence = about.log_evidence() - about_simpler.log_evidence()
+    evidence = [about.log_evidence(), about_simpler.log_evidence()]
     if not simpler.individual:
-        return _either(_drawn(family, replace(known, inflation=1.0), about), [known_simpler], evidence)
-    share = float(expit(evidence))
-    return _either(
-        _drawn(family, known, about) if share > _SLIGHT else [known],
-        _drawn(simpler, known_simpler, about_simpler) if 1 - share > _SLIGHT else [known_simpler],
-        evidence,
-    )
+        return _shared([_drawn(family, replace(known, inflation=1.0), about), [known_simpler]], evidence)
+    share, share_simpler = softmax(evidence)
+    kernels = _drawn(family, known, about) if share > _SLIGHT else [known]
+    of_simpler = _drawn(simpler, known_simpler, about_simpler) if share_simpler > _SLIGHT else [known_simpler]
+    return _shared([kernels, of_simpler], evidence)
 
 
 def _judged_by_other_pairs(family: KernelFamily, signs: Floats, scores: Floats, until: float) -> list[PlausibleKernel]:
-    """The same of many players: evidence would take a gradient for each of them, but pairs are left to judge by."""
-    most = max(MAX_FITTED_PAIRS, family.n_players // 2)
-    rows = _fitted_rows(len(signs), min(most, max(1, 3 * len(signs) // 4)))
-    told_apart = replace(family, skewed=False)  # of so many players
+    """The same of many players: evidence would take a gradient for each of them, but pairs are left to judge by.
+
+    Of more parameters than pairs, a fit that goes on learns the pairs by heart: it is the others that say when it ends.
+    """
+    rows = _fitted_rows(len(signs), min(_most_fitted(family.n_players), max(1, 3 * len(signs) // 4)))
     left = np.setdiff1d(np.arange(len(signs)), rows)
     rows_and_others = np.concatenate([rows, left[_fitted_rows(len(left), MAX_FITTED_PAIRS)]])
+
+    def missed(kernel: PartKernel) -> tuple[Floats, Floats]:
+        return innovations(kernel, signs[rows_and_others], scores[rows_and_others], len(rows))
+
+    def loss(kernel: PartKernel) -> float:
+        return -log_density(*missed(kernel))
+
+    told_apart, alike = (replace(family, skewed=False, individual=individual) for individual in (True, False))
+    fitted, patience = (signs[rows], scores[rows]), Patience(_MOST_STEPS_OF_MANY, _FINE, until)
+    told_apart, one_wave, _ = _fit(told_apart, *fitted, None, patience, loss)
+    wider, faint = told_apart.widened(one_wave)
+    two_waves, _ = fit_kernel(wider, *fitted, faint, patience, loss)
     found, evidence = [], []
-    for one in (told_apart, replace(told_apart, individual=False)):
-        known = _fitted(*_widest(one, signs[rows], scores[rows], None, until), len(rows))
-        deviations, scales = innovations(known.kernel, signs[rows_and_others], scores[rows_and_others], len(rows))
-        found.append(replace(known, inflation=max(known.inflation, root_mean_square(deviations))))
+    for each, parameters in ((told_apart, one_wave), (wider, two_waves), _widest(alike, *fitted, None, until)):
+        known = _fitted(each, parameters, len(rows))
+        deviations, scales = missed(known.kernel)
+        found.append([replace(known, inflation=max(known.inflation, root_mean_square(deviations)))])
         evidence.append(log_density(deviations, scales))
-    return _either(found[:1], found[1:], evidence[0] - evidence[1])
+    return _shared(found, evidence)
+
+
+def _most_fitted(n_players: int) -> int:
+    """How many pairs parameters are fitted to at most."""
+    return max(_MOST_FITTED_OF_MANY, n_players // 2) if n_players > MAX_CHOOSING_PLAYERS else MAX_FITTED_PAIRS
 
 
 def fit_effort(n_pairs: int, n_players: int) -> float:
-    """Return about how long a component's fits to so many pairs take; those to the most pairs take 1.
+    """Return about how long a component's fits to so many pairs take; those of 30 players to the most pairs take 1.
 
     By the number of likelihoods that each way of fitting takes where kernels are found late, as counted for games of
-    14, 30 and 100 players. One likelihood takes the square of the number of pairs in time, and what it takes anyway.
+    14, 30, 100 and 1,000 players. One likelihood takes the square of the number of pairs in time, and what it takes
+    anyway; the more players, the longer.
 
     >>> fit_effort(512, n_players=30), round(fit_effort(256, n_players=30), 2)
     (1.0, 0.26)
     """
-    family, n_rows = KernelFamily(n_players, skewed=False), min(n_pairs, MAX_FITTED_PAIRS)
+    family, n_rows = KernelFamily(n_players, skewed=False), min(n_pairs, _most_fitted(n_players))
     n_likelihoods, n_parameters = _MOST_LIKELIHOODS, len(family.table())
-    if n_players <= MAX_CHOOSING_PLAYERS and n_rows <= min(_few_pairs(family), _FEW_PAIRS):
+    if n_players > MAX_CHOOSING_PLAYERS:
+        n_likelihoods = 2 * _MOST_STEPS_OF_MANY
+    elif n_rows <= min(_few_pairs(family), _FEW_PAIRS):
         n_likelihoods = 80 + n_parameters  # two fits, and a gradient for each parameter
     elif n_rows <= _MANY_PAIRS:
         n_likelihoods += 40 + 2 * n_parameters  # without a skew as well, and a gradient for each parameter of both
     of_each, of_largest = (pairs**2 + _CALLED**2 for pairs in (n_rows, MAX_FITTED_PAIRS))
-    return n_likelihoods / _MOST_LIKELIHOODS * of_each / of_largest
+    of_players = (_PLAYERS_CALLED + n_players) / (_PLAYERS_CALLED + 30)
+    return n_likelihoods / _MOST_LIKELIHOODS * of_each / of_largest * of_players
 
 
 def _fitted(family: KernelFamily, parameters: Floats, n_pairs: int) -> PlausibleKernel:
@@ -188,6 +212,7 @@ def _fit(
     scores: Floats,
     start: Floats | None = None,
     patience: Patience = PATIENT,
+    judge: Callable[[PartKernel], float] | None = None,
 ) -> tuple[KernelFamily, Floats, float]:
     """The most probable parameters of a family and the objective there, and the family.
 
@@ -195,9 +220,9 @@ def _fit(
     score is without any feature. Elsewhere they tell as much as other pairs, and of Shapley values more.
     """
     family = family.of(start)
-    parameters, value = fit_kernel(family, signs, scores, start, patience)
+    parameters, value = fit_kernel(family, signs, scores, start, patience, judge)
     if _may_be_far(family, parameters):
-        far, lower = fit_kernel(family, signs, scores, family.far_from_additive(), patience)
+        far, lower = fit_kernel(family, signs, scores, family.far_from_additive(), patience, judge)
         parameters, value = (far, lower) if lower < value else (parameters, value)
     if family.ends:
         return family, parameters, value
@@ -205,7 +230,7 @@ def _fit(
     if deviation < _SURPRISING:
         return family, parameters, value
     family, begin = family.with_ends(parameters, squared)
-    return family, *fit_kernel(family, signs, scores, begin, patience)
+    return family, *fit_kernel(family, signs, scores, begin, patience, judge)
 
 
 def _may_be_far(family: KernelFamily, parameters: Floats) -> bool:
@@ -232,8 +257,6 @@ def _widest(
     asked for a second wave again only where the one they have has the largest skew, and may not be enough.
     """
     patience = replace(PATIENT, until=until, n_steps=PATIENT.n_steps if len(signs) <= 400 else PATIENT.n_steps // 2)
-    if family.n_players > MAX_CHOOSING_PLAYERS:  # of so many parameters, steps that gain little are not the last
-        patience = replace(patience, tolerance=_FINE)
     if len(signs) <= max(_MANY_PAIRS, 2 * len(family.table())):
         return _with_second(*_fit(family, signs, scores, start, patience), signs, scores, patience)
     patience = replace(PATIENT, until=until, tolerance=_CLOSE)
@@ -282,11 +305,14 @@ def _with_skew(family: KernelFamily, start: Floats | None, n_pairs: int) -> tupl
     return family, family.with_skew(start) if start is not None and family.skewed else start
 
 
-def _either(first: list[PlausibleKernel], second: list[PlausibleKernel], evidence: float) -> list[PlausibleKernel]:
-    """The kernels of two families, with the log of how much more probable the first family is."""
-    share = float(expit(evidence))
-    shared = ((first, share), (second, 1 - share))
-    return [replace(known, weight=known.weight * weight) for family, weight in shared for known in family]
+def _shared(families: list[list[PlausibleKernel]], evidence: list[float]) -> list[PlausibleKernel]:
+    """The kernels of several families, with the log of how probable each family is, up to a constant."""
+    shares = [float(share) for share in softmax(evidence)]
+    return [
+        replace(known, weight=known.weight * share)
+        for family, share in zip(families, shares, strict=True)
+        for known in family
+    ]
 
 
 def _fitted_rows(n_pairs: int, most: int) -> NDArray[np.int64]:

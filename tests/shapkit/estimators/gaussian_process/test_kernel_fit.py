@@ -12,11 +12,12 @@ import shapkit
 from shapkit.coalitions import enumerate_coalitions
 from shapkit.estimators.gaussian_process import loops
 from shapkit.estimators.gaussian_process.components import Component, PartModel, components
-from shapkit.estimators.gaussian_process.kernel import CONSTANT_VARIANCE, PartPosterior
+from shapkit.estimators.gaussian_process.kernel import CONSTANT_VARIANCE, PartKernel, PartPosterior, innovations
 from shapkit.estimators.gaussian_process.kernel_fit import (
     KernelFamily,
     LaplaceApproximation,
     fit_kernel,
+    log_density,
     log_likelihood,
     objective,
     surprise_of_ends,
@@ -42,6 +43,41 @@ def test_a_step_to_where_the_function_is_not_defined_is_taken_back():
 
     place, value = minimised(logarithm, np.array([8.0]), np.array([-99.0]), np.array([99.0]), Patience(100, 1e-12))
     np.testing.assert_allclose([place[0], value], 1.0, atol=1e-5)
+
+
+def test_the_best_of_the_places_judged_is_returned_and_two_worse_ones_end_the_search():
+    """The least loss is the second: the search goes on to the fourth, and no further."""
+    losses, seen = iter([5.0, 3.0, 4.0, 3.5]), []
+
+    def judge(place: np.ndarray) -> float:
+        seen.append(place)
+        return next(losses, 9.0)
+
+    start, bounds = np.full(8, -1.2), (np.full(8, -5.0), np.full(8, 5.0))
+    place, value = minimised(lambda x: (float(rosen(x)), rosen_der(x)), start, *bounds, Patience(500, 0.0), judge)
+    assert place is seen[1] and value == rosen(seen[1])
+    assert all(seen[4] is seen[3] for _ in seen[4:]) and len(seen) <= 5  # the last place is judged once more
+    assert rosen(seen[1]) > rosen(seen[3])
+
+
+def test_of_more_parameters_than_pairs_a_fit_ends_where_other_pairs_are_foretold_best():
+    """Without a judge the same steps learn the pairs by heart, and are sure of what is wrong."""
+    n_players, n_fitted = 150, 100
+    game = shapkit.airport_game(np.sort(np.random.default_rng(0).pareto(1.5, n_players)))
+    signs = random_pairs(n_players, 250, 0, np.empty((0, n_players)))
+    odd = (game(signs > 0) - game(signs < 0))[:, None] / 2
+    odd /= np.sqrt(np.mean(odd**2))
+    family = KernelFamily(n_players, skewed=False)
+
+    def loss(kernel: PartKernel) -> float:
+        return -log_density(*innovations(kernel, signs, odd, n_fitted))
+
+    found = {}
+    for judge in (loss, None):
+        parameters, value = fit_kernel(family, signs[:n_fitted], odd[:n_fitted], None, Patience(100, 0.0), judge)
+        found[judge is None] = value, loss(family.kernel(parameters))
+    (value, judged), (lowest, not_judged) = found[False], found[True]
+    assert lowest < value and judged < not_judged - 100, "in nats, of 150 pairs"
 
 
 def test_nothing_is_done_where_the_start_is_the_minimum_or_not_defined():
@@ -171,14 +207,27 @@ def test_players_are_told_apart_where_the_payoffs_say_so(n_players, n_pairs):
 
 
 def test_many_pairs_have_one_kernel():
-    """And few have others beside it, nearly as probable."""
+    """And fewer have others beside it, nearly as probable, with a skew and, by the evidence, without."""
     pairs, component = _component(shapkit.Game(_unlike, 10), 200)
     (known,) = component.plausible_kernels(pairs, {})
     assert known.weight == 1.0 and known.inflation == pytest.approx(1 + 10 / 200)
     several = replace(component, scores=component.scores[:100]).plausible_kernels(pairs[:100], {})
-    likelihoods = [log_likelihood(entry.kernel, pairs[:100], component.scores[:100]) for entry in several]
-    assert len(several) > 4 and {entry.weight for entry in several} == {1 / len(several)}
-    assert max(likelihoods) - min(likelihoods) < len(component.family.table()) and len(set(likelihoods)) == len(several)
+    *skewed, plain = several
+    assert len(skewed) == 9 and len({entry.weight for entry in skewed}) == 1
+    assert all(entry.kernel.skews.any() for entry in skewed) and not plain.kernel.skews.any()
+    assert sum(entry.weight for entry in several) == pytest.approx(1.0) and plain.weight < 0.05, "one of it is enough"
+    likelihoods = [log_likelihood(entry.kernel, pairs[:100], component.scores[:100]) for entry in skewed]
+    assert max(likelihoods) - min(likelihoods) < len(component.family.table()) and len(set(likelihoods)) == len(skewed)
+
+
+def test_where_a_skew_explains_nothing_kernels_without_one_count():
+    """As of a wave without one: both have a share, and draws."""
+    weights = np.random.default_rng(0).normal(size=10)
+    pairs, component = _component(shapkit.Game(lambda coalitions: np.sin(1.5 * (coalitions @ weights)), 10), 100)
+    several = component.plausible_kernels(pairs, {})
+    plain = sum(entry.weight for entry in several if not entry.kernel.skews.any())
+    assert 0.05 < plain < 0.95 and len(several) == 18
+    assert sum(entry.weight for entry in several) == pytest.approx(1.0)
 
 
 def test_means_and_variances_are_those_of_the_mixture():
