@@ -95,8 +95,9 @@ class GaussianProcessSampler:
     Where all other pairs make expect something else, by four standard deviations, they have a variance of their own.
 
     Up to 8 outputs have a kernel each. Of more, each is scaled to mean square 1, and they are replaced by their
-    principal components, since Shapley values are linear: the 8 leading ones have a kernel each, and the rest share
-    one that treats players alike. Parameters are fitted to at most 512 pairs, or half as many as there are players.
+    principal components, since Shapley values are linear: the 8 leading ones have a kernel each, and the rest share one
+    that treats players alike. Parameters are fitted to at most 512 pairs; of more than 100 players, to at most 768, or
+    half as many as there are players.
 
     Whether players differ is for the payoffs to say. While pairs are few, a kernel that treats them alike has a share
     in the estimate, as large as its evidence (MacKay 1992, "Bayesian interpolation"); with some more, a kernel without
