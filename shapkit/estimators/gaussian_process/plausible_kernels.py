@@ -45,6 +45,7 @@ _LARGE_SKEW = 0.95  # a wave with more would have more than 1 if it could
 _FAR = 32.0  # rate of a second wave, far from most first ones
 _FEW_PER_PARAMETER = 2.2  # up to so many pairs for each parameter, waves have no skew
 _FEW_PAIRS = 250  # up to so many pairs, where there is no skew either, players may be alike
+_NEGLIGIBLE = 1e-6  # share of a family
 _SLIGHT = 0.05  # share of a family of which one kernel is enough
 _CLOSE = 0.1  # log probability: steps of a fit to many pairs that gain less are the last
 _FINE = 0.01  # the same, of many players
@@ -137,11 +138,11 @@ def _weighed(
     about_simpler = LaplaceApproximation(simpler, signs, scores, plain)
     evidence = [about.log_evidence(), about_simpler.log_evidence()]
     if not simpler.individual:
-        return _shared([_drawn(family, replace(known, inflation=1.0), about), [known_simpler]], evidence)
+        return by_evidence([_drawn(family, replace(known, inflation=1.0), about), [known_simpler]], evidence)
     share, share_simpler = softmax(evidence)
     kernels = _drawn(family, known, about) if share > _SLIGHT else [known]
     of_simpler = _drawn(simpler, known_simpler, about_simpler) if share_simpler > _SLIGHT else [known_simpler]
-    return _shared([kernels, of_simpler], evidence)
+    return by_evidence([kernels, of_simpler], evidence)
 
 
 def _judged_by_other_pairs(family: KernelFamily, signs: Floats, scores: Floats, until: float) -> list[PlausibleKernel]:
@@ -170,7 +171,7 @@ def _judged_by_other_pairs(family: KernelFamily, signs: Floats, scores: Floats, 
         deviations, scales = missed(known.kernel)
         found.append([replace(known, inflation=max(known.inflation, root_mean_square(deviations)))])
         evidence.append(log_density(deviations, scales))
-    return _shared(found, evidence)
+    return by_evidence(found, evidence)
 
 
 def _most_fitted(n_players: int) -> int:
@@ -305,13 +306,18 @@ def _with_skew(family: KernelFamily, start: Floats | None, n_pairs: int) -> tupl
     return family, family.with_skew(start) if start is not None and family.skewed else start
 
 
-def _shared(families: list[list[PlausibleKernel]], evidence: list[float]) -> list[PlausibleKernel]:
-    """The kernels of several families, with the log of how probable each family is, up to a constant."""
-    shares = [float(share) for share in softmax(evidence)]
+def by_evidence(families: list[list[PlausibleKernel]], evidence: list[float]) -> list[PlausibleKernel]:
+    """The kernels of several families, with the log of how probable each family is, up to a constant.
+
+    Those of families that count for nothing are left out: each kernel takes a factorisation of all pairs.
+    """
+    shares = softmax(evidence)
+    shares = np.where(shares < _NEGLIGIBLE, 0.0, shares)
     return [
-        replace(known, weight=known.weight * share)
-        for family, share in zip(families, shares, strict=True)
+        replace(known, weight=known.weight * float(share))
+        for family, share in zip(families, shares / shares.sum(), strict=True)
         for known in family
+        if share > 0
     ]
 
 
