@@ -95,7 +95,7 @@ def minimised(
         place, value, gradient = new_place, new_value, new_gradient
         if few >= _MOST_IN_VAIN:
             break
-    if np.isfinite(value):
+    if np.isfinite(value) and place is not judged.last:
         judged.are_worse(place, value)
     return judged.best
 
@@ -105,12 +105,14 @@ class _Judged:
 
     def __init__(self, judge: Callable[[Floats], float] | None, start: tuple[Floats, float]) -> None:
         self.best = start
+        self.last: Floats | None = None
         self._judge = judge
         self._least_loss = math.inf
         self._n_worse = 0
 
     def are_worse(self, place: Floats, value: float) -> bool:
         """Judge one more place, and return whether it and those before it are worse than one before them."""
+        self.last = place
         loss = -math.inf if self._judge is None else self._judge(place)
         if self._judge is None or loss < self._least_loss:
             self.best, self._least_loss, self._n_worse = (place, value), loss, 0
